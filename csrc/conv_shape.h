@@ -1,0 +1,40 @@
+// The arguments of kerneldna::conv, checked once for every device, and the sizes that follow from them.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace kerneldna {
+
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+struct ConvShape {
+  int64_t batch, in_channels, in_height, in_width;
+  int64_t out_channels, kernel_height, kernel_width;
+  int64_t out_height, out_width;
+  std::array<int64_t, 2> stride, padding, dilation;
+  int64_t groups;
+};
+
+// Throws one sentence that names the argument, what was expected and what came.
+ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight,
+                     const OptionalTensor &bias,
+                     const OptionalTensor &channel_attention,
+                     const OptionalTensor &filter_attention,
+                     const OptionalTensor &spatial_attention,
+                     const std::vector<int64_t> &stride,
+                     const std::vector<int64_t> &padding,
+                     const std::vector<int64_t> &dilation, int64_t groups);
+
+void check_grad_output(const char *op, const Tensor &grad_output,
+                       const Tensor &input, const ConvShape &shape);
+
+std::string shape_string(const Tensor &tensor);
+
+} // namespace kerneldna
