@@ -23,17 +23,12 @@ struct ConvShape {
 };
 
 // Throws one sentence that names the argument, what was expected and what came.
-ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight,
-                     const OptionalTensor &bias,
-                     const OptionalTensor &channel_attention,
-                     const OptionalTensor &filter_attention,
-                     const OptionalTensor &spatial_attention,
-                     const std::vector<int64_t> &stride,
-                     const std::vector<int64_t> &padding,
-                     const std::vector<int64_t> &dilation, int64_t groups);
+ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
+                     const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
+                     const OptionalTensor &spatial_attention, const std::vector<int64_t> &stride,
+                     const std::vector<int64_t> &padding, const std::vector<int64_t> &dilation, int64_t groups);
 
-void check_grad_output(const char *op, const Tensor &grad_output,
-                       const Tensor &input, const ConvShape &shape);
+void check_grad_output(const char *op, const Tensor &grad_output, const Tensor &input, const ConvShape &shape);
 
 std::string shape_string(const Tensor &tensor);
 

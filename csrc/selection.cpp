@@ -6,16 +6,14 @@
 
 namespace kerneldna {
 namespace {
-std::atomic<bool> python_selects{false};
+std::atomic<uint64_t> classes_of_python{0};
 } // namespace
 
-void select_in_python(bool enabled) {
-  python_selects.store(enabled, std::memory_order_relaxed);
+void select_in_python(int64_t classes) {
+  classes_of_python.store(static_cast<uint64_t>(classes), std::memory_order_relaxed);
 }
 
-bool selected_in_python() {
-  return python_selects.load(std::memory_order_relaxed);
-}
+bool selected_in_python(int call_class) { return classes_of_python.load(std::memory_order_relaxed) >> call_class & 1; }
 
 std::string build_info() {
   std::string info = "cpu_vector=" + std::string(cpu::active_isa_name());

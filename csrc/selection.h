@@ -1,16 +1,18 @@
-// Who answers a call of the public op: the native kernel of this library, or the backend that Python selected.
+// Who answers a call of the public op: this library's kernel for the device, or the backend that Python selects.
 //
-// The library works in a process with no Python, and in one with Python the default path stays free of it: the native
-// kernels look at one flag. Python raises the flag while a backend other than the native one is in force (a context
-// manager, KERNELDNA_BACKEND, a table of measured winners), and then the call goes on to kerneldna::_selected_*.
+// The library works in a process with no Python, and in one with Python the default path stays free of it: a native
+// kernel looks up the class of its call in one 64-bit mask. Python sets the bits of the classes that it wants to decide
+// itself (all of them while a backend is chosen explicitly, else those where a table of measured winners names another
+// backend), and those calls go on to kerneldna::_selected_*.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace kerneldna {
 
-void select_in_python(bool enabled);
-bool selected_in_python();
+void select_in_python(int64_t classes);
+bool selected_in_python(int call_class);
 
 std::string build_info();
 
