@@ -1,100 +1,13 @@
 #include "conv_shape.h"
 
-#include <algorithm>
-#include <initializer_list>
-#include <sstream>
-#include <stdexcept>
-
 namespace kerneldna {
 namespace {
-
-using torch::headeronly::ScalarType;
-
-// STD_TORCH_CHECK would put the source file and line before the sentence.
-template <typename... Parts> void check(bool holds, const Parts &...parts) {
-  if (holds)
-    return;
-  std::ostringstream sentence;
-  (sentence << ... << parts);
-  throw std::runtime_error(sentence.str());
-}
-
-std::string bracketed(const int64_t *values, size_t count) {
-  std::ostringstream out;
-  out << '[';
-  for (size_t i = 0; i < count; ++i)
-    out << (i ? ", " : "") << values[i];
-  out << ']';
-  return out.str();
-}
-
-bool has_shape(const Tensor &tensor, std::initializer_list<int64_t> expected) {
-  const auto sizes = tensor.sizes();
-  return sizes.size() == expected.size() && std::equal(expected.begin(), expected.end(), sizes.begin());
-}
-
-std::string expected_string(std::initializer_list<int64_t> expected) {
-  return bracketed(expected.begin(), expected.size());
-}
-
-const char *dtype_name(ScalarType dtype) {
-  switch (dtype) {
-  case ScalarType::Double:
-    return "float64";
-  case ScalarType::Float:
-    return "float32";
-  case ScalarType::Half:
-    return "float16";
-  case ScalarType::BFloat16:
-    return "bfloat16";
-  case ScalarType::Bool:
-    return "bool";
-  case ScalarType::Byte:
-    return "uint8";
-  case ScalarType::Char:
-    return "int8";
-  case ScalarType::Short:
-    return "int16";
-  case ScalarType::Int:
-    return "int32";
-  case ScalarType::Long:
-    return "int64";
-  case ScalarType::ComplexHalf:
-    return "complex32";
-  case ScalarType::ComplexFloat:
-    return "complex64";
-  case ScalarType::ComplexDouble:
-    return "complex128";
-  default:
-    return "another dtype";
-  }
-}
-
-bool is_supported(ScalarType dtype) {
-  return dtype == ScalarType::Double || dtype == ScalarType::Float || dtype == ScalarType::Half ||
-         dtype == ScalarType::BFloat16;
-}
-
-std::string device_name(const Tensor &tensor) {
-  if (tensor.is_cpu())
-    return "cpu";
-  if (tensor.is_cuda())
-    return "cuda:" + std::to_string(tensor.get_device_index());
-  return "another device";
-}
-
-void check_like_input(const char *op, const char *name, const Tensor &tensor, const Tensor &input) {
-  check(tensor.scalar_type() == input.scalar_type(), op, ": ", name, " must have the dtype of input (",
-        dtype_name(input.scalar_type()), "), got ", dtype_name(tensor.scalar_type()));
-  check(device_name(tensor) == device_name(input), op, ": ", name, " must be on the device of input (",
-        device_name(input), "), got ", device_name(tensor));
-}
 
 std::array<int64_t, 2> check_pair(const char *op, const char *name, const std::vector<int64_t> &values,
                                   int64_t minimum) {
   check(values.size() == 2, op, ": ", name, " must have 2 values (height, width), got ", values.size());
   check(values[0] >= minimum && values[1] >= minimum, op, ": ", name, " must be at least ", minimum, ", got ",
-        bracketed(values.data(), 2));
+        Bracketed{values.data(), 2});
   return {values[0], values[1]};
 }
 
@@ -105,8 +18,7 @@ void check_attention(const char *op, const char *name, const OptionalTensor &att
     return;
   check_like_input(op, name, *attention, input);
   check(has_shape(*attention, per_sample) || has_shape(*attention, fixed), op, ": ", name, " must have shape ",
-        expected_string(per_sample), " (per sample) or ", expected_string(fixed), " (static), got ",
-        shape_string(*attention));
+        bracketed(per_sample), " (per sample) or ", bracketed(fixed), " (static), got ", shape_of(*attention));
 }
 
 int64_t out_size(int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
@@ -116,20 +28,14 @@ int64_t out_size(int64_t in, int64_t kernel, int64_t stride, int64_t padding, in
 
 } // namespace
 
-std::string shape_string(const Tensor &tensor) {
-  const auto sizes = tensor.sizes();
-  return bracketed(sizes.data(), sizes.size());
-}
-
 ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
                      const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
                      const OptionalTensor &spatial_attention, const std::vector<int64_t> &stride,
                      const std::vector<int64_t> &padding, const std::vector<int64_t> &dilation, int64_t groups) {
-  check(input.dim() == 4, op, ": input must be 4-D [N, C_in, H, W], got ", input.dim(), "-D ", shape_string(input));
-  check(is_supported(input.scalar_type()), op, ": input must be float64, float32, float16 or bfloat16, got ",
-        dtype_name(input.scalar_type()));
+  check(input.dim() == 4, op, ": input must be 4-D [N, C_in, H, W], got ", input.dim(), "-D ", shape_of(input));
+  check_dtype(op, "input", input);
   check(weight.dim() == 4, op, ": weight must be 4-D [C_out, C_in/groups, kh, kw], got ", weight.dim(), "-D ",
-        shape_string(weight));
+        shape_of(weight));
   check_like_input(op, "weight", weight, input);
 
   ConvShape shape{};
@@ -147,19 +53,18 @@ ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, 
 
   check(groups >= 1, op, ": groups must be at least 1, got ", groups);
   check(shape.in_channels > 0 && shape.out_channels > 0 && shape.kernel_height > 0 && shape.kernel_width > 0, op,
-        ": only the batch of input may be empty, got input ", shape_string(input), " and weight ",
-        shape_string(weight));
+        ": only the batch of input may be empty, got input ", shape_of(input), " and weight ", shape_of(weight));
   check(shape.in_channels % groups == 0 && shape.out_channels % groups == 0, op,
         ": groups must divide C_in = ", shape.in_channels, " and C_out = ", shape.out_channels, ", got ", groups);
   check(weight.size(1) == shape.in_channels / groups, op,
         ": weight must have C_in/groups = ", shape.in_channels / groups, " input channels, got ", weight.size(1),
-        " in ", shape_string(weight));
+        " in ", shape_of(weight));
 
   const int64_t n = shape.batch, c = shape.in_channels, o = shape.out_channels;
   const int64_t kh = shape.kernel_height, kw = shape.kernel_width;
   if (bias) {
     check_like_input(op, "bias", *bias, input);
-    check(has_shape(*bias, {o}), op, ": bias must have shape ", expected_string({o}), ", got ", shape_string(*bias));
+    check(has_shape(*bias, {o}), op, ": bias must have shape ", bracketed({o}), ", got ", shape_of(*bias));
   }
   check_attention(op, "channel_attention", channel_attention, input, {n, c}, {c});
   check_attention(op, "filter_attention", filter_attention, input, {n, o}, {o});
@@ -168,9 +73,8 @@ ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, 
   shape.out_height = out_size(shape.in_height, kh, stride[0], padding[0], dilation[0]);
   shape.out_width = out_size(shape.in_width, kw, stride[1], padding[1], dilation[1]);
   check(shape.out_height > 0 && shape.out_width > 0, op, ": the output would be empty: a kernel of ",
-        expected_string({kh, kw}), " with dilation ", bracketed(shape.dilation.data(), 2),
-        " does not fit into an input of ", expected_string({shape.in_height, shape.in_width}), " with padding ",
-        bracketed(shape.padding.data(), 2));
+        bracketed({kh, kw}), " with dilation ", Bracketed{shape.dilation.data(), 2}, " does not fit into an input of ",
+        bracketed({shape.in_height, shape.in_width}), " with padding ", Bracketed{shape.padding.data(), 2});
   return shape;
 }
 
@@ -178,8 +82,8 @@ void check_grad_output(const char *op, const Tensor &grad_output, const Tensor &
   check_like_input(op, "grad_output", grad_output, input);
   check(has_shape(grad_output, {shape.batch, shape.out_channels, shape.out_height, shape.out_width}), op,
         ": grad_output must have shape ",
-        expected_string({shape.batch, shape.out_channels, shape.out_height, shape.out_width}), ", got ",
-        shape_string(grad_output));
+        bracketed({shape.batch, shape.out_channels, shape.out_height, shape.out_width}), ", got ",
+        shape_of(grad_output));
 }
 
 } // namespace kerneldna

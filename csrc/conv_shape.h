@@ -1,18 +1,12 @@
 // The arguments of kerneldna::conv, checked once for every device, and the sizes that follow from them.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-
 #include <array>
-#include <cstdint>
-#include <optional>
-#include <string>
 #include <vector>
 
-namespace kerneldna {
+#include "checks.h"
 
-using torch::stable::Tensor;
-using OptionalTensor = std::optional<Tensor>;
+namespace kerneldna {
 
 struct ConvShape {
   int64_t batch, in_channels, in_height, in_width;
@@ -29,7 +23,5 @@ ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, 
                      const std::vector<int64_t> &padding, const std::vector<int64_t> &dilation, int64_t groups);
 
 void check_grad_output(const char *op, const Tensor &grad_output, const Tensor &input, const ConvShape &shape);
-
-std::string shape_string(const Tensor &tensor);
 
 } // namespace kerneldna

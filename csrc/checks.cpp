@@ -1,0 +1,84 @@
+#include "checks.h"
+
+#include <algorithm>
+#include <string>
+
+namespace kerneldna {
+
+using torch::headeronly::ScalarType;
+
+std::ostream &operator<<(std::ostream &out, Bracketed list) {
+  out << '[';
+  for (size_t i = 0; i < list.count; ++i)
+    out << (i ? ", " : "") << list.values[i];
+  return out << ']';
+}
+
+bool has_shape(const Tensor &tensor, std::initializer_list<int64_t> expected) {
+  const auto sizes = tensor.sizes();
+  return sizes.size() == expected.size() && std::equal(expected.begin(), expected.end(), sizes.begin());
+}
+
+const char *dtype_name(ScalarType dtype) {
+  switch (dtype) {
+  case ScalarType::Double:
+    return "float64";
+  case ScalarType::Float:
+    return "float32";
+  case ScalarType::Half:
+    return "float16";
+  case ScalarType::BFloat16:
+    return "bfloat16";
+  case ScalarType::Bool:
+    return "bool";
+  case ScalarType::Byte:
+    return "uint8";
+  case ScalarType::Char:
+    return "int8";
+  case ScalarType::Short:
+    return "int16";
+  case ScalarType::Int:
+    return "int32";
+  case ScalarType::Long:
+    return "int64";
+  case ScalarType::ComplexHalf:
+    return "complex32";
+  case ScalarType::ComplexFloat:
+    return "complex64";
+  case ScalarType::ComplexDouble:
+    return "complex128";
+  default:
+    return "another dtype";
+  }
+}
+
+namespace {
+
+bool is_supported(ScalarType dtype) {
+  return dtype == ScalarType::Double || dtype == ScalarType::Float || dtype == ScalarType::Half ||
+         dtype == ScalarType::BFloat16;
+}
+
+std::string device_name(const Tensor &tensor) {
+  if (tensor.is_cpu())
+    return "cpu";
+  if (tensor.is_cuda())
+    return "cuda:" + std::to_string(tensor.get_device_index());
+  return "another device";
+}
+
+} // namespace
+
+void check_dtype(const char *op, const char *name, const Tensor &tensor) {
+  check(is_supported(tensor.scalar_type()), op, ": ", name, " must be float64, float32, float16 or bfloat16, got ",
+        dtype_name(tensor.scalar_type()));
+}
+
+void check_like_input(const char *op, const char *name, const Tensor &tensor, const Tensor &input) {
+  check(tensor.scalar_type() == input.scalar_type(), op, ": ", name, " must have the dtype of input (",
+        dtype_name(input.scalar_type()), "), got ", dtype_name(tensor.scalar_type()));
+  check(device_name(tensor) == device_name(input), op, ": ", name, " must be on the device of input (",
+        device_name(input), "), got ", device_name(tensor));
+}
+
+} // namespace kerneldna
