@@ -1,0 +1,1 @@
+"""Latency and memory against static F.conv2d. Start with `python -m benchmarks.latency --help`."""

@@ -1,0 +1,113 @@
+"""What is measured: shapes of published networks, batch, memory format, and forward or forward with backward."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Maps of the published residual networks, 3x3. The project's targets are stated over these.
+TARGET_SHAPES = ("64@56", "128@28", "256@14", "512@7")
+POINTWISE_SHAPES = ("64->256@56", "256->1024@14", "1024->256@14", "96->576@14", "576->96@14")
+STRIDED_SHAPES = ("64@56s2", "128@28s2", "256@14s2")
+DEPTHWISE_SHAPES = ("96@56dw", "576@14dw")
+SHAPES = TARGET_SHAPES + POINTWISE_SHAPES + STRIDED_SHAPES + DEPTHWISE_SHAPES
+BATCHES = (1, 8, 32)
+LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
+MODES = ("forward", "training")
+
+NAME = re.compile(r"(?P<inputs>\d+)((->|-)(?P<outputs>\d+))?@(?P<size>\d+)(s(?P<stride>\d))?(?P<depthwise>dw)?")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """`64@56`: 3x3, 64 channels in and out, a 56x56 map. `64->256@56`: 1x1. `s2`: stride 2. `dw`: depthwise."""
+
+    name: str
+    in_channels: int
+    out_channels: int
+    size: int
+    kernel: int
+    stride: int
+    groups: int
+
+    @staticmethod
+    def parse(name: str) -> "Shape":
+        match = NAME.fullmatch(name)
+        if match is None:
+            raise ValueError(f"shape must be of the form 64@56, 64->256@56, 64@56s2 or 96@56dw, got {name!r}")
+        inputs, size = int(match["inputs"]), int(match["size"])
+        outputs = int(match["outputs"] or inputs)
+        pointwise = match["outputs"] is not None
+        name = name if "->" in name else name.replace("-", "->")
+        groups = inputs if match["depthwise"] else 1
+        return Shape(name, inputs, outputs, size, 1 if pointwise else 3, int(match["stride"] or 1), groups)
+
+    @property
+    def padding(self) -> int:
+        return self.kernel // 2
+
+    @property
+    def out_size(self) -> int:
+        return (self.size - 1) // self.stride + 1
+
+
+@dataclass(frozen=True)
+class Case:
+    shape: Shape
+    batch: int
+    layout: str
+    mode: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.shape.name} b{self.batch} {self.layout} {self.mode}"
+
+
+@dataclass(frozen=True)
+class Operands:
+    """The arguments of one call, and the gradient of its output."""
+
+    input: Tensor
+    weight: Tensor
+    channel: Tensor
+    filter: Tensor
+    spatial: Tensor
+    grad_output: Tensor
+    stride: int
+    padding: int
+    groups: int
+
+
+DIFFERENTIABLE = ("input", "weight", "channel", "filter", "spatial")
+
+
+def make_operands(case: Case, static_modulation: bool = False) -> Operands:
+    """Float32 operands, the same values at every call. With static modulation f is [C_out] and s is [kh, kw], as the
+    published networks have them; c stays per sample."""
+    shape = case.shape
+    generator = torch.Generator().manual_seed(0)
+
+    def factors(*size: int) -> Tensor:
+        return 0.5 + torch.rand(size, generator=generator)
+
+    per_sample = () if static_modulation else (case.batch,)
+    x = torch.randn(case.batch, shape.in_channels, shape.size, shape.size, generator=generator)
+    grad_output = torch.randn(case.batch, shape.out_channels, shape.out_size, shape.out_size, generator=generator)
+    fan_in = shape.in_channels // shape.groups
+    weight = torch.randn(shape.out_channels, fan_in, shape.kernel, shape.kernel, generator=generator)
+    memory_format = LAYOUTS[case.layout]
+    operands = Operands(
+        input=x.contiguous(memory_format=memory_format),
+        weight=(weight / (fan_in * shape.kernel**2) ** 0.5).contiguous(memory_format=memory_format),
+        channel=factors(case.batch, shape.in_channels),
+        filter=factors(*per_sample, shape.out_channels),
+        spatial=factors(*per_sample, shape.kernel, shape.kernel),
+        grad_output=grad_output.contiguous(memory_format=memory_format),
+        stride=shape.stride,
+        padding=shape.padding,
+        groups=shape.groups,
+    )
+    for name in DIFFERENTIABLE:
+        getattr(operands, name).requires_grad_(case.mode == "training")
+    return operands

@@ -1,0 +1,66 @@
+"""The process a measurement runs in: allocator, threads, and what to record about both."""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# glibc's allocator keeps what it is given. Otherwise tensors of a few MB are mapped and unmapped at every call, and the
+# page faults drown what is measured (static F.conv2d itself then varies by a factor of two).
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30)}
+# The opposite, for peak memory: what is freed leaves the process at once.
+RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+
+
+def environment(allocator: Mapping[str, str]) -> dict[str, str]:
+    """os.environ with the allocator's settings. Python's path has this repository behind PYTHONPATH, not before it,
+    so that PYTHONPATH=/another/checkout measures the package in that checkout."""
+    path = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    if str(ROOT) not in path:
+        path.append(str(ROOT))
+    return {**os.environ, **allocator, "PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
+
+
+def restart_with(allocator: Mapping[str, str]) -> None:
+    """glibc reads its settings at start, so a process without them is replaced by the same one with them."""
+    if any(os.environ.get(name) != value for name, value in allocator.items()):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment(allocator))
+
+
+def cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """The commit of the measured package's checkout, marked where files differ from it; "unknown" outside git."""
+    import kerneldna_ops
+
+    git = ["git", "-C", str(Path(kerneldna_ops.__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    found = subprocess.run(git, capture_output=True, text=True)
+    return found.stdout.strip() or "unknown"
+
+
+def description() -> dict[str, str | int]:
+    """What a reader needs to judge a figure: machine, threads, versions, commit, allocator."""
+    import torch
+
+    import kerneldna_ops
+
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "build": torch.ops.kerneldna._build_info(),
+        "commit": commit(),
+        "package": str(Path(kerneldna_ops.__file__).parent),
+        "allocator": "keeps its memory" if os.environ.get("MALLOC_MMAP_MAX_") == "0" else "default",
+    }
