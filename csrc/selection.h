@@ -6,6 +6,8 @@
 // backend), and those calls go on to kerneldna::_selected_*.
 #pragma once
 
+#include "conv_shape.h"
+
 #include <cstdint>
 #include <string>
 
@@ -13,6 +15,11 @@ namespace kerneldna {
 
 void select_in_python(int64_t classes);
 bool selected_in_python(int call_class);
+
+// Dtype (float64, float32, float16, bfloat16), kind (dense, 1x1, depthwise, grouped), whether spatial attention is per
+// sample, and the layout (contiguous, channels_last), as dtype + 4 * kind + 16 * per_sample + 32 * channels_last.
+// backends/_selection.py computes the same number.
+int call_class(const Tensor &input, const Tensor &weight, const OptionalTensor &spatial_attention, int64_t groups);
 
 std::string build_info();
 

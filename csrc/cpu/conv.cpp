@@ -1,57 +1,85 @@
+// kerneldna::conv on the CPU.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
-#include "../conv_shape.h"
 #include "../selection.h"
+#include "host.h"
 
 namespace kerneldna::cpu {
 namespace {
 
-using Ints = std::vector<int64_t>;
+Tensor native_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
+                   const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
+                   const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding,
+                   const Ints &dilation, int64_t groups) {
+  const ConvShape shape = check_conv("kerneldna::conv", input, weight, bias, channel_attention, filter_attention,
+                                     spatial_attention, stride, padding, dilation, groups);
+  Tensor output = empty_image({shape.batch, shape.out_channels, shape.out_height, shape.out_width}, input,
+                              is_channels_last(input));
+  if (shape.batch == 0)
+    return output;
 
-Tensor selected_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
-                     const OptionalTensor &channel, const OptionalTensor &filter, const OptionalTensor &spatial,
-                     const Ints &stride, const Ints &padding, const Ints &dilation, int64_t groups) {
+  const ScalarType dtype = input.scalar_type();
+  const Tensor source = addressable(input), parent = as_compute(weight);
+  const int64_t taps = shape.kernel_height * shape.kernel_width;
+  const Factors channel = factors_of(channel_attention, shape.in_channels, 1, input);
+  const Factors filter = factors_of(filter_attention, shape.out_channels, 1, input);
+  const Factors spatial = factors_of(spatial_attention, taps, 2, input);
+  Tensor shift;
+  if (bias)
+    shift = as_contiguous(as_compute(*bias));
+
+  std::vector<Tap> tap_list;
+  for (int64_t u = 0; u < shape.kernel_height; ++u)
+    for (int64_t v = 0; v < shape.kernel_width; ++v)
+      tap_list.push_back({u * shape.dilation[0] - shape.padding[0], v * shape.dilation[1] - shape.padding[1],
+                          u * shape.kernel_width + v, u * parent.stride(2) + v * parent.stride(3)});
+
+  TileConv conv{};
+  conv.batch = shape.batch;
+  conv.groups = groups;
+  conv.in_channels = shape.in_channels / groups;
+  conv.out_channels = shape.out_channels / groups;
+  conv.source = image_of(source);
+  conv.target = image_of(output);
+  conv.lattice_height = shape.out_height;
+  conv.lattice_width = shape.out_width;
+  for (int d = 0; d < 2; ++d) {
+    conv.source_step[d] = shape.stride[d];
+    conv.target_step[d] = 1;
+    conv.target_origin[d] = 0;
+  }
+  conv.taps = tap_list.data();
+  conv.tap_count = taps;
+  conv.weight = parent.data_ptr();
+  conv.weight_group = conv.out_channels * parent.stride(0);
+  conv.weight_block = kernels().rows * parent.stride(0);
+  conv.weight_row = parent.stride(0);
+  conv.weight_channel = parent.stride(1);
+  conv.in_scale = channel.scale;
+  conv.tap_scale = spatial.scale;
+  conv.out_scale = filter.scale;
+  conv.bias = bias ? shift.data_ptr() : nullptr;
+  plan_tiles(conv, dtype);
+  run_tiles(conv, dtype);
+  return output;
+}
+
+Tensor conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
+            const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
+            const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding, const Ints &dilation,
+            int64_t groups) {
+  if (!selected_in_python(call_class(input, weight, spatial_attention, groups)))
+    return native_conv(input, weight, bias, channel_attention, filter_attention, spatial_attention, stride, padding,
+                       dilation, groups);
   using torch::stable::detail::from;
-  using torch::stable::detail::to;
-  std::array<StableIValue, 10> stack{from(input),   from(weight), from(bias),    from(channel),  from(filter),
-                                     from(spatial), from(stride), from(padding), from(dilation), from(groups)};
+  check_conv("kerneldna::conv", input, weight, bias, channel_attention, filter_attention, spatial_attention, stride,
+             padding, dilation, groups);
+  std::array<StableIValue, 10> stack{
+      from(input),   from(weight),   from(bias),     from(channel_attention), from(filter_attention),
+      from(spatial_attention), from(stride), from(padding), from(dilation), from(groups)};
   STABLE_TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("kerneldna::_selected_conv", "", stack.data(), TORCH_ABI_VERSION));
-  return to<Tensor>(stack[0]);
-}
-
-Tensor conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias, const OptionalTensor &channel,
-            const OptionalTensor &filter, const OptionalTensor &spatial, const Ints &stride, const Ints &padding,
-            const Ints &dilation, int64_t groups) {
-  check_conv("kerneldna::conv", input, weight, bias, channel, filter, spatial, stride, padding, dilation, groups);
-  return selected_conv(input, weight, bias, channel, filter, spatial, stride, padding, dilation, groups);
-}
-
-using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-Gradients conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
-                        const OptionalTensor &bias, const OptionalTensor &channel, const OptionalTensor &filter,
-                        const OptionalTensor &spatial, const Ints &stride, const Ints &padding, const Ints &dilation,
-                        int64_t groups, const std::vector<bool> &mask) {
-  auto shape = check_conv("kerneldna::conv_backward", input, weight, bias, channel, filter, spatial, stride, padding,
-                          dilation, groups);
-  check_grad_output("kerneldna::conv_backward", grad_output, input, shape);
-  std::array<bool, 6> wanted;
-  std::copy(mask.begin(), mask.end(), wanted.begin());
-  using torch::stable::detail::from;
-  using torch::stable::detail::to;
-  std::array<StableIValue, 12> stack{
-      from(grad_output), from(input),
-      from(weight),      from(bias),
-      from(channel),     from(filter),
-      from(spatial),     from(stride),
-      from(padding),     from(dilation),
-      from(groups),      from(torch::headeronly::HeaderOnlyArrayRef<bool>(wanted.data(), wanted.size()))};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("kerneldna::_selected_conv_backward", "", stack.data(), TORCH_ABI_VERSION));
-  return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2]),
-          to<Tensor>(stack[3]), to<Tensor>(stack[4]), to<Tensor>(stack[5])};
+  return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 } // namespace
@@ -59,5 +87,5 @@ Gradients conv_backward(const Tensor &grad_output, const Tensor &input, const Te
 
 STABLE_TORCH_LIBRARY_IMPL(kerneldna, CPU, m) {
   m.impl("conv", TORCH_BOX(&kerneldna::cpu::conv));
-  m.impl("conv_backward", TORCH_BOX(&kerneldna::cpu::conv_backward));
+  m.impl("_native_conv", TORCH_BOX(&kerneldna::cpu::native_conv));
 }

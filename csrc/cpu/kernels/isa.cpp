@@ -1,4 +1,40 @@
-#include "isa.h"
+#include "kernel_table.h"
+#include "scratch.h"
+
+#include <cstdlib>
+#include <cstring>
+
 namespace kerneldna::cpu {
-const char *active_isa_name() { return "portable"; }
+namespace {
+
+const KernelTable *best() {
+  const char *limit = std::getenv("KERNELDNA_CPU_VECTOR"); // for tests: no better than this
+  const bool avx2_only = limit && std::strcmp(limit, "avx2") == 0;
+  const bool portable_only = limit && std::strcmp(limit, "portable") == 0;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx512 && !avx2_only && !portable_only)
+    return &kAvx512Kernels;
+  if (avx2 && !portable_only)
+    return &kAvx2Kernels;
+#endif
+  return &kPortableKernels;
+}
+
+} // namespace
+
+const KernelTable &kernels() {
+  static const KernelTable *const table = best();
+  return *table;
+}
+
+Scratch &thread_scratch() {
+  static thread_local Scratch scratch;
+  return scratch;
+}
+
 } // namespace kerneldna::cpu

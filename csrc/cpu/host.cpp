@@ -1,0 +1,102 @@
+#include "host.h"
+
+namespace kerneldna::cpu {
+
+Stored stored_of(ScalarType dtype) {
+  switch (dtype) {
+  case ScalarType::Double:
+    return Stored::f64;
+  case ScalarType::Float:
+    return Stored::f32;
+  case ScalarType::Half:
+    return Stored::f16;
+  default: // check_conv lets no other through
+    return Stored::bf16;
+  }
+}
+
+ScalarType compute_dtype(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+Tensor as_compute(const Tensor &tensor) {
+  const ScalarType wanted = compute_dtype(tensor.scalar_type());
+  return tensor.scalar_type() == wanted ? tensor : torch::stable::to(tensor, wanted);
+}
+
+Tensor as_contiguous(const Tensor &tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+Tensor empty_image(const std::array<int64_t, 4> &sizes, const Tensor &like, bool channels_last) {
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::empty({sizes.data(), sizes.size()}, like.scalar_type(), std::nullopt, like.device(),
+                              std::nullopt, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+Tensor addressable(const Tensor &image) {
+  if (image.stride(3) == 1 || image.stride(1) == 1 || image.size(3) == 1)
+    return image;
+  return torch::stable::contiguous(image);
+}
+
+Image image_of(const Tensor &image) {
+  Image view{image.data_ptr(), image.stride(0), image.stride(1), image.stride(2),
+             image.stride(3),  image.size(2),   image.size(3)};
+  // A column of a map one pixel wide is never stepped over, so it may say what suits: a stride of 1 would claim that
+  // pixels are adjacent, where it is the channels that are.
+  if (view.width == 1 && view.channel_stride == 1)
+    view.column_stride = image.size(1) > 1 ? image.size(1) : 1;
+  return view;
+}
+
+Factors factors_of(const OptionalTensor &attention, int64_t count, int64_t static_dim, const Tensor &like) {
+  if (!attention) {
+    Tensor ones = torch::stable::empty({&count, 1}, compute_dtype(like.scalar_type()));
+    torch::stable::fill_(ones, 1.0);
+    return {ones, {ones.data_ptr(), 0}};
+  }
+  Tensor factors = as_contiguous(as_compute(*attention));
+  return {factors, {factors.data_ptr(), attention->dim() == static_dim ? 0 : count}};
+}
+
+void plan_tiles(TileConv &conv, ScalarType dtype) {
+  const bool wide = compute_dtype(dtype) == ScalarType::Double;
+  const int64_t lanes = wide ? kernels().float_lanes / 2 : kernels().float_lanes;
+  const int64_t pixels = conv.batch * conv.lattice_height * conv.lattice_width;
+  const int64_t vectors = (pixels + lanes - 1) / lanes;
+  const int64_t tile_vectors = std::max<int64_t>(1, (wide ? 72 : 144) / lanes);
+
+  conv.tiles = std::max<int64_t>(1, (vectors + tile_vectors - 1) / tile_vectors);
+  if (conv.tiles > 2)
+    conv.tiles += conv.tiles % 2;
+  if (conv.tiles > 8)
+    conv.tiles += (4 - conv.tiles % 4) % 4;
+
+  // A part's results stay in the second-level cache beside its columns.
+  constexpr int64_t kResultBytes = 400 << 10;
+  const int64_t rows_limit = std::max<int64_t>(kernels().rows, kResultBytes / (144 * 4));
+  const int64_t least_split = (conv.out_channels + rows_limit - 1) / rows_limit;
+
+  // Splitting the filters evens out the threads, and builds the columns of a tile once for every part.
+  const int64_t threads = torch::stable::get_num_threads();
+  double best = 0;
+  for (int64_t split = least_split; split <= least_split * threads; split += least_split) {
+    const int64_t units = conv.tiles * conv.groups * split;
+    const int64_t rounds = (units + threads - 1) / threads;
+    const double build = 6.0 / conv.out_channels;
+    const double cost = rounds * (1.0 / split + build);
+    if (split == least_split || cost < best) {
+      best = cost;
+      conv.out_split = split;
+    }
+  }
+}
+
+void run_tiles(const TileConv &conv, ScalarType dtype) {
+  const auto kernel = kernels().conv_tiles[int(stored_of(dtype))];
+  torch::stable::parallel_for(0, conv.tiles * conv.groups * conv.out_split, 1,
+                              [&](int64_t begin, int64_t end) { kernel(conv, begin, end); });
+}
+
+} // namespace kerneldna::cpu

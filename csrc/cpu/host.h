@@ -1,0 +1,42 @@
+// Between tensors and the torch-free kernels: what forward and backward of the CPU ops share.
+#pragma once
+
+#include "../conv_shape.h"
+#include "kernels/kernel_table.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <array>
+
+namespace kerneldna::cpu {
+
+using Ints = std::vector<int64_t>;
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using torch::headeronly::ScalarType;
+
+Stored stored_of(ScalarType dtype);
+ScalarType compute_dtype(ScalarType dtype); // float64 for float64, else float32
+
+// The tensor itself if its dtype is that of the arithmetic, else a converted copy.
+Tensor as_compute(const Tensor &tensor);
+Tensor as_contiguous(const Tensor &tensor);
+
+Tensor empty_image(const std::array<int64_t, 4> &sizes, const Tensor &like, bool channels_last);
+
+// A tensor whose pixels or channels are adjacent in memory; a contiguous copy where neither is.
+Tensor addressable(const Tensor &image);
+Image image_of(const Tensor &image);
+
+// Factors of an attention in the dtype of the arithmetic, or ones for an absent one. Keeps the tensor alive.
+struct Factors {
+  Tensor tensor;
+  Scale scale;
+};
+Factors factors_of(const OptionalTensor &attention, int64_t count, int64_t static_dim, const Tensor &like);
+
+// The pixels cut into tiles and the filters into parts, so that tiles fit into the cache and the threads are evenly
+// loaded. `tiles` does not depend on the number of threads: sums over tiles come out the same for any.
+void plan_tiles(TileConv &conv, ScalarType dtype);
+void run_tiles(const TileConv &conv, ScalarType dtype);
+
+} // namespace kerneldna::cpu

@@ -1,0 +1,84 @@
+// What the CPU kernels are told: sizes, strides and raw pointers. No torch here.
+//
+// Forward and input gradient are the same computation, a convolution of tiles (TileConv):
+//
+//     target[n,o,p] = out_scale[n,o] * sum_t tap_scale[n,t] * sum_i weight[o,i,t] * in_scale[n,i] * source[n,i,q(p,t)] + bias[o]
+//
+// Forward: source = x, in_scale = c, out_scale = f. Input gradient: source = dy, in_scale = f, out_scale = c, the weight
+// with O and I exchanged, and q inverted; with stride it falls apart into stride_h * stride_w dense convolutions, one for
+// each residue class of input pixels, each with the taps that reach the class.
+#pragma once
+
+#include <cstdint>
+
+namespace kerneldna::cpu {
+
+enum class Stored { f64, f32, f16, bf16 }; // half dtypes are computed in float, the others in themselves
+
+// A [batch, channels, height, width] array; strides in elements.
+struct Image {
+  void *data;
+  int64_t batch_stride, channel_stride, row_stride, column_stride;
+  int64_t height, width;
+};
+
+// Factors per channel (or tap) in the dtype of the arithmetic, contiguous; batch_stride 0 where static.
+struct Scale {
+  const void *data;
+  int64_t batch_stride;
+};
+
+struct Tap {
+  int64_t row, column; // of the source pixel, where target lattice pixel (0, 0) reads
+  int64_t scale;       // index into tap_scale
+  int64_t weight;      // offset in the weight
+};
+
+struct TileConv {
+  int64_t batch, groups;
+  int64_t in_channels, out_channels; // of one group
+  Image source, target;
+  int64_t lattice_height, lattice_width; // target pixels: origin + step * lattice pixel
+  int64_t source_step[2], target_step[2], target_origin[2];
+  const Tap *taps;
+  int64_t tap_count;
+
+  // Element (o, i, t) of a group's weight stands at group * weight_group + o / kRows * weight_block
+  // + o % kRows * weight_row + i * weight_channel + taps[t].weight.
+  const void *weight;
+  int64_t weight_group, weight_block, weight_row, weight_channel;
+
+  Scale in_scale, tap_scale, out_scale;
+  const void *bias; // or null
+
+  // If set: partial[(tile + n) * groups * out_channels + o] = sum over the tile's pixels of sample n of the unscaled
+  // result times partner. For the gradient of c: partner = x.
+  const Image *partner;
+  void *partial;
+
+  int64_t tiles;     // the lattice pixels of all samples, cut into so many tiles
+  int64_t out_split; // the filters, cut into so many parts
+};
+
+// Gradients of weight, f and s (see conv_weight.h).
+struct WeightGrad {
+  int64_t batch, groups;
+  int64_t in_channels, out_channels; // of one group
+  Image source, grad;                // x and dy
+  int64_t source_step[2];
+  const Tap *taps; // .weight is the offset in the weight
+  int64_t tap_count;
+  const void *weight; // as in the forward: o * weight_out + i * weight_channel + taps[t].weight
+  int64_t weight_group, weight_out, weight_channel;
+  Scale in_scale, tap_scale, out_scale;
+
+  void *weight_grad;    // contiguous [groups * out_channels, in_channels, tap_count], or null
+  void *filter_partial; // [in_split, batch or 1, groups * out_channels], or null
+  void *tap_partial;    // [units, batch or 1, tap_count], or null
+  bool per_sample_filter, per_sample_tap;
+
+  int64_t out_block; // filters of a unit
+  int64_t in_split;  // the input channels, cut into so many parts
+};
+
+} // namespace kerneldna::cpu

@@ -1,0 +1,252 @@
+// TileConv: forward and input gradient. One unit of work is a tile of pixels by a part of the filters of a group. The
+// columns of a tile are built a few channels at a time, so that they stay in the second-level cache, and multiplied with
+// the shared weight; f, bias and the change of layout happen when the result leaves.
+#pragma once
+
+#include "columns.h"
+#include "gemm.h"
+#include "scratch.h"
+
+namespace kerneldna::cpu::KERNELDNA_ISA {
+
+// A multiple of kRows and of every vector length, so that a strip of filters can be transposed as a whole.
+constexpr int kStripRows = kRows == 8 ? 16 : 48;
+
+template <class S, class T> class TileKernel {
+public:
+  explicit TileKernel(const TileConv &conv) : conv_(conv) {
+    pixels_ = conv.batch * conv.lattice_height * conv.lattice_width;
+    vectors_ = (pixels_ + kLanes<T> - 1) / kLanes<T>;
+    const int64_t tile_vectors = (vectors_ + conv.tiles - 1) / conv.tiles;
+    columns_row_ = (tile_vectors + 1) * kLanes<T>; // one vector of slack: builders store whole vectors
+    result_row_ = tile_vectors * kLanes<T>;
+    rows_per_part_ = ((conv.out_channels + conv.out_split - 1) / conv.out_split + kRows - 1) / kRows * kRows;
+    const int64_t taps = conv.tap_count > 0 ? conv.tap_count : 1;
+    channels_per_chunk_ = kChunk / taps > 0 ? kChunk / taps : 1;
+    if (channels_per_chunk_ > kLanes<T>)
+      channels_per_chunk_ = channels_per_chunk_ / kLanes<T> * kLanes<T>;
+    if (channels_per_chunk_ >= conv.in_channels)
+      channels_per_chunk_ = conv.in_channels;
+    one_chunk_ = channels_per_chunk_ == conv.in_channels;
+    const int64_t chunk = channels_per_chunk_ * conv.tap_count;
+    const int64_t result_rows =
+        one_chunk_ ? kStripRows : (rows_per_part_ + kStripRows - 1) / kStripRows * kStripRows;
+    Scratch &scratch = thread_scratch();
+    scratch.reserve(Scratch::bytes_of<T>(chunk * columns_row_ + kLanes<T>) +
+                    Scratch::bytes_of<T>(result_rows * result_row_) + 2 * Scratch::bytes_of<int64_t>(chunk) +
+                    Scratch::bytes_of<Segment>(result_row_));
+    columns_ = scratch.take<T>(chunk * columns_row_ + kLanes<T>);
+    result_ = scratch.take<T>(result_rows * result_row_);
+    a_offset_ = scratch.take<int64_t>(chunk);
+    b_offset_ = scratch.take<int64_t>(chunk);
+    segments_ = scratch.take<Segment>(result_row_);
+    for (int64_t k = 0; k < chunk; ++k) {
+      a_offset_[k] = k / conv.tap_count * conv.weight_channel + conv.taps[k % conv.tap_count].weight;
+      b_offset_[k] = k * columns_row_;
+    }
+  }
+
+  // Units are ordered part, tile, group: neighbours share their part of the weight.
+  void run(int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t part = unit / (conv_.tiles * conv_.groups), rest = unit % (conv_.tiles * conv_.groups);
+      run_tile(rest / conv_.groups, rest % conv_.groups, part);
+    }
+  }
+
+private:
+  // Length of the reduction that is built and multiplied at a time.
+  static constexpr int64_t kChunk = 288;
+
+  void run_tile(int64_t tile, int64_t group, int64_t part) {
+    const int64_t row_begin = part * rows_per_part_;
+    int64_t row_end = row_begin + rows_per_part_;
+    row_end = row_end < conv_.out_channels ? row_end : conv_.out_channels;
+    if (row_begin >= row_end)
+      return;
+    tile_ = tile;
+    const int64_t vector_begin = tile * vectors_ / conv_.tiles, vector_end = (tile + 1) * vectors_ / conv_.tiles;
+    first_ = vector_begin * kLanes<T>;
+    last_ = vector_end * kLanes<T> < pixels_ ? vector_end * kLanes<T> : pixels_;
+    if (first_ >= last_)
+      return;
+    segment_count_ = cut_into_segments(segments_, conv_, first_, last_);
+
+    int64_t channel = 0;
+    do {
+      const int64_t chunk_end =
+          channel + channels_per_chunk_ < conv_.in_channels ? channel + channels_per_chunk_ : conv_.in_channels;
+      build_columns(group, channel, chunk_end);
+      const T *weight = static_cast<const T *>(conv_.weight) + group * conv_.weight_group +
+                        channel * conv_.weight_channel;
+      const int64_t count = (chunk_end - channel) * conv_.tap_count;
+      for (int64_t strip = row_begin; strip < row_end; strip += kStripRows) {
+        const int64_t strip_end = strip + kStripRows < row_end ? strip + kStripRows : row_end;
+        T *result = result_ + (one_chunk_ ? 0 : (strip - row_begin) * result_row_);
+        multiply_strip(result, weight, strip, strip_end, count, vector_end - vector_begin, channel == 0);
+        if (chunk_end == conv_.in_channels)
+          finish(result, group, strip, strip_end);
+      }
+      channel = chunk_end;
+    } while (channel < conv_.in_channels);
+  }
+
+  void build_columns(int64_t group, int64_t channel_begin, int64_t channel_end) {
+    if (conv_.source.column_stride != 1 && conv_.source.channel_stride == 1)
+      columns_from_channels<S, T>(columns_, columns_row_, conv_, segments_, segment_count_, group, channel_begin,
+                                  channel_end);
+    else
+      columns_from_rows<S, T>(columns_, columns_row_, conv_, segments_, segment_count_, group, channel_begin,
+                              channel_end);
+  }
+
+  void multiply_strip(T *result, const T *weight, int64_t row_begin, int64_t row_end, int64_t count, int64_t vectors,
+                      bool fresh) {
+    for (int64_t row = row_begin; row < row_end; row += kRows, result += kRows * result_row_) {
+      const int rows = row_end - row < kRows ? int(row_end - row) : kRows;
+      const T *a = weight + row / kRows * conv_.weight_block;
+      for (int64_t v = 0; v < vectors;) {
+        const int panel = next_panel(vectors - v);
+        with_block_size(rows, panel, [&]<int MR, int NV>() {
+          multiply_block<MR, NV, T>(a, conv_.weight_row, a_offset_, columns_ + v * kLanes<T>, b_offset_, count,
+                                    result + v * kLanes<T>, result_row_, fresh);
+        });
+        v += panel;
+      }
+    }
+  }
+
+  T out_scale(int64_t sample, int64_t channel) const {
+    return static_cast<const T *>(conv_.out_scale.data)[sample * conv_.out_scale.batch_stride + channel];
+  }
+  T bias(int64_t channel) const { return conv_.bias ? static_cast<const T *>(conv_.bias)[channel] : T(0); }
+  T *partial(int64_t sample) const {
+    return static_cast<T *>(conv_.partial) + (tile_ + sample) * conv_.groups * conv_.out_channels;
+  }
+  template <class P> static P *at(const Image &image, int64_t sample, int64_t channel, int64_t row, int64_t column) {
+    return static_cast<P *>(image.data) + sample * image.batch_stride + channel * image.channel_stride +
+           row * image.row_stride + column * image.column_stride;
+  }
+
+  void finish(const T *result, int64_t group, int64_t row_begin, int64_t row_end) {
+    const bool channels_last = conv_.target.column_stride != 1 && conv_.target.channel_stride == 1;
+    const int64_t channel = group * conv_.out_channels + row_begin;
+    const int64_t channels = row_end - row_begin;
+    int64_t sample = -1;
+    for (int64_t g = 0; g < segment_count_; ++g) {
+      const Segment &segment = segments_[g];
+      if (conv_.partner && segment.sample != sample) {
+        T *sums = partial(segment.sample) + channel;
+        for (int64_t m = 0; m < channels; ++m)
+          sums[m] = 0;
+      }
+      sample = segment.sample;
+      if (channels_last)
+        finish_channels(result, segment, channel, channels);
+      else
+        finish_rows(result, segment, channel, channels);
+    }
+  }
+
+  void finish_rows(const T *result, const Segment &segment, int64_t channel, int64_t channels) {
+    const int64_t row = conv_.target_origin[0] + segment.row * conv_.target_step[0];
+    const int64_t column = conv_.target_origin[1] + segment.column * conv_.target_step[1];
+    const int64_t step = conv_.target_step[1] * conv_.target.column_stride;
+    for (int64_t m = 0; m < channels; ++m) {
+      const T *raw = result + m * result_row_ + segment.start;
+      const T scale = out_scale(segment.sample, channel + m), shift = bias(channel + m);
+      S *out = at<S>(conv_.target, segment.sample, channel + m, row, column);
+      int64_t j = 0;
+      if (step == 1) {
+        for (; j + kLanes<T> <= segment.length; j += kLanes<T>)
+          store(out + j, load(raw + j) * splat(scale) + splat(shift));
+        if (j < segment.length)
+          store_first(out + j, load(raw + j) * splat(scale) + splat(shift), segment.length - j);
+      } else {
+        for (; j < segment.length; ++j)
+          put(out + j * step, raw[j] * scale + shift);
+      }
+      if (conv_.partner)
+        partial(segment.sample)[channel + m] +=
+            dot(raw, at<const S>(*conv_.partner, segment.sample, channel + m, row, column),
+                conv_.target_step[1] * conv_.partner->column_stride, segment.length);
+    }
+  }
+
+  static T dot(const T *raw, const S *partner, int64_t step, int64_t length) {
+    Vec<T> sums{};
+    T sum = 0;
+    int64_t j = 0;
+    if (step == 1) {
+      for (; j + kLanes<T> <= length; j += kLanes<T>)
+        sums += load(raw + j) * load(partner + j);
+      if (j < length)
+        sums += load_first(raw + j, length - j) * load_first(partner + j, length - j);
+    } else {
+      for (; j < length; ++j)
+        sum += raw[j] * get(partner + j * step);
+    }
+    return sum + sum_lanes<T>(sums);
+  }
+
+  void finish_channels(const T *result, const Segment &segment, int64_t channel, int64_t channels) {
+    constexpr int lanes = kLanes<T>;
+    const int64_t row = conv_.target_origin[0] + segment.row * conv_.target_step[0];
+    for (int64_t c = 0; c < channels; c += lanes) {
+      const int64_t width = channels - c < lanes ? channels - c : lanes;
+      const T *scales = static_cast<const T *>(conv_.out_scale.data) +
+                        segment.sample * conv_.out_scale.batch_stride + channel + c;
+      const Vec<T> scale = load_first_or_all(scales, width);
+      const Vec<T> shift =
+          conv_.bias ? load_first_or_all(static_cast<const T *>(conv_.bias) + channel + c, width) : Vec<T>{};
+      Vec<T> sums{};
+      for (int64_t j = 0; j < segment.length; j += lanes) {
+        const int64_t pixels = segment.length - j < lanes ? segment.length - j : lanes;
+        Vec<T> block[lanes];
+        for (int m = 0; m < lanes; ++m)
+          block[m] = m < width ? load_first_or_all(result + (c + m) * result_row_ + segment.start + j, pixels) : Vec<T>{};
+        transpose<T>(block);
+        for (int64_t p = 0; p < pixels; ++p) {
+          const int64_t column = conv_.target_origin[1] + (segment.column + j + p) * conv_.target_step[1];
+          S *out = at<S>(conv_.target, segment.sample, channel + c, row, column);
+          const Vec<T> value = block[p] * scale + shift;
+          if (width == lanes)
+            store(out, value);
+          else
+            store_first(out, value, width);
+          if (conv_.partner) {
+            const S *partner = at<const S>(*conv_.partner, segment.sample, channel + c, row, column);
+            if (conv_.partner->channel_stride == 1)
+              sums += block[p] * load_first_or_all(partner, width);
+            else
+              for (int64_t m = 0; m < width; ++m)
+                sums[m] += block[p][m] * get(partner + m * conv_.partner->channel_stride);
+          }
+        }
+      }
+      if (conv_.partner) {
+        T *totals = partial(segment.sample) + channel + c;
+        for (int64_t m = 0; m < width; ++m)
+          totals[m] += sums[m];
+      }
+    }
+  }
+
+  template <class P> static Vec<T> load_first_or_all(const P *p, int64_t count) {
+    return count == kLanes<T> ? load(p) : load_first(p, count);
+  }
+
+  const TileConv &conv_;
+  int64_t pixels_, vectors_, columns_row_, result_row_, rows_per_part_, channels_per_chunk_;
+  bool one_chunk_;
+  T *columns_, *result_;
+  int64_t *a_offset_, *b_offset_;
+  Segment *segments_;
+  int64_t segment_count_ = 0, tile_ = 0, first_ = 0, last_ = 0;
+};
+
+template <class S, class T> void conv_tiles(const TileConv &conv, int64_t begin, int64_t end) {
+  TileKernel<S, T>(conv).run(begin, end);
+}
+
+} // namespace kerneldna::cpu::KERNELDNA_ISA

@@ -1,0 +1,22 @@
+// The kernels of one instruction set, and which set this processor runs.
+#pragma once
+
+#include "conv_params.h"
+
+namespace kerneldna::cpu {
+
+struct KernelTable {
+  const char *name;
+  int rows; // kRows of gemm.h: the block in which a weight is packed
+  int float_lanes;
+  void (*conv_tiles[4])(const TileConv &, int64_t begin, int64_t end); // by Stored
+};
+
+extern const KernelTable kPortableKernels;
+#if defined(__x86_64__)
+extern const KernelTable kAvx2Kernels, kAvx512Kernels;
+#endif
+
+const KernelTable &kernels(); // isa.cpp
+
+} // namespace kerneldna::cpu

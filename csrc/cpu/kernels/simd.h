@@ -1,0 +1,196 @@
+// Vectors of float or double in the width of the instruction set that this file is compiled for, and the loads and
+// stores that convert from and to the stored dtype. GCC's vector types, so that one source serves AVX-512, AVX2 and the
+// portable path (SSE2, NEON); intrinsics only where a vector type has no word for it.
+//
+// Everything stands in namespace KERNELDNA_ISA: the same templates are compiled once per instruction set, and the
+// linker must not fold them into one.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace kerneldna::cpu::KERNELDNA_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+constexpr int kRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16;
+constexpr int kRegisters = 32;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kRegisters = 16;
+#endif
+
+#define KERNELDNA_INLINE inline __attribute__((always_inline))
+
+template <class T> constexpr int kLanes = kVectorBytes / sizeof(T);
+
+template <class T> struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+  typedef T unaligned __attribute__((vector_size(kVectorBytes), aligned(alignof(T)), may_alias));
+};
+template <class T> using Vec = typename VectorOf<T>::type;
+template <class T> using UnalignedVec = typename VectorOf<T>::unaligned;
+
+// The stored dtypes that have no arithmetic here.
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+KERNELDNA_INLINE float to_float(BFloat16 value) { return __builtin_bit_cast(float, uint32_t(value.bits) << 16); }
+KERNELDNA_INLINE float to_float(Half value) { return float(__builtin_bit_cast(_Float16, value.bits)); }
+
+KERNELDNA_INLINE BFloat16 to_bfloat16(float value) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, value);
+  if (value != value)
+    return {uint16_t(bits >> 16 | 0x40)};
+  return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)}; // to nearest, ties to even
+}
+KERNELDNA_INLINE Half to_half(float value) { return {__builtin_bit_cast(uint16_t, _Float16(value))}; }
+
+// Scalar access in the dtype of the arithmetic.
+KERNELDNA_INLINE float get(const float *p) { return *p; }
+KERNELDNA_INLINE double get(const double *p) { return *p; }
+KERNELDNA_INLINE float get(const Half *p) { return to_float(*p); }
+KERNELDNA_INLINE float get(const BFloat16 *p) { return to_float(*p); }
+KERNELDNA_INLINE void put(float *p, float value) { *p = value; }
+KERNELDNA_INLINE void put(double *p, double value) { *p = value; }
+KERNELDNA_INLINE void put(Half *p, float value) { *p = to_half(value); }
+KERNELDNA_INLINE void put(BFloat16 *p, float value) { *p = to_bfloat16(value); }
+
+KERNELDNA_INLINE Vec<float> splat(float value) {
+#if defined(__AVX512F__)
+  return _mm512_set1_ps(value);
+#elif defined(__AVX2__)
+  return _mm256_set1_ps(value);
+#else
+  return Vec<float>{value, value, value, value};
+#endif
+}
+KERNELDNA_INLINE Vec<double> splat(double value) {
+#if defined(__AVX512F__)
+  return _mm512_set1_pd(value);
+#elif defined(__AVX2__)
+  return _mm256_set1_pd(value);
+#else
+  return Vec<double>{value, value};
+#endif
+}
+
+KERNELDNA_INLINE Vec<float> load(const float *p) { return *reinterpret_cast<const UnalignedVec<float> *>(p); }
+KERNELDNA_INLINE Vec<double> load(const double *p) { return *reinterpret_cast<const UnalignedVec<double> *>(p); }
+KERNELDNA_INLINE void store(float *p, Vec<float> value) { *reinterpret_cast<UnalignedVec<float> *>(p) = value; }
+KERNELDNA_INLINE void store(double *p, Vec<double> value) { *reinterpret_cast<UnalignedVec<double> *>(p) = value; }
+
+KERNELDNA_INLINE Vec<float> load(const BFloat16 *p) {
+#if defined(__AVX512F__)
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+#elif defined(__AVX2__)
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+#else
+  return Vec<float>{get(p), get(p + 1), get(p + 2), get(p + 3)};
+#endif
+}
+KERNELDNA_INLINE Vec<float> load(const Half *p) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(__AVX2__)
+  return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+#else
+  return Vec<float>{get(p), get(p + 1), get(p + 2), get(p + 3)};
+#endif
+}
+
+KERNELDNA_INLINE void store(BFloat16 *p, Vec<float> value) {
+  for (int j = 0; j < kLanes<float>; ++j)
+    p[j] = to_bfloat16(value[j]);
+}
+KERNELDNA_INLINE void store(Half *p, Vec<float> value) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX2__)
+  _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int j = 0; j < kLanes<float>; ++j)
+    p[j] = to_half(value[j]);
+#endif
+}
+
+// The first `count` lanes (0 <= count < lanes) without touching memory behind them; the other lanes are zero.
+#if defined(__AVX512F__)
+KERNELDNA_INLINE Vec<float> load_first(const float *p, int64_t count) {
+  return _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
+}
+KERNELDNA_INLINE Vec<double> load_first(const double *p, int64_t count) {
+  return _mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), p);
+}
+KERNELDNA_INLINE void store_first(float *p, Vec<float> value, int64_t count) {
+  _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), value);
+}
+KERNELDNA_INLINE void store_first(double *p, Vec<double> value, int64_t count) {
+  _mm512_mask_storeu_pd(p, __mmask8((1u << count) - 1), value);
+}
+#endif
+template <class S> KERNELDNA_INLINE auto load_first(const S *p, int64_t count) {
+  using T = decltype(get(p));
+  S buffer[kLanes<T>] = {};
+  std::memcpy(buffer, p, count * sizeof(S));
+  return load(buffer);
+}
+template <class S, class V> KERNELDNA_INLINE void store_first(S *p, V value, int64_t count) {
+  S buffer[sizeof(V) / sizeof(decltype(get(p)))];
+  store(buffer, value);
+  std::memcpy(p, buffer, count * sizeof(S));
+}
+
+template <class T> KERNELDNA_INLINE T sum_lanes(Vec<T> value) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_reduce_add_ps(value);
+  else
+    return _mm512_reduce_add_pd(value);
+#else
+  T sum = 0;
+  for (int j = 0; j < kLanes<T>; ++j)
+    sum += value[j];
+  return sum;
+#endif
+}
+
+template <int Distance, bool High, class V, size_t... Lane>
+KERNELDNA_INLINE V exchange(V a, V b, std::index_sequence<Lane...>) {
+  constexpr int lanes = sizeof...(Lane);
+  if constexpr (!High)
+    return __builtin_shufflevector(a, b, (Lane & Distance ? int(lanes + Lane - Distance) : int(Lane))...);
+  else
+    return __builtin_shufflevector(a, b, (Lane & Distance ? int(lanes + Lane) : int(Lane + Distance))...);
+}
+
+// Transposes a square block in registers: log2(lanes) rounds of exchanges between rows that are `Distance` apart.
+template <class T, int Distance = 1> KERNELDNA_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
+  if constexpr (Distance < kLanes<T>) {
+    constexpr auto lanes = std::make_index_sequence<kLanes<T>>{};
+    for (int i = 0; i < kLanes<T>; ++i) {
+      if (i & Distance)
+        continue;
+      const Vec<T> low = exchange<Distance, false>(rows[i], rows[i + Distance], lanes);
+      rows[i + Distance] = exchange<Distance, true>(rows[i], rows[i + Distance], lanes);
+      rows[i] = low;
+    }
+    transpose<T, 2 * Distance>(rows);
+  }
+}
+
+} // namespace kerneldna::cpu::KERNELDNA_ISA
