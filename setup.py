@@ -1,11 +1,14 @@
-"""Builds the op library kerneldna_ops/_C.abi3.so; everything else about the package stands in pyproject.toml."""
+"""Builds the op library kerneldna_ops/_C.abi3.so; everything else about the package stands in pyproject.toml.
+
+Environment: KERNELDNA_NO_CUDA, KERNELDNA_FORCE_CUDA, TORCH_CUDA_ARCH_LIST, CUDA_HOME, MAX_JOBS, DEBUG."""
 
 import os
+import platform
+import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 try:
     import torch
@@ -23,73 +26,123 @@ TORCH_FLOOR = (2, 11)
 PYTHON_FLOOR = (3, 10)
 DEFAULT_CUDA_ARCHS = "8.0;8.6;8.9;9.0a;10.0;12.0+PTX"
 
+# Files whose names end so hold code for one instruction set, and the library chooses among them when it runs. Only they
+# are compiled with these flags, so that nothing else needs more than the baseline processor.
+VECTOR_FLAGS = {
+    "_avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "_avx512": [
+        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"),
+        "-mprefer-vector-width=512",
+    ],
+}
+IS_X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+
+
+def vector_suffix(source: str) -> str | None:
+    return next((suffix for suffix in VECTOR_FLAGS if Path(source).stem.endswith(suffix)), None)
+
+
+class BuildExtension(cpp_extension.BuildExtension):
+    """One ninja run per instruction set, each in its own folder, whose objects the last run links in."""
+
+    def build_extension(self, ext: Extension) -> None:
+        all_sources, common = ext.sources, ext.extra_compile_args
+        ext.sources = [source for source in all_sources if vector_suffix(source) is None]
+        for suffix, flags in VECTOR_FLAGS.items():
+            if sources := [source for source in all_sources if vector_suffix(source) == suffix]:
+                ext.extra_objects += self.compiler.compile(
+                    sources,
+                    output_dir=f"{self.build_temp}/{suffix.strip('_')}",
+                    include_dirs=ext.include_dirs,
+                    extra_postargs={**common, "cxx": [*common["cxx"], *flags]},
+                )
+        super().build_extension(ext)
+
 
 def switch(name: str) -> bool:
     return os.environ.get(name, "0").lower() not in ("", "0", "false", "off", "no")
 
 
-def find_nvcc() -> str | None:
-    """The version of nvcc, or None where there is none."""
-    home = cpp_extension.CUDA_HOME
-    if home is None or not (nvcc := Path(home) / "bin" / "nvcc").exists():
-        return None
-    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    return text.split("release ")[1].split(",")[0]
+def find_sources(folder: str, ending: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob(f"*{ending}"))
 
 
-def cuda_sources() -> list[str]:
-    return sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cuda").rglob("*.cu"))
+def find_cuda_home() -> Path | None:
+    """The CUDA toolkit. torch's own CUDA_HOME is None under CPU-only torch, which can build CUDA code all the same."""
+    nvcc = shutil.which("nvcc")
+    places = [os.environ.get("CUDA_HOME"), nvcc and Path(nvcc).parent.parent, "/usr/local/cuda"]
+    parts = ("bin/nvcc", "include/cuda_runtime.h", "lib64/libcudart_static.a")
+    return next((home for home in map(Path, filter(None, places)) if all((home / p).exists() for p in parts)), None)
 
 
-def wants_cuda(nvcc: str | None) -> bool:
+def choose_cuda(sources: list[str]) -> Path | None:
+    """The CUDA toolkit to build with, or None for a CPU-only build. Whether a GPU is present plays no part."""
+    home = find_cuda_home()
+    forced = switch("KERNELDNA_FORCE_CUDA")
     if switch("KERNELDNA_NO_CUDA"):
-        if switch("KERNELDNA_FORCE_CUDA"):
+        if forced:
             raise SystemExit("KERNELDNA_NO_CUDA and KERNELDNA_FORCE_CUDA exclude each other, both are set")
-        return False
-    if switch("KERNELDNA_FORCE_CUDA") and nvcc is None:
+        return None
+    if forced and home is None:
         raise SystemExit("KERNELDNA_FORCE_CUDA is set, but there is no nvcc: install a CUDA toolkit or set CUDA_HOME")
-    if switch("KERNELDNA_FORCE_CUDA") and not cuda_sources():
+    if forced and not sources:
         raise SystemExit("KERNELDNA_FORCE_CUDA is set, but this version of kerneldna-ops has no CUDA sources yet")
-    return nvcc is not None and bool(cuda_sources())
+    return home if sources and (forced or torch.version.cuda) else None
 
 
-def version_number(version: tuple[int, ...]) -> str:
+def version_number(version: tuple[int, int]) -> str:
     """The floor in the form of TORCH_TARGET_VERSION: one byte each for major, minor and patch, from the top."""
     return f"0x{version[0]:02x}{version[1]:02x}" + "0" * 12
 
 
-def extension():
-    nvcc = find_nvcc()
-    cuda = wants_cuda(nvcc)
+def extension() -> Extension:
+    sources, cuda_sources = find_sources("csrc", ".cpp"), find_sources("csrc", ".cu")
+    if not IS_X86_64:
+        sources = [source for source in sources if vector_suffix(source) is None]
     debug = switch("DEBUG")
-    archs = os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_CUDA_ARCHS
-    print(f"kerneldna-ops: torch {torch.__version__} to build with, torch >= {TORCH_FLOOR[0]}.{TORCH_FLOOR[1]} to run")
-    print(f"kerneldna-ops: CUDA {f'{nvcc} for {archs}' if cuda else 'not built (CPU only)'}, DEBUG = {debug}", flush=True)
-
-    sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.cpp"))
-    common = [
-        f"-DPy_LIMITED_API=0x{PYTHON_FLOOR[0]:02x}{PYTHON_FLOOR[1]:02x}0000",
+    flags = [
+        f"-DPy_LIMITED_API=0x{PYTHON_FLOOR[0]:02X}{PYTHON_FLOOR[1]:02X}0000",
         f"-DTORCH_TARGET_VERSION={version_number(TORCH_FLOOR)}",
-        "-O0" if debug else "-O3",
         "-std=c++20",
+        *(["-O0", "-g"] if debug else ["-O3"]),
     ]
-    if debug:
-        common.append("-g")
-    flags = {"cxx": [*common, "-Wall", "-fvisibility=hidden"]}
-    build = cpp_extension.CppExtension
-    if cuda:
-        os.environ["TORCH_CUDA_ARCH_LIST"] = archs
-        sources += cuda_sources()
-        common += ["-DKERNELDNA_WITH_CUDA", "-DUSE_CUDA"]
-        flags["cxx"] += [f'-DKERNELDNA_CUDA_VERSION="{nvcc}"', f'-DKERNELDNA_CUDA_ARCHS="{archs}"']
-        flags["nvcc"] = common
-        build = cpp_extension.CUDAExtension
-    return build("kerneldna_ops._C", sources, extra_compile_args=flags, py_limited_api=True)
+    cuda_about = "not built (CPU only)"
+    options: dict[str, list[str]] = {}
+    if home := choose_cuda(cuda_sources):
+        version = subprocess.run([home / "bin/nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+        version = version.split("release ")[1].split(",")[0]
+        archs = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_CUDA_ARCHS)
+        cuda_about = f"{version} from {home} for {archs}"
+        sources += cuda_sources
+        flags += ["-DUSE_CUDA", "-DKERNELDNA_WITH_CUDA"]
+        flags += [f'-DKERNELDNA_CUDA_VERSION="{version}"', f'-DKERNELDNA_CUDA_ARCHS="{archs}"']
+        # Both are for CPU-only torch, which builds CUDA code too: its own CUDA_HOME is None, and CUDAExtension would
+        # link torch_cuda, which it does not have and the stable ABI does not need.
+        cpp_extension.CUDA_HOME = str(home)
+        options = {
+            "include_dirs": [f"{home}/include"],
+            "library_dirs": [f"{home}/lib64"],
+            "libraries": ["cudart_static", "rt", "dl", "pthread"],
+        }
+    print(f"kerneldna-ops: torch {torch.__version__} to build with, torch >= {TORCH_FLOOR[0]}.{TORCH_FLOOR[1]} to run")
+    print(f"kerneldna-ops: CUDA {cuda_about}")
+    print(f"kerneldna-ops: vector code {'avx2 and avx512' if IS_X86_64 else 'portable'}, DEBUG = {debug}", flush=True)
+    return cpp_extension.CppExtension(
+        "kerneldna_ops._C",
+        sources,
+        extra_compile_args={
+            "cxx": [*flags, "-Wall", "-fvisibility=hidden"],
+            "nvcc": [*flags, "-Xcompiler=-fvisibility=hidden"],
+        },
+        extra_link_args=[] if debug else ["-Wl,--strip-debug"],
+        py_limited_api=True,
+        **options,
+    )
 
 
 if __name__ == "__main__":
     setup(
         ext_modules=[extension()],
-        cmdclass={"build_ext": cpp_extension.BuildExtension.with_options(use_ninja=True)},
+        cmdclass={"build_ext": BuildExtension},
         options={"bdist_wheel": {"py_limited_api": f"cp{PYTHON_FLOOR[0]}{PYTHON_FLOOR[1]}"}},
     )

@@ -11,14 +11,10 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from .process import KEEP_MEMORY, description, restart_with
-
-if __name__ == "__main__":
-    restart_with(KEEP_MEMORY)
-
 from .candidates import CANDIDATES, STATIC, Candidate, reference
 from .cases import BATCHES, LAYOUTS, MODES, SHAPES, TARGET_SHAPES, Case, Operands, Shape, make_operands
-from .paired import CALL, Rounds, alternate, geometric_mean
+from .paired import Rounds, alternate, geometric_mean
+from .process import KEEP_MEMORY, description, restart_with
 
 # (layout, mode) -> geometric mean and worst cell of the op's ratio to static F.conv2d over TARGET_SHAPES and BATCHES.
 TARGETS = {
@@ -129,6 +125,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    restart_with(KEEP_MEMORY)
     options = arguments()
     torch.set_num_threads(options.threads)
     print(", ".join(f"{key}: {value}" for key, value in description().items()))

@@ -1,0 +1,141 @@
+"""Which backend answers a call: the automatic choice, the explicit one, and the reasons."""
+
+import contextvars
+import importlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# In order of preference. A backend is a module of this folder with three functions: can_run, which says with its reason
+# whether it takes a call, conv and conv_backward. They take the arguments of the ops of those names, by position.
+NAMES = ("cpu", "composite", "reference")
+
+_log = logging.getLogger("kerneldna_ops")
+
+
+def check_name(name: str | None, source: str = "backend") -> str | None:
+    """The name of a backend, or None for the automatic choice; a ValueError for anything else."""
+    if name is not None and name not in NAMES:
+        raise ValueError(f"{source} must be one of {', '.join(NAMES)}, got {name!r}")
+    return name
+
+
+_chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+    "kerneldna_backend", default=check_name(os.environ.get("KERNELDNA_BACKEND") or None, "KERNELDNA_BACKEND")
+)
+
+
+class _Selection:
+    """Tells the C++ library (csrc/selection.h) to ask Python while any thread has an explicit choice.
+
+    The choice belongs to a thread, the library's mask to the process: hence the count.
+    """
+
+    ALL_CLASSES = -1
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+
+    def hold(self) -> None:
+        with self._lock:
+            self._holders += 1
+            self._publish()
+
+    def release(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            self._publish()
+
+    def _publish(self) -> None:
+        torch.ops.kerneldna._select_in_python(self.ALL_CLASSES if self._holders else 0)
+
+
+_selection = _Selection()
+if _chosen.get() is not None:
+    _selection.hold()
+
+
+def chosen_backend() -> str | None:
+    """The backend this thread asks for, through `use_backend` or KERNELDNA_BACKEND; None is the automatic choice."""
+    return _chosen.get()
+
+
+@contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Run every call of this thread on one backend; None returns to the automatic choice.
+
+    A call that the backend cannot run raises a RuntimeError with the reason. The backward of a call runs on the backend
+    of its forward, wherever it is called. Code compiled by torch.compile asks each time it runs, backward included.
+
+    Raises ValueError if there is no such backend.
+    """
+    check_name(name)
+    token = _chosen.set(name)
+    if name is not None:
+        _selection.hold()
+    try:
+        yield
+    finally:
+        if name is not None:
+            _selection.release()
+        _chosen.reset(token)
+
+
+def backend(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def select(args: tuple[Any, ...]) -> ModuleType:
+    """The backend that answers a call of the op with these arguments."""
+    chosen = _chosen.get()
+    refusals = []
+    for name in NAMES if chosen is None else (chosen,):
+        module = backend(name)
+        runs, reason = module.can_run(*args)
+        if runs:
+            if _log.isEnabledFor(logging.DEBUG):
+                how = "automatic" if chosen is None else "explicit"
+                _log.debug("%s: %s choice, %s", name, how, "; ".join([reason, *refusals]))
+            return module
+        refusals.append(f"not {name} because {reason}")
+    raise RuntimeError(f"backend {chosen!r} cannot run this call: {reason}")
+
+
+_raised = threading.local()
+
+
+def conv(*args: Any) -> Tensor:
+    return _run("conv", args, args)
+
+
+def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
+    return _run("conv_backward", args[1:-1], args)
+
+
+def _run(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
+    try:
+        return getattr(select(conv_args), function)(*args)
+    except BaseException as error:
+        _raised.error = error
+        raise
+
+
+def call(op: Callable[..., Any], *args: Any) -> Any:
+    """op(*args), raising what a backend in Python raised: on its way through the C++ library it loses type and text."""
+    _raised.error = None
+    try:
+        return op(*args)
+    except RuntimeError as error:
+        original = _raised.error
+        if original is None or original is error:
+            raise
+        _raised.error = None
+        raise original from None

@@ -1,0 +1,120 @@
+"""The op out of PyTorch's own operators, without a kernel per sample: what a careful user writes by hand.
+
+Scaling a channel of the input by c is scaling it in the kernel, f and bias come after the convolution, and static f and s
+fold into the weight. Spatial attention per sample has no such place: see _spatial_per_sample.py.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import _spatial_per_sample as spatial
+
+Ints = Sequence[int]
+
+
+def can_run(*args: object) -> tuple[bool, str]:
+    return True, "runs anywhere"
+
+
+def conv(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    channel_attention: Tensor | None,
+    filter_attention: Tensor | None,
+    spatial_attention: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
+) -> Tensor:
+    geometry = (stride, padding, dilation, False, (0, 0), groups)
+    static_f, f = _by_kind(filter_attention, 1)
+    static_s, s = _by_kind(spatial_attention, 2)
+    input = _scaled(input, channel_attention)
+    kernel = _folded(weight, static_f, static_s)
+    if s is None and f is None:
+        return torch.ops.aten.convolution(input, kernel, bias, *geometry)
+    output = _before_epilogue(input, kernel, s, geometry)
+    if f is not None:
+        output.mul_(f[:, :, None, None])
+    if bias is not None:
+        output.add_(bias[:, None, None])
+    return output
+
+
+def conv_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    channel_attention: Tensor | None,
+    filter_attention: Tensor | None,
+    spatial_attention: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    geometry = (stride, padding, dilation, False, (0, 0), groups)
+    static_f, f = _by_kind(filter_attention, 1)
+    static_s, s = _by_kind(spatial_attention, 2)
+    scaled = _scaled(input, channel_attention)
+    kernel = _folded(weight, static_f, static_s)
+    for_input, for_weight, for_bias, for_c, for_f, for_s = output_mask
+    grads: list[Tensor | None] = [None] * 6
+
+    if for_bias:
+        grads[2] = grad_output.sum((0, 2, 3))
+    if f is not None:
+        if for_f:
+            grads[4] = (grad_output * _before_epilogue(scaled, kernel, s, geometry)).sum((2, 3))
+        grad_output = grad_output * f[:, :, None, None]
+
+    needs_input = for_input or for_c
+    needs_kernel = for_weight or (for_f and f is None) or (for_s and s is None)
+    if s is None:
+        needs = (needs_input, needs_kernel, False)
+        grad_scaled, grad_kernel, _ = torch.ops.aten.convolution_backward(
+            grad_output, scaled, kernel, None, *geometry, needs
+        )
+    else:
+        needs = (needs_input, needs_kernel, for_s)
+        grad_scaled, grad_kernel, grads[5] = spatial.conv_backward(grad_output, scaled, kernel, s, geometry, needs)
+
+    if for_input:
+        grads[0] = _scaled(grad_scaled, channel_attention)
+    if for_c:
+        assert channel_attention is not None
+        grads[3] = (grad_scaled * input).sum((2, 3) if channel_attention.dim() == 2 else (0, 2, 3))
+    if for_weight:
+        grads[1] = _folded(grad_kernel, static_f, static_s)
+    if for_f and f is None:
+        grads[4] = (_folded(grad_kernel, None, static_s) * weight).sum((1, 2, 3))
+    if for_s and s is None:
+        grads[5] = (_folded(grad_kernel, static_f, None) * weight).sum((0, 1))
+    return tuple(grads)
+
+
+def _by_kind(attention: Tensor | None, static_dim: int) -> tuple[Tensor | None, Tensor | None]:
+    """The attention as (static, per sample)."""
+    return (attention, None) if attention is not None and attention.dim() == static_dim else (None, attention)
+
+
+def _scaled(input: Tensor, channel_attention: Tensor | None) -> Tensor:
+    return input if channel_attention is None else input * channel_attention[..., None, None]
+
+
+def _folded(kernel: Tensor, static_f: Tensor | None, static_s: Tensor | None) -> Tensor:
+    if static_s is not None:
+        kernel = kernel * static_s
+    return kernel if static_f is None else kernel * static_f[:, None, None, None]
+
+
+def _before_epilogue(input: Tensor, kernel: Tensor, s: Tensor | None, geometry: tuple) -> Tensor:
+    if s is None:
+        return torch.ops.aten.convolution(input, kernel, None, *geometry)
+    return spatial.conv(input, kernel, s, geometry)

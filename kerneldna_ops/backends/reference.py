@@ -1,0 +1,74 @@
+"""The reference behind the op: one kernel per sample, materialised. Only for comparison with the other backends."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..reference import conv2d_reference, kernel_factors
+
+
+def can_run(*args: object) -> tuple[bool, str]:
+    return True, "runs anywhere"
+
+
+conv = conv2d_reference
+
+
+def conv_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    channel_attention: Tensor | None,
+    filter_attention: Tensor | None,
+    spatial_attention: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """A kernel is a product of factors, so the gradient of each is the kernels' gradient times the other factors."""
+    samples, channels, height, width = input.shape
+    factors = (weight, *kernel_factors(weight, channel_attention, filter_attention, spatial_attention, groups))
+
+    def product(left_out: int | None) -> Tensor:
+        result = weight.new_ones(samples, *weight.shape)
+        for i, factor in enumerate(factors):
+            if factor is not None and i != left_out:
+                result = result * factor
+        return result
+
+    if samples == 0:
+        grad_input, grad_kernels = torch.zeros_like(input), weight.new_zeros(0, *weight.shape)
+    else:
+        grad_input, grad_kernels, _ = torch.ops.aten.convolution_backward(
+            grad_output.reshape(1, -1, *grad_output.shape[2:]),
+            input.reshape(1, -1, height, width),
+            product(None).flatten(0, 1),
+            None, stride, padding, dilation, False, (0, 0), samples * groups, (True, True, False),
+        )  # fmt: skip
+        grad_input = grad_input.view(input.shape)
+        grad_kernels = grad_kernels.view(samples, *weight.shape)
+
+    grads: list[Tensor | None] = [None] * 6
+    if output_mask[0]:
+        grads[0] = grad_input
+    if output_mask[1]:
+        grads[1] = (grad_kernels * product(0)).sum(0)
+    if output_mask[2]:
+        grads[2] = grad_output.sum((0, 2, 3))
+    if output_mask[3]:
+        by_group = (grad_kernels * product(1)).sum((3, 4)).view(samples, groups, -1, channels // groups)
+        grads[3] = _like(by_group.sum(2).view(samples, channels), channel_attention)
+    if output_mask[4]:
+        grads[4] = _like((grad_kernels * product(2)).sum((2, 3, 4)), filter_attention)
+    if output_mask[5]:
+        grads[5] = _like((grad_kernels * product(3)).sum((1, 2)), spatial_attention)
+    return tuple(grads)
+
+
+def _like(per_sample: Tensor, attention: Tensor | None) -> Tensor:
+    static = attention is not None and attention.dim() < per_sample.dim()
+    return per_sample.sum(0) if static else per_sample

@@ -1,0 +1,55 @@
+"""The operation in plain PyTorch: slow, and right at a glance. Every backend is tested against it."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def conv2d_reference(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    channel_attention: Tensor | None = None,
+    filter_attention: Tensor | None = None,
+    spatial_attention: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolve each sample with its own kernel, weight * f * c * s, as one convolution of N * groups groups.
+
+    Shapes as in `kerneldna_ops.functional.conv2d`. The kernels take N times the memory of the weight.
+    """
+    samples, _, height, width = input.shape
+    kernels = weight
+    for factor in kernel_factors(weight, channel_attention, filter_attention, spatial_attention, groups):
+        if factor is not None:
+            kernels = kernels * factor
+    kernels = kernels.expand(samples, *weight.shape)
+    if samples == 0:
+        # A convolution of 0 groups is refused. The sum over no kernel is 0 and ties the attentions to the output.
+        return F.conv2d(input, weight, bias, stride, padding, dilation, groups) + kernels.sum()
+    output = F.conv2d(
+        input.reshape(1, -1, height, width), kernels.flatten(0, 1), None, stride, padding, dilation, samples * groups
+    ).unflatten(1, (samples, -1))[0]
+    return output if bias is None else output + bias[:, None, None]
+
+
+def kernel_factors(
+    weight: Tensor,
+    channel_attention: Tensor | None,
+    filter_attention: Tensor | None,
+    spatial_attention: Tensor | None,
+    groups: int,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """c, f and s (None where absent), each broadcastable to kernels [N, C_out, C_in/groups, kh, kw]."""
+    out_channels, in_channels, height, width = weight.shape
+    c, f, s = channel_attention, filter_attention, spatial_attention
+    if c is not None:
+        per_group = c.reshape(-1, groups, 1, in_channels).expand(-1, -1, out_channels // groups, -1)
+        c = per_group.reshape(-1, out_channels, in_channels, 1, 1)
+    if f is not None:
+        f = f.reshape(-1, out_channels, 1, 1, 1)
+    if s is not None:
+        s = s.reshape(-1, 1, 1, height, width)
+    return c, f, s
