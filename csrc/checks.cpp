@@ -19,6 +19,18 @@ bool has_shape(const Tensor &tensor, std::initializer_list<int64_t> expected) {
   return sizes.size() == expected.size() && std::equal(expected.begin(), expected.end(), sizes.begin());
 }
 
+bool is_channels_last(const Tensor &input) {
+  if (input.is_contiguous())
+    return false;
+  int64_t expected = 1;
+  for (int dim : {1, 3, 2, 0}) {
+    if (input.size(dim) != 1 && input.stride(dim) != expected)
+      return false;
+    expected *= input.size(dim);
+  }
+  return true;
+}
+
 const char *dtype_name(ScalarType dtype) {
   switch (dtype) {
   case ScalarType::Double:

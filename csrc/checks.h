@@ -34,6 +34,9 @@ std::ostream &operator<<(std::ostream &out, Bracketed list);
 inline Bracketed bracketed(std::initializer_list<int64_t> values) { return {values.begin(), values.size()}; }
 inline Bracketed shape_of(const Tensor &tensor) { return {tensor.sizes().data(), tensor.sizes().size()}; }
 
+// F.conv2d's rule with the input alone deciding: channels_last in, channels_last out.
+bool is_channels_last(const Tensor &input);
+
 const char *dtype_name(torch::headeronly::ScalarType dtype);
 
 bool has_shape(const Tensor &tensor, std::initializer_list<int64_t> expected);

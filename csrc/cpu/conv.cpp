@@ -13,8 +13,8 @@ Tensor native_conv(const Tensor &input, const Tensor &weight, const OptionalTens
                    const Ints &dilation, int64_t groups) {
   const ConvShape shape = check_conv("kerneldna::conv", input, weight, bias, channel_attention, filter_attention,
                                      spatial_attention, stride, padding, dilation, groups);
-  Tensor output = empty_image({shape.batch, shape.out_channels, shape.out_height, shape.out_width}, input,
-                              is_channels_last(input));
+  Tensor output =
+      empty_image({shape.batch, shape.out_channels, shape.out_height, shape.out_width}, input, is_channels_last(input));
   if (shape.batch == 0)
     return output;
 
@@ -28,12 +28,7 @@ Tensor native_conv(const Tensor &input, const Tensor &weight, const OptionalTens
   if (bias)
     shift = as_contiguous(as_compute(*bias));
 
-  std::vector<Tap> tap_list;
-  for (int64_t u = 0; u < shape.kernel_height; ++u)
-    for (int64_t v = 0; v < shape.kernel_width; ++v)
-      tap_list.push_back({u * shape.dilation[0] - shape.padding[0], v * shape.dilation[1] - shape.padding[1],
-                          u * shape.kernel_width + v, u * parent.stride(2) + v * parent.stride(3)});
-
+  const std::vector<Tap> tap_list = taps_of(shape, parent);
   TileConv conv{};
   conv.batch = shape.batch;
   conv.groups = groups;
@@ -74,9 +69,16 @@ Tensor conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bia
   using torch::stable::detail::from;
   check_conv("kerneldna::conv", input, weight, bias, channel_attention, filter_attention, spatial_attention, stride,
              padding, dilation, groups);
-  std::array<StableIValue, 10> stack{
-      from(input),   from(weight),   from(bias),     from(channel_attention), from(filter_attention),
-      from(spatial_attention), from(stride), from(padding), from(dilation), from(groups)};
+  std::array<StableIValue, 10> stack{from(input),
+                                     from(weight),
+                                     from(bias),
+                                     from(channel_attention),
+                                     from(filter_attention),
+                                     from(spatial_attention),
+                                     from(stride),
+                                     from(padding),
+                                     from(dilation),
+                                     from(groups)};
   STABLE_TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("kerneldna::_selected_conv", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);

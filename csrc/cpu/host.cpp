@@ -60,9 +60,27 @@ Factors factors_of(const OptionalTensor &attention, int64_t count, int64_t stati
   return {factors, {factors.data_ptr(), attention->dim() == static_dim ? 0 : count}};
 }
 
+int64_t lanes_of(ScalarType dtype) {
+  return compute_dtype(dtype) == ScalarType::Double ? kernels().float_lanes / 2 : kernels().float_lanes;
+}
+
+Tensor zeros(std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  Tensor tensor = torch::stable::empty({sizes.begin(), sizes.size()}, dtype);
+  return torch::stable::zero_(tensor);
+}
+
+std::vector<Tap> taps_of(const ConvShape &shape, const Tensor &weight) {
+  std::vector<Tap> taps;
+  for (int64_t u = 0; u < shape.kernel_height; ++u)
+    for (int64_t v = 0; v < shape.kernel_width; ++v)
+      taps.push_back({u * shape.dilation[0] - shape.padding[0], v * shape.dilation[1] - shape.padding[1],
+                      u * shape.kernel_width + v, u * weight.stride(2) + v * weight.stride(3)});
+  return taps;
+}
+
 void plan_tiles(TileConv &conv, ScalarType dtype) {
   const bool wide = compute_dtype(dtype) == ScalarType::Double;
-  const int64_t lanes = wide ? kernels().float_lanes / 2 : kernels().float_lanes;
+  const int64_t lanes = lanes_of(dtype);
   const int64_t pixels = conv.batch * conv.lattice_height * conv.lattice_width;
   const int64_t vectors = (pixels + lanes - 1) / lanes;
   const int64_t tile_vectors = std::max<int64_t>(1, (wide ? 72 : 144) / lanes);

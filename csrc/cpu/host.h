@@ -6,6 +6,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <array>
 
 namespace kerneldna::cpu {
@@ -33,6 +34,12 @@ struct Factors {
   Scale scale;
 };
 Factors factors_of(const OptionalTensor &attention, int64_t count, int64_t static_dim, const Tensor &like);
+
+int64_t lanes_of(ScalarType dtype);
+
+Tensor zeros(std::initializer_list<int64_t> sizes, ScalarType dtype);
+
+std::vector<Tap> taps_of(const ConvShape &shape, const Tensor &weight);
 
 // The pixels cut into tiles and the filters into parts, so that tiles fit into the cache and the threads are evenly
 // loaded. `tiles` does not depend on the number of threads: sums over tiles come out the same for any.

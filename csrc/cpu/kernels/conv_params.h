@@ -2,11 +2,12 @@
 //
 // Forward and input gradient are the same computation, a convolution of tiles (TileConv):
 //
-//     target[n,o,p] = out_scale[n,o] * sum_t tap_scale[n,t] * sum_i weight[o,i,t] * in_scale[n,i] * source[n,i,q(p,t)] + bias[o]
+//     target[n,o,p] = out_scale[n,o] * sum_t tap_scale[n,t] * sum_i weight[o,i,t] * in_scale[n,i] * source[n,i,q(p,t)]
+//     + bias[o]
 //
-// Forward: source = x, in_scale = c, out_scale = f. Input gradient: source = dy, in_scale = f, out_scale = c, the weight
-// with O and I exchanged, and q inverted; with stride it falls apart into stride_h * stride_w dense convolutions, one for
-// each residue class of input pixels, each with the taps that reach the class.
+// Forward: source = x, in_scale = c, out_scale = f. Input gradient: source = dy, in_scale = f, out_scale = c, the
+// weight with O and I exchanged, and q inverted; with stride it falls apart into stride_h * stride_w dense
+// convolutions, one for each residue class of input pixels, each with the taps that reach the class.
 #pragma once
 
 #include <cstdint>
@@ -60,25 +61,43 @@ struct TileConv {
   int64_t out_split; // the filters, cut into so many parts
 };
 
-// Gradients of weight, f and s (see conv_weight.h).
+// Gradients of weight, f and s, all from the products G[n,o,i,t] = sum_p dy[n,o,p] * in_scale[n,i] * x[n,i,q(p,t)], of
+// which only one block exists at a time:
+//
+//     dW[o,i,t] = sum_n f[n,o] * s[n,t] * G[n,o,i,t]
+//     df[n,o] = sum_t s[n,t] * r[n,o,t],  ds[n,t] = sum_o f[n,o] * r[n,o,t]    with r[n,o,t] = sum_i W[o,i,t] *
+//     G[n,o,i,t]
+//
+// Nothing is divided by f or s, and nothing but the inputs was saved.
 struct WeightGrad {
   int64_t batch, groups;
   int64_t in_channels, out_channels; // of one group
   Image source, grad;                // x and dy
   int64_t source_step[2];
-  const Tap *taps; // .weight is the offset in the weight
+  const Tap *taps; // .weight is the offset in weight and in weight_grad
   int64_t tap_count;
-  const void *weight; // as in the forward: o * weight_out + i * weight_channel + taps[t].weight
-  int64_t weight_group, weight_out, weight_channel;
+
+  // Element (o, i, t) of both: (group * out_channels + o) * weight_out + i * weight_channel + taps[t].weight.
+  const void *weight;
+  void *weight_grad;
+  int64_t weight_out, weight_channel;
+
   Scale in_scale, tap_scale, out_scale;
+  bool per_sample; // f or s per sample: the block is emptied after every sample, else once
 
-  void *weight_grad;    // contiguous [groups * out_channels, in_channels, tap_count], or null
-  void *filter_partial; // [in_split, batch or 1, groups * out_channels], or null
-  void *tap_partial;    // [units, batch or 1, tap_count], or null
-  bool per_sample_filter, per_sample_tap;
+  // Null where not wanted; zero at the start. Added up by the caller.
+  void *filter_partial; // [in_split, batch or 1, groups * out_channels]
+  void *tap_partial;    // [units, batch or 1, tap_count]
 
-  int64_t out_block; // filters of a unit
-  int64_t in_split;  // the input channels, cut into so many parts
+  // A unit of work: a block of filters of a group by a part of its input channels.
+  int64_t out_blocks, in_split;
+};
+
+// sums[channel] = the sum over all samples and pixels.
+struct ChannelSums {
+  Image image;
+  int64_t batch, channels;
+  void *sums;
 };
 
 } // namespace kerneldna::cpu

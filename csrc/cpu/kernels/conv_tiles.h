@@ -1,6 +1,6 @@
 // TileConv: forward and input gradient. One unit of work is a tile of pixels by a part of the filters of a group. The
-// columns of a tile are built a few channels at a time, so that they stay in the second-level cache, and multiplied with
-// the shared weight; f, bias and the change of layout happen when the result leaves.
+// columns of a tile are built a few channels at a time, so that they stay in the second-level cache, and multiplied
+// with the shared weight; f, bias and the change of layout happen when the result leaves.
 #pragma once
 
 #include "columns.h"
@@ -29,21 +29,23 @@ public:
       channels_per_chunk_ = conv.in_channels;
     one_chunk_ = channels_per_chunk_ == conv.in_channels;
     const int64_t chunk = channels_per_chunk_ * conv.tap_count;
-    const int64_t result_rows =
-        one_chunk_ ? kStripRows : (rows_per_part_ + kStripRows - 1) / kStripRows * kStripRows;
+    const int64_t result_rows = one_chunk_ ? kStripRows : (rows_per_part_ + kStripRows - 1) / kStripRows * kStripRows;
     Scratch &scratch = thread_scratch();
     scratch.reserve(Scratch::bytes_of<T>(chunk * columns_row_ + kLanes<T>) +
                     Scratch::bytes_of<T>(result_rows * result_row_) + 2 * Scratch::bytes_of<int64_t>(chunk) +
-                    Scratch::bytes_of<Segment>(result_row_));
+                    Scratch::bytes_of<Segment>(result_row_) + Scratch::bytes_of<Piece>(result_row_ * conv.tap_count) +
+                    Scratch::bytes_of<int64_t>(conv.tap_count + 1) + Scratch::bytes_of<uint64_t>(result_row_ / 64 + 2));
     columns_ = scratch.take<T>(chunk * columns_row_ + kLanes<T>);
     result_ = scratch.take<T>(result_rows * result_row_);
     a_offset_ = scratch.take<int64_t>(chunk);
     b_offset_ = scratch.take<int64_t>(chunk);
-    segments_ = scratch.take<Segment>(result_row_);
-    for (int64_t k = 0; k < chunk; ++k) {
-      a_offset_[k] = k / conv.tap_count * conv.weight_channel + conv.taps[k % conv.tap_count].weight;
+    tile_.segments = scratch.take<Segment>(result_row_);
+    tile_.pieces = scratch.take<Piece>(result_row_ * conv.tap_count);
+    tile_.tap_begin = scratch.take<int64_t>(conv.tap_count + 1);
+    tile_.inside = scratch.take<uint64_t>(result_row_ / 64 + 2);
+    for (int64_t k = 0; k < chunk; ++k)
       b_offset_[k] = k * columns_row_;
-    }
+    from_channels_ = conv.source.column_stride != 1 && conv.source.channel_stride == 1;
   }
 
   // Units are ordered part, tile, group: neighbours share their part of the weight.
@@ -64,21 +66,23 @@ private:
     row_end = row_end < conv_.out_channels ? row_end : conv_.out_channels;
     if (row_begin >= row_end)
       return;
-    tile_ = tile;
+    tile_index_ = tile;
     const int64_t vector_begin = tile * vectors_ / conv_.tiles, vector_end = (tile + 1) * vectors_ / conv_.tiles;
-    first_ = vector_begin * kLanes<T>;
-    last_ = vector_end * kLanes<T> < pixels_ ? vector_end * kLanes<T> : pixels_;
-    if (first_ >= last_)
+    tile_.first = vector_begin * kLanes<T>;
+    tile_.count = (vector_end * kLanes<T> < pixels_ ? vector_end * kLanes<T> : pixels_) - tile_.first;
+    if (tile_.count <= 0)
       return;
-    segment_count_ = cut_into_segments(segments_, conv_, first_, last_);
+    cut_into_segments(tile_, conv_);
+    if (!from_channels_)
+      cut_into_pieces<T>(tile_, conv_);
 
     int64_t channel = 0;
     do {
       const int64_t chunk_end =
           channel + channels_per_chunk_ < conv_.in_channels ? channel + channels_per_chunk_ : conv_.in_channels;
       build_columns(group, channel, chunk_end);
-      const T *weight = static_cast<const T *>(conv_.weight) + group * conv_.weight_group +
-                        channel * conv_.weight_channel;
+      const T *weight =
+          static_cast<const T *>(conv_.weight) + group * conv_.weight_group + channel * conv_.weight_channel;
       const int64_t count = (chunk_end - channel) * conv_.tap_count;
       for (int64_t strip = row_begin; strip < row_end; strip += kStripRows) {
         const int64_t strip_end = strip + kStripRows < row_end ? strip + kStripRows : row_end;
@@ -92,12 +96,18 @@ private:
   }
 
   void build_columns(int64_t group, int64_t channel_begin, int64_t channel_end) {
-    if (conv_.source.column_stride != 1 && conv_.source.channel_stride == 1)
-      columns_from_channels<S, T>(columns_, columns_row_, conv_, segments_, segment_count_, group, channel_begin,
-                                  channel_end);
+    const int64_t channels = channel_end - channel_begin;
+    const ColumnOrder order = conv_.weight_channel == 1 ? ColumnOrder{1, channels} : ColumnOrder{conv_.tap_count, 1};
+    if (channels != offsets_for_) {
+      offsets_for_ = channels;
+      for (int64_t i = 0; i < channels; ++i)
+        for (int64_t t = 0; t < conv_.tap_count; ++t)
+          a_offset_[i * order.row_of_channel + t * order.row_of_tap] = i * conv_.weight_channel + conv_.taps[t].weight;
+    }
+    if (from_channels_)
+      columns_from_channels<S, T>(columns_, columns_row_, order, conv_, tile_, group, channel_begin, channel_end);
     else
-      columns_from_rows<S, T>(columns_, columns_row_, conv_, segments_, segment_count_, group, channel_begin,
-                              channel_end);
+      columns_from_rows<S, T>(columns_, columns_row_, order, conv_, tile_, group, channel_begin, channel_end);
   }
 
   void multiply_strip(T *result, const T *weight, int64_t row_begin, int64_t row_end, int64_t count, int64_t vectors,
@@ -108,8 +118,9 @@ private:
       for (int64_t v = 0; v < vectors;) {
         const int panel = next_panel(vectors - v);
         with_block_size(rows, panel, [&]<int MR, int NV>() {
-          multiply_block<MR, NV, T>(a, conv_.weight_row, a_offset_, columns_ + v * kLanes<T>, b_offset_, count,
-                                    result + v * kLanes<T>, result_row_, fresh);
+          multiply_block<MR, NV, T>(a, row + kRows < row_end ? a + conv_.weight_block : a, conv_.weight_row, a_offset_,
+                                    columns_ + v * kLanes<T>, b_offset_, count, result + v * kLanes<T>, result_row_,
+                                    fresh);
         });
         v += panel;
       }
@@ -121,7 +132,7 @@ private:
   }
   T bias(int64_t channel) const { return conv_.bias ? static_cast<const T *>(conv_.bias)[channel] : T(0); }
   T *partial(int64_t sample) const {
-    return static_cast<T *>(conv_.partial) + (tile_ + sample) * conv_.groups * conv_.out_channels;
+    return static_cast<T *>(conv_.partial) + (tile_index_ + sample) * conv_.groups * conv_.out_channels;
   }
   template <class P> static P *at(const Image &image, int64_t sample, int64_t channel, int64_t row, int64_t column) {
     return static_cast<P *>(image.data) + sample * image.batch_stride + channel * image.channel_stride +
@@ -133,8 +144,8 @@ private:
     const int64_t channel = group * conv_.out_channels + row_begin;
     const int64_t channels = row_end - row_begin;
     int64_t sample = -1;
-    for (int64_t g = 0; g < segment_count_; ++g) {
-      const Segment &segment = segments_[g];
+    for (int64_t g = 0; g < tile_.segment_count; ++g) {
+      const Segment &segment = tile_.segments[g];
       if (conv_.partner && segment.sample != sample) {
         T *sums = partial(segment.sample) + channel;
         for (int64_t m = 0; m < channels; ++m)
@@ -194,8 +205,8 @@ private:
     const int64_t row = conv_.target_origin[0] + segment.row * conv_.target_step[0];
     for (int64_t c = 0; c < channels; c += lanes) {
       const int64_t width = channels - c < lanes ? channels - c : lanes;
-      const T *scales = static_cast<const T *>(conv_.out_scale.data) +
-                        segment.sample * conv_.out_scale.batch_stride + channel + c;
+      const T *scales =
+          static_cast<const T *>(conv_.out_scale.data) + segment.sample * conv_.out_scale.batch_stride + channel + c;
       const Vec<T> scale = load_first_or_all(scales, width);
       const Vec<T> shift =
           conv_.bias ? load_first_or_all(static_cast<const T *>(conv_.bias) + channel + c, width) : Vec<T>{};
@@ -204,7 +215,8 @@ private:
         const int64_t pixels = segment.length - j < lanes ? segment.length - j : lanes;
         Vec<T> block[lanes];
         for (int m = 0; m < lanes; ++m)
-          block[m] = m < width ? load_first_or_all(result + (c + m) * result_row_ + segment.start + j, pixels) : Vec<T>{};
+          block[m] =
+              m < width ? load_first_or_all(result + (c + m) * result_row_ + segment.start + j, pixels) : Vec<T>{};
         transpose<T>(block);
         for (int64_t p = 0; p < pixels; ++p) {
           const int64_t column = conv_.target_origin[1] + (segment.column + j + p) * conv_.target_step[1];
@@ -238,11 +250,12 @@ private:
 
   const TileConv &conv_;
   int64_t pixels_, vectors_, columns_row_, result_row_, rows_per_part_, channels_per_chunk_;
-  bool one_chunk_;
+  bool one_chunk_, from_channels_;
   T *columns_, *result_;
   int64_t *a_offset_, *b_offset_;
-  Segment *segments_;
-  int64_t segment_count_ = 0, tile_ = 0, first_ = 0, last_ = 0;
+  int64_t offsets_for_ = -1; // channels of the chunk that a_offset_ is made for
+  TilePixels tile_;
+  int64_t tile_index_ = 0;
 };
 
 template <class S, class T> void conv_tiles(const TileConv &conv, int64_t begin, int64_t end) {

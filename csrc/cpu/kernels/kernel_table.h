@@ -9,7 +9,10 @@ struct KernelTable {
   const char *name;
   int rows; // kRows of gemm.h: the block in which a weight is packed
   int float_lanes;
-  void (*conv_tiles[4])(const TileConv &, int64_t begin, int64_t end); // by Stored
+  // By Stored; each does units [begin, end) of its work.
+  void (*conv_tiles[4])(const TileConv &, int64_t begin, int64_t end);
+  void (*weight_grad[4])(const WeightGrad &, int64_t begin, int64_t end);
+  void (*channel_sums[4])(const ChannelSums &, int64_t begin, int64_t end);
 };
 
 extern const KernelTable kPortableKernels;

@@ -128,28 +128,62 @@ KERNELDNA_INLINE void store(Half *p, Vec<float> value) {
 #endif
 }
 
-// The first `count` lanes (0 <= count < lanes) without touching memory behind them; the other lanes are zero.
-#if defined(__AVX512F__)
-KERNELDNA_INLINE Vec<float> load_first(const float *p, int64_t count) {
-  return _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
-}
-KERNELDNA_INLINE Vec<double> load_first(const double *p, int64_t count) {
-  return _mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), p);
-}
-KERNELDNA_INLINE void store_first(float *p, Vec<float> value, int64_t count) {
-  _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), value);
-}
-KERNELDNA_INLINE void store_first(double *p, Vec<double> value, int64_t count) {
-  _mm512_mask_storeu_pd(p, __mmask8((1u << count) - 1), value);
-}
-#endif
-template <class S> KERNELDNA_INLINE auto load_first(const S *p, int64_t count) {
+// The lanes whose bit is set, from p[lane * step]; the others are zero and their memory is not touched.
+template <class S> KERNELDNA_INLINE auto load_masked(const S *p, uint32_t mask, int64_t step) {
   using T = decltype(get(p));
-  S buffer[kLanes<T>] = {};
-  std::memcpy(buffer, p, count * sizeof(S));
-  return load(buffer);
+  constexpr uint32_t all = (1u << kLanes<T>)-1;
+  if (step == 1) {
+    if (mask == all)
+      return load(p);
+#if defined(__AVX512F__)
+    if constexpr (sizeof(S) == 8)
+      return Vec<T>(_mm512_maskz_loadu_pd(__mmask8(mask), p));
+    else if constexpr (sizeof(S) == 4)
+      return Vec<T>(_mm512_maskz_loadu_ps(__mmask16(mask), p));
+    S buffer[kLanes<T>];
+    if constexpr (sizeof(S) == 2) {
+      _mm256_storeu_si256((__m256i *)buffer, _mm256_maskz_loadu_epi16(__mmask16(mask), p));
+      return load(buffer);
+    }
+#elif defined(__AVX2__)
+    if constexpr (sizeof(S) == 4) {
+      const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+      return Vec<T>(_mm256_maskload_ps(p, _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(mask), bits), bits)));
+    }
+#endif
+  }
+#if defined(__AVX512F__)
+  if constexpr (sizeof(S) == 4)
+    if (step == 2) { // the even elements of two vectors
+      const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+      uint32_t spread = (mask | mask << 8) & 0x00ff00ff;
+      spread = (spread | spread << 4) & 0x0f0f0f0f;
+      spread = (spread | spread << 2) & 0x33333333;
+      spread = (spread | spread << 1) & 0x55555555;
+      return Vec<T>(_mm512_permutex2var_ps(_mm512_maskz_loadu_ps(__mmask16(spread), p), even,
+                                           _mm512_maskz_loadu_ps(__mmask16(spread >> 16), p + 16)));
+    }
+#endif
+  Vec<T> value{};
+  for (int j = 0; j < kLanes<T>; ++j)
+    if (mask >> j & 1)
+      value[j] = get(p + j * step);
+  return value;
+}
+
+// The first `count` lanes, 0 <= count <= lanes.
+template <class S> KERNELDNA_INLINE auto load_first(const S *p, int64_t count) {
+  return load_masked(p, (1u << count) - 1, 1);
 }
 template <class S, class V> KERNELDNA_INLINE void store_first(S *p, V value, int64_t count) {
+  if (count == int64_t(sizeof(V) / sizeof(decltype(get(p)))))
+    return store(p, value);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(S) == 4)
+    return _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), value);
+  else if constexpr (sizeof(S) == 8)
+    return _mm512_mask_storeu_pd(p, __mmask8((1u << count) - 1), value);
+#endif
   S buffer[sizeof(V) / sizeof(decltype(get(p)))];
   store(buffer, value);
   std::memcpy(p, buffer, count * sizeof(S));

@@ -1,0 +1,309 @@
+// kerneldna::conv_backward on the CPU: the gradients of input and c from one pass, those of weight, f and s from
+// another.
+#include <torch/csrc/stable/library.h>
+
+#include "../selection.h"
+#include "host.h"
+
+namespace kerneldna::cpu {
+namespace {
+
+struct Call {
+  ConvShape shape;
+  ScalarType dtype;
+  Tensor grad_output, input, weight; // addressable; weight in the dtype of the arithmetic
+  Factors channel, filter, spatial;
+  bool static_channel, static_filter, static_spatial;
+};
+
+// out[j] += sum over rows of in[row][j]
+template <class T> void add_rows(T *out, const T *in, int64_t rows, int64_t count) {
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t j = 0; j < count; ++j)
+      out[j] += in[row * count + j];
+}
+
+// A gradient of an attention: partial [parts, batch, count] summed over the parts, and over the batch where static.
+Tensor sum_partial(const Tensor &partial, bool over_batch, const Tensor &like) {
+  const int64_t parts = partial.size(0), batch = partial.size(1), count = partial.size(2);
+  const ScalarType dtype = partial.scalar_type();
+  Tensor sum = zeros({over_batch ? count : batch * count}, dtype);
+  const int64_t rows = over_batch ? parts * batch : parts, columns = over_batch ? count : batch * count;
+  if (dtype == ScalarType::Double)
+    add_rows(sum.mutable_data_ptr<double>(), partial.const_data_ptr<double>(), rows, columns);
+  else
+    add_rows(sum.mutable_data_ptr<float>(), partial.const_data_ptr<float>(), rows, columns);
+  const Tensor shaped = torch::stable::reshape(sum, like.sizes());
+  return like.scalar_type() == dtype ? shaped : torch::stable::to(shaped, like.scalar_type());
+}
+
+// The weight with filters and channels exchanged, in blocks of the kernels' rows:
+// [group][block of channels][filter][channel in block][tap].
+Tensor exchange_weight(const Call &call) {
+  const ConvShape &shape = call.shape;
+  const int64_t block = kernels().rows, taps = shape.kernel_height * shape.kernel_width;
+  const int64_t channels = shape.in_channels / shape.groups, filters = shape.out_channels / shape.groups;
+  const int64_t blocks = (channels + block - 1) / block;
+  const Tensor &weight = call.weight;
+  Tensor packed = torch::stable::empty(std::array<int64_t, 1>{shape.groups * blocks * filters * block * taps},
+                                       weight.scalar_type());
+  const std::vector<Tap> tap_list = taps_of(shape, weight);
+  const bool dense = weight.stride(1) == taps && weight.stride(3) == 1 && weight.stride(2) == shape.kernel_width;
+  auto fill = [&](auto *out_all, const auto *in_all) {
+    torch::stable::parallel_for(0, shape.groups * blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t group = unit / blocks, first = unit % blocks * block;
+        const int64_t width = std::min(block, channels - first);
+        for (int64_t o = 0; o < filters; ++o) {
+          auto *out = out_all + (unit * filters + o) * block * taps;
+          const auto *in = in_all + (group * filters + o) * weight.stride(0) + first * weight.stride(1);
+          if (dense)
+            std::copy(in, in + width * taps, out);
+          else
+            for (int64_t i = 0; i < width; ++i)
+              for (int64_t t = 0; t < taps; ++t)
+                out[i * taps + t] = in[i * weight.stride(1) + tap_list[t].weight];
+        }
+      }
+    });
+  };
+  if (weight.scalar_type() == ScalarType::Double)
+    fill(packed.mutable_data_ptr<double>(), weight.const_data_ptr<double>());
+  else
+    fill(packed.mutable_data_ptr<float>(), weight.const_data_ptr<float>());
+  return packed;
+}
+
+// Adds the sums over tiles and samples of one pass to channel_grad [batch, channels].
+template <class T> void add_tile_sums(T *channel_grad, const T *partial, const TileConv &conv, int64_t lanes) {
+  const int64_t pixels = conv.lattice_height * conv.lattice_width, channels = conv.groups * conv.out_channels;
+  const int64_t all = conv.batch * pixels, vectors = (all + lanes - 1) / lanes;
+  for (int64_t tile = 0; tile < conv.tiles; ++tile) {
+    const int64_t first = tile * vectors / conv.tiles * lanes;
+    const int64_t last = std::min(all, (tile + 1) * vectors / conv.tiles * lanes);
+    for (int64_t p = first; p < last; p = (p / pixels + 1) * pixels) {
+      const int64_t n = p / pixels;
+      add_rows(channel_grad + n * channels, partial + (tile + n) * channels, 1, channels);
+    }
+  }
+}
+
+void input_and_channel_grad(const Call &call, Tensor &grad_input, Tensor *channel_sums) {
+  const ConvShape &shape = call.shape;
+  const int64_t kh = shape.kernel_height, kw = shape.kernel_width, taps = kh * kw, block = kernels().rows;
+  const Tensor packed = exchange_weight(call);
+  const Image partner = image_of(call.input);
+  for (int64_t a = 0; a < std::min(shape.stride[0], shape.in_height); ++a)
+    for (int64_t b = 0; b < std::min(shape.stride[1], shape.in_width); ++b) {
+      // Input pixels (a + stride_h * r, b + stride_w * q), and the taps through which output pixels reach them.
+      std::vector<Tap> tap_list;
+      for (int64_t u = 0; u < kh; ++u)
+        for (int64_t v = 0; v < kw; ++v) {
+          const int64_t row = a + shape.padding[0] - u * shape.dilation[0];
+          const int64_t column = b + shape.padding[1] - v * shape.dilation[1];
+          if (row % shape.stride[0] == 0 && column % shape.stride[1] == 0)
+            tap_list.push_back({row / shape.stride[0], column / shape.stride[1], u * kw + v, u * kw + v});
+        }
+      TileConv conv{};
+      conv.batch = shape.batch;
+      conv.groups = shape.groups;
+      conv.in_channels = shape.out_channels / shape.groups;
+      conv.out_channels = shape.in_channels / shape.groups;
+      conv.source = image_of(call.grad_output);
+      conv.target = image_of(grad_input);
+      conv.lattice_height = (shape.in_height - a + shape.stride[0] - 1) / shape.stride[0];
+      conv.lattice_width = (shape.in_width - b + shape.stride[1] - 1) / shape.stride[1];
+      for (int d = 0; d < 2; ++d) {
+        conv.source_step[d] = 1;
+        conv.target_step[d] = shape.stride[d];
+      }
+      conv.target_origin[0] = a;
+      conv.target_origin[1] = b;
+      conv.taps = tap_list.data();
+      conv.tap_count = int64_t(tap_list.size());
+      conv.weight = packed.data_ptr();
+      conv.weight_row = taps;
+      conv.weight_channel = block * taps;
+      conv.weight_block = conv.in_channels * conv.weight_channel;
+      conv.weight_group = (conv.out_channels + block - 1) / block * conv.weight_block;
+      conv.in_scale = call.filter.scale;
+      conv.tap_scale = call.spatial.scale;
+      conv.out_scale = call.channel.scale;
+      plan_tiles(conv, call.dtype);
+      Tensor partial;
+      if (channel_sums) {
+        const std::array<int64_t, 1> size{(conv.tiles + conv.batch) * shape.in_channels};
+        partial = torch::stable::empty(size, channel_sums->scalar_type());
+        conv.partner = &partner;
+        conv.partial = partial.data_ptr();
+      }
+      run_tiles(conv, call.dtype);
+      if (!channel_sums)
+        continue;
+      const int64_t lanes = lanes_of(call.dtype);
+      if (partial.scalar_type() == ScalarType::Double)
+        add_tile_sums(channel_sums->mutable_data_ptr<double>(), partial.const_data_ptr<double>(), conv, lanes);
+      else
+        add_tile_sums(channel_sums->mutable_data_ptr<float>(), partial.const_data_ptr<float>(), conv, lanes);
+    }
+}
+
+void weight_and_modulation_grad(const Call &call, Tensor *weight_grad, Tensor *filter_partial, Tensor *tap_partial) {
+  const ConvShape &shape = call.shape;
+  const std::vector<Tap> tap_list = taps_of(shape, call.weight);
+  WeightGrad grad{};
+  grad.batch = shape.batch;
+  grad.groups = shape.groups;
+  grad.in_channels = shape.in_channels / shape.groups;
+  grad.out_channels = shape.out_channels / shape.groups;
+  grad.source = image_of(call.input);
+  grad.grad = image_of(call.grad_output);
+  grad.source_step[0] = shape.stride[0];
+  grad.source_step[1] = shape.stride[1];
+  grad.taps = tap_list.data();
+  grad.tap_count = int64_t(tap_list.size());
+  grad.weight = call.weight.data_ptr();
+  grad.weight_grad = weight_grad ? weight_grad->data_ptr() : nullptr;
+  grad.weight_out = call.weight.stride(0);
+  grad.weight_channel = call.weight.stride(1);
+  grad.in_scale = call.channel.scale;
+  grad.tap_scale = call.spatial.scale;
+  grad.out_scale = call.filter.scale;
+  grad.per_sample = !call.static_filter || !call.static_spatial;
+
+  // Three blocks of products stay in the second-level cache; the cut does not depend on the number of threads.
+  const int64_t lanes = lanes_of(call.dtype), width = std::min<int64_t>(grad.in_channels + lanes - 1, 3 * lanes);
+  int64_t block = 32768 / (grad.tap_count * width) / kernels().rows * kernels().rows;
+  block = std::clamp<int64_t>(block, kernels().rows, 8 * kernels().rows);
+  grad.out_blocks = (grad.out_channels + block - 1) / block;
+  grad.in_split = std::clamp<int64_t>((grad.in_channels + 3 * lanes - 1) / (3 * lanes), 1, 4);
+
+  const int64_t units = grad.groups * grad.out_blocks * grad.in_split, batch = grad.per_sample ? grad.batch : 1;
+  const ScalarType dtype = compute_dtype(call.dtype);
+  if (filter_partial) {
+    *filter_partial = zeros({grad.in_split, batch, shape.out_channels}, dtype);
+    grad.filter_partial = filter_partial->data_ptr();
+  }
+  if (tap_partial) {
+    *tap_partial = zeros({units, batch, grad.tap_count}, dtype);
+    grad.tap_partial = tap_partial->data_ptr();
+  }
+  const auto kernel = kernels().weight_grad[int(stored_of(call.dtype))];
+  torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) { kernel(grad, begin, end); });
+}
+
+Tensor bias_grad(const Call &call) {
+  Tensor sums = torch::stable::empty(std::array<int64_t, 1>{call.shape.out_channels}, compute_dtype(call.dtype));
+  const ChannelSums work{image_of(call.grad_output), call.shape.batch, call.shape.out_channels, sums.data_ptr()};
+  const auto kernel = kernels().channel_sums[int(stored_of(call.dtype))];
+  const int64_t lanes = lanes_of(call.dtype);
+  torch::stable::parallel_for(0, (work.channels + lanes - 1) / lanes, 1,
+                              [&](int64_t begin, int64_t end) { kernel(work, begin, end); });
+  return sums.scalar_type() == call.dtype ? sums : torch::stable::to(sums, call.dtype);
+}
+
+// A dense weight may be written through the strides that it is read with; any other is made dense first.
+Tensor dense_weight(const Tensor &weight) {
+  const Tensor converted = as_compute(weight);
+  return converted.is_contiguous() || is_channels_last(converted) ? converted : torch::stable::contiguous(converted);
+}
+
+Gradients native_conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
+                               const OptionalTensor &bias, const OptionalTensor &channel_attention,
+                               const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
+                               const Ints &stride, const Ints &padding, const Ints &dilation, int64_t groups,
+                               const std::vector<bool> &output_mask) {
+  constexpr const char *op = "kerneldna::conv_backward";
+  const ConvShape shape = check_conv(op, input, weight, bias, channel_attention, filter_attention, spatial_attention,
+                                     stride, padding, dilation, groups);
+  check_grad_output(op, grad_output, input, shape);
+  const ScalarType dtype = input.scalar_type();
+  const int64_t taps = shape.kernel_height * shape.kernel_width;
+  auto is_static = [](const OptionalTensor &attention, int64_t dim) { return !attention || attention->dim() == dim; };
+  const Call call{shape,
+                  dtype,
+                  addressable(grad_output),
+                  addressable(input),
+                  dense_weight(weight),
+                  factors_of(channel_attention, shape.in_channels, 1, input),
+                  factors_of(filter_attention, shape.out_channels, 1, input),
+                  factors_of(spatial_attention, taps, 2, input),
+                  is_static(channel_attention, 1),
+                  is_static(filter_attention, 1),
+                  is_static(spatial_attention, 2)};
+  const bool wants_channel = output_mask[3] && channel_attention, wants_filter = output_mask[4] && filter_attention,
+             wants_spatial = output_mask[5] && spatial_attention;
+
+  const auto nothing = [&] { return torch::stable::empty(std::array<int64_t, 1>{0}, dtype); };
+  Gradients gradients{nothing(), nothing(), nothing(), nothing(), nothing(), nothing()};
+  if (output_mask[2] && bias)
+    std::get<2>(gradients) = bias_grad(call);
+  if (output_mask[0] || wants_channel) {
+    Tensor grad_input =
+        empty_image({shape.batch, shape.in_channels, shape.in_height, shape.in_width}, input, is_channels_last(input));
+    Tensor sums = zeros({1, wants_channel ? shape.batch : 0, shape.in_channels}, compute_dtype(dtype));
+    if (shape.batch > 0)
+      input_and_channel_grad(call, grad_input, wants_channel ? &sums : nullptr);
+    if (output_mask[0])
+      std::get<0>(gradients) = grad_input;
+    if (wants_channel)
+      std::get<3>(gradients) = sum_partial(sums, call.static_channel, *channel_attention);
+  }
+  if (output_mask[1] || wants_filter || wants_spatial) {
+    Tensor grad_weight, filter_partial, tap_partial;
+    if (output_mask[1])
+      grad_weight = empty_image({call.weight.size(0), call.weight.size(1), call.weight.size(2), call.weight.size(3)},
+                                call.weight, is_channels_last(call.weight));
+    weight_and_modulation_grad(call, output_mask[1] ? &grad_weight : nullptr, wants_filter ? &filter_partial : nullptr,
+                               wants_spatial ? &tap_partial : nullptr);
+    if (output_mask[1])
+      std::get<1>(gradients) = grad_weight.scalar_type() == dtype ? grad_weight : torch::stable::to(grad_weight, dtype);
+    if (wants_filter)
+      std::get<4>(gradients) = sum_partial(filter_partial, call.static_filter, *filter_attention);
+    if (wants_spatial)
+      std::get<5>(gradients) = sum_partial(tap_partial, call.static_spatial, *spatial_attention);
+  }
+  return gradients;
+}
+
+Gradients conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
+                        const OptionalTensor &bias, const OptionalTensor &channel_attention,
+                        const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
+                        const Ints &stride, const Ints &padding, const Ints &dilation, int64_t groups,
+                        const std::vector<bool> &output_mask) {
+  if (!selected_in_python(call_class(input, weight, spatial_attention, groups)))
+    return native_conv_backward(grad_output, input, weight, bias, channel_attention, filter_attention,
+                                spatial_attention, stride, padding, dilation, groups, output_mask);
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  constexpr const char *op = "kerneldna::conv_backward";
+  const ConvShape shape = check_conv(op, input, weight, bias, channel_attention, filter_attention, spatial_attention,
+                                     stride, padding, dilation, groups);
+  check_grad_output(op, grad_output, input, shape);
+  std::array<bool, 6> mask;
+  std::copy(output_mask.begin(), output_mask.end(), mask.begin());
+  std::array<StableIValue, 12> stack{from(grad_output),
+                                     from(input),
+                                     from(weight),
+                                     from(bias),
+                                     from(channel_attention),
+                                     from(filter_attention),
+                                     from(spatial_attention),
+                                     from(stride),
+                                     from(padding),
+                                     from(dilation),
+                                     from(groups),
+                                     from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask.data(), mask.size()))};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("kerneldna::_selected_conv_backward", "", stack.data(), TORCH_ABI_VERSION));
+  return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2]),
+          to<Tensor>(stack[3]), to<Tensor>(stack[4]), to<Tensor>(stack[5])};
+}
+
+} // namespace
+} // namespace kerneldna::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(kerneldna, CPU, m) {
+  m.impl("conv_backward", TORCH_BOX(&kerneldna::cpu::conv_backward));
+  m.impl("_native_conv_backward", TORCH_BOX(&kerneldna::cpu::native_conv_backward));
+}

@@ -1,0 +1,307 @@
+// WeightGrad. A unit of work is a block of filters by a part of the input channels; it walks over all samples and keeps
+// everything that it adds up to itself, so that the order of every sum is fixed.
+//
+// The pixels are the reduction here: dy is the operand read in place, x is turned so that channels are adjacent, into a
+// zero-padded band of rows in which every tap is just another offset.
+#pragma once
+
+#include "conv_params.h"
+#include "gemm.h"
+#include "scratch.h"
+
+namespace kerneldna::cpu::KERNELDNA_ISA {
+
+template <class S, class T> class WeightGradKernel {
+public:
+  explicit WeightGradKernel(const WeightGrad &grad) : grad_(grad) {
+    const int64_t vectors = (grad.in_channels + lanes - 1) / lanes;
+    channel_blocks_ = (vectors + kPanelVectors - 1) / kPanelVectors;
+    block_ = (vectors + channel_blocks_ - 1) / channel_blocks_ * lanes;
+    out_rows_ = ((grad.out_channels + grad.out_blocks - 1) / grad.out_blocks + kRows - 1) / kRows * kRows;
+
+    int64_t last_row = grad.taps[0].row, last_column = grad.taps[0].column;
+    first_row_ = last_row;
+    first_column_ = last_column;
+    for (int64_t t = 1; t < grad.tap_count; ++t) {
+      first_row_ = grad.taps[t].row < first_row_ ? grad.taps[t].row : first_row_;
+      last_row = grad.taps[t].row > last_row ? grad.taps[t].row : last_row;
+      first_column_ = grad.taps[t].column < first_column_ ? grad.taps[t].column : first_column_;
+      last_column = grad.taps[t].column > last_column ? grad.taps[t].column : last_column;
+    }
+    span_rows_ = last_row - first_row_ + 1;
+    band_width_ = (grad.grad.width - 1) * grad.source_step[1] + last_column - first_column_ + 1;
+    band_rows_ = kBandPixels / grad.grad.width;
+    band_rows_ = band_rows_ < 1 ? 1 : band_rows_ > grad.grad.height ? grad.grad.height : band_rows_;
+    const int64_t band_pixels = band_rows_ * grad.grad.width;
+    const int64_t band = ((band_rows_ - 1) * grad.source_step[0] + span_rows_) * band_width_ * block_;
+    const int64_t products = grad.tap_count * out_rows_ * block_;
+
+    Scratch &scratch = thread_scratch();
+    scratch.reserve(Scratch::bytes_of<T>(band + lanes * block_) + 3 * Scratch::bytes_of<T>(products) +
+                    Scratch::bytes_of<T>(out_rows_ * lanes) + Scratch::bytes_of<T>(grad.tap_count * lanes) +
+                    Scratch::bytes_of<T>(kConvert ? out_rows_ * band_pixels : 0) +
+                    2 * Scratch::bytes_of<int64_t>(band_pixels));
+    band_ = scratch.take<T>(band + lanes * block_); // slack: whole blocks of pixels are turned
+    products_ = scratch.take<T>(products);
+    weight_ = scratch.take<T>(products);
+    weight_grad_ = scratch.take<T>(products);
+    filter_sums_ = scratch.take<T>(out_rows_ * lanes);
+    tap_sums_ = scratch.take<T>(grad.tap_count * lanes);
+    converted_ = scratch.take<T>(kConvert ? out_rows_ * band_pixels : 0);
+    grad_offset_ = scratch.take<int64_t>(band_pixels);
+    band_offset_ = scratch.take<int64_t>(band_pixels);
+    for (int64_t r = 0, p = 0; r < band_rows_; ++r)
+      for (int64_t q = 0; q < grad.grad.width; ++q, ++p) {
+        grad_offset_[p] = kConvert ? p : r * grad.grad.row_stride + q * grad.grad.column_stride;
+        band_offset_[p] = (r * grad.source_step[0] * band_width_ + q * grad.source_step[1]) * block_;
+      }
+    grad_row_ = kConvert ? band_pixels : grad.grad.channel_stride;
+  }
+
+  void run(int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit)
+      run_unit(unit);
+  }
+
+private:
+  static constexpr int lanes = kLanes<T>;
+  static constexpr bool kConvert = sizeof(S) != sizeof(T); // dy of a half dtype is converted band by band
+  static constexpr int64_t kBandPixels = 256;
+
+  void run_unit(int64_t unit) {
+    unit_ = unit;
+    part_ = unit % grad_.in_split;
+    const int64_t out_block = unit / grad_.in_split % grad_.out_blocks;
+    group_ = unit / grad_.in_split / grad_.out_blocks;
+    row_begin_ = out_block * out_rows_;
+    rows_ = grad_.out_channels - row_begin_ < out_rows_ ? grad_.out_channels - row_begin_ : out_rows_;
+    if (rows_ <= 0)
+      return;
+    const int64_t block_begin = part_ * channel_blocks_ / grad_.in_split;
+    const int64_t block_end = (part_ + 1) * channel_blocks_ / grad_.in_split;
+    for (int64_t b = block_begin; b < block_end; ++b) {
+      channel_begin_ = b * block_;
+      channels_ = grad_.in_channels - channel_begin_ < block_ ? grad_.in_channels - channel_begin_ : block_;
+      if (channels_ > 0)
+        run_block();
+    }
+  }
+
+  void run_block() {
+    const int64_t products = grad_.tap_count * out_rows_ * block_;
+    for (int64_t j = 0; j < products; ++j)
+      weight_grad_[j] = 0;
+    turn_weight();
+    for (int64_t sample = 0; sample < grad_.batch; ++sample) {
+      for (int64_t row = 0; row < grad_.grad.height; row += band_rows_) {
+        const int64_t rows = grad_.grad.height - row < band_rows_ ? grad_.grad.height - row : band_rows_;
+        fill_band(sample, row, rows);
+        const bool fresh = row == 0 && (grad_.per_sample || sample == 0);
+        const bool done = row + rows == grad_.grad.height && (grad_.per_sample || sample + 1 == grad_.batch);
+        if (done)
+          clear_sums();
+        multiply_band(sample, row, rows, fresh, done);
+        if (done)
+          add_sums(sample);
+      }
+    }
+    put_weight_grad();
+  }
+
+  // The block of the weight, as [tap][filter][channel].
+  void turn_weight() {
+    const T *weight = static_cast<const T *>(grad_.weight) +
+                      (group_ * grad_.out_channels + row_begin_) * grad_.weight_out +
+                      channel_begin_ * grad_.weight_channel;
+    for (int64_t t = 0; t < grad_.tap_count; ++t)
+      for (int64_t m = 0; m < rows_; ++m) {
+        T *out = weight_ + (t * out_rows_ + m) * block_;
+        const T *in = weight + m * grad_.weight_out + grad_.taps[t].weight;
+        for (int64_t i = 0; i < block_; ++i)
+          out[i] = i < channels_ ? in[i * grad_.weight_channel] : T(0);
+      }
+  }
+
+  void put_weight_grad() {
+    if (!grad_.weight_grad)
+      return;
+    T *weight_grad = static_cast<T *>(grad_.weight_grad) +
+                     (group_ * grad_.out_channels + row_begin_) * grad_.weight_out +
+                     channel_begin_ * grad_.weight_channel;
+    for (int64_t m = 0; m < rows_; ++m)
+      for (int64_t i = 0; i < channels_; ++i)
+        for (int64_t t = 0; t < grad_.tap_count; ++t)
+          weight_grad[m * grad_.weight_out + i * grad_.weight_channel + grad_.taps[t].weight] =
+              weight_grad_[(t * out_rows_ + m) * block_ + i];
+  }
+
+  const T *in_scale(int64_t sample) const {
+    return static_cast<const T *>(grad_.in_scale.data) + sample * grad_.in_scale.batch_stride +
+           group_ * grad_.in_channels + channel_begin_;
+  }
+
+  // The rows of x that lattice rows [row, row + rows) reach, times c, as [row][column][channel], zero outside x.
+  void fill_band(int64_t sample, int64_t row, int64_t rows) {
+    const Image &source = grad_.source;
+    const bool from_channels = source.column_stride != 1 && source.channel_stride == 1;
+    const int64_t count = (rows - 1) * grad_.source_step[0] + span_rows_;
+    const S *pixels = static_cast<const S *>(source.data) + sample * source.batch_stride +
+                      (group_ * grad_.in_channels + channel_begin_) * source.channel_stride;
+    int64_t begin = first_column_ < 0 ? -first_column_ : 0;
+    int64_t end = source.width - first_column_ < band_width_ ? source.width - first_column_ : band_width_;
+    begin = begin < band_width_ ? begin : band_width_;
+    end = end > begin ? end : begin;
+    for (int64_t h = 0; h < count; ++h) {
+      T *out = band_ + h * band_width_ * block_;
+      const int64_t source_row = row * grad_.source_step[0] + first_row_ + h;
+      if (source_row < 0 || source_row >= source.height) {
+        clear(out, band_width_ * block_);
+        continue;
+      }
+      clear(out, begin * block_);
+      const S *in = pixels + source_row * source.row_stride + (begin + first_column_) * source.column_stride;
+      if (from_channels)
+        scale_channels(out + begin * block_, in, end - begin, in_scale(sample));
+      else
+        turn_row(out + begin * block_, in, end - begin, in_scale(sample));
+      clear(out + end * block_, (band_width_ - end) * block_);
+    }
+  }
+
+  static void clear(T *out, int64_t count) { std::memset(out, 0, count * sizeof(T)); }
+
+  void scale_channels(T *out, const S *in, int64_t count, const T *scale) {
+    for (int64_t i = 0; i < block_; i += lanes) {
+      const int64_t width = channels_ - i < lanes ? (channels_ > i ? channels_ - i : 0) : lanes;
+      const Vec<T> factor = load_first(scale + i, width);
+      for (int64_t q = 0; q < count; ++q)
+        store(out + q * block_ + i, load_first(in + q * grad_.source.column_stride + i, width) * factor);
+    }
+  }
+
+  void turn_row(T *out, const S *in, int64_t count, const T *scale) {
+    for (int64_t i = 0; i < block_; i += lanes)
+      for (int64_t q = 0; q < count; q += lanes) {
+        const int64_t pixels = count - q < lanes ? count - q : lanes;
+        Vec<T> square[lanes];
+        for (int c = 0; c < lanes; ++c)
+          square[c] = i + c < channels_
+                          ? load_masked(in + (i + c) * grad_.source.channel_stride + q * grad_.source.column_stride,
+                                        (1u << pixels) - 1, grad_.source.column_stride) *
+                                splat(scale[i + c])
+                          : Vec<T>{};
+        transpose<T>(square);
+        for (int64_t p = 0; p < pixels; ++p)
+          store(out + (q + p) * block_ + i, square[p]);
+      }
+  }
+
+  const T *grad_band(int64_t sample, int64_t row, int64_t rows) {
+    const Image &image = grad_.grad;
+    const S *in = static_cast<const S *>(image.data) + sample * image.batch_stride +
+                  (group_ * grad_.out_channels + row_begin_) * image.channel_stride + row * image.row_stride;
+    if constexpr (kConvert) {
+      for (int64_t m = 0; m < rows_; ++m)
+        for (int64_t r = 0; r < rows; ++r)
+          for (int64_t q = 0; q < image.width; q += lanes) {
+            const int64_t pixels = image.width - q < lanes ? image.width - q : lanes;
+            store_first(converted_ + m * grad_row_ + r * image.width + q,
+                        load_masked(in + m * image.channel_stride + r * image.row_stride + q * image.column_stride,
+                                    (1u << pixels) - 1, image.column_stride),
+                        pixels);
+          }
+      return converted_;
+    } else {
+      return in;
+    }
+  }
+
+  void multiply_band(int64_t sample, int64_t row, int64_t rows, bool fresh, bool done) {
+    const T *a = grad_band(sample, row, rows);
+    const int64_t count = rows * grad_.grad.width;
+    for (int64_t t = 0; t < grad_.tap_count; ++t) {
+      const T *b =
+          band_ + ((grad_.taps[t].row - first_row_) * band_width_ + grad_.taps[t].column - first_column_) * block_;
+      for (int64_t m = 0; m < rows_; m += kRows) {
+        const int block_rows = rows_ - m < kRows ? int(rows_ - m) : kRows;
+        with_block_size(block_rows, int(block_ / lanes), [&]<int MR, int NV>() {
+          multiply_one<MR, NV>(a + m * grad_row_, b, count, sample, t, m, fresh, done);
+        });
+      }
+    }
+  }
+
+  template <int MR, int NV>
+  __attribute__((noinline)) void multiply_one(const T *a, const T *b, int64_t count, int64_t sample, int64_t t,
+                                              int64_t m, bool fresh, bool done) {
+    const int64_t at = (t * out_rows_ + m) * block_;
+    Vec<T> sums[MR][NV];
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v)
+        sums[r][v] = fresh ? Vec<T>{} : load(products_ + at + r * block_ + v * lanes);
+    multiply<MR, NV>(sums, a, a + MR * grad_row_, grad_row_, grad_offset_, b, band_offset_, count);
+    if (!done) {
+#pragma GCC unroll 8
+      for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v)
+          store(products_ + at + r * block_ + v * lanes, sums[r][v]);
+      return;
+    }
+    const T tap_scale =
+        static_cast<const T *>(grad_.tap_scale.data)[sample * grad_.tap_scale.batch_stride + grad_.taps[t].scale];
+    const T *out_scale = static_cast<const T *>(grad_.out_scale.data) + sample * grad_.out_scale.batch_stride +
+                         group_ * grad_.out_channels + row_begin_ + m;
+    Vec<T> tap_sum = load(tap_sums_ + t * lanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r) {
+      Vec<T> dot{};
+      const Vec<T> scale = splat(out_scale[r] * tap_scale);
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) {
+        const int64_t place = at + r * block_ + v * lanes;
+        dot += sums[r][v] * load(weight_ + place);
+        store(weight_grad_ + place, load(weight_grad_ + place) + sums[r][v] * scale);
+      }
+      T *filter_sum = filter_sums_ + (m + r) * lanes;
+      store(filter_sum, load(filter_sum) + dot * splat(tap_scale));
+      tap_sum += dot * splat(out_scale[r]);
+    }
+    store(tap_sums_ + t * lanes, tap_sum);
+  }
+
+  void clear_sums() {
+    clear(filter_sums_, out_rows_ * lanes);
+    clear(tap_sums_, grad_.tap_count * lanes);
+  }
+
+  void add_sums(int64_t sample) {
+    const int64_t batch = grad_.per_sample ? grad_.batch : 1, slot = grad_.per_sample ? sample : 0;
+    if (grad_.filter_partial) {
+      T *out = static_cast<T *>(grad_.filter_partial) + (part_ * batch + slot) * grad_.groups * grad_.out_channels +
+               group_ * grad_.out_channels + row_begin_;
+      for (int64_t m = 0; m < rows_; ++m)
+        out[m] += sum_lanes<T>(load(filter_sums_ + m * lanes));
+    }
+    if (grad_.tap_partial) {
+      T *out = static_cast<T *>(grad_.tap_partial) + (unit_ * batch + slot) * grad_.tap_count;
+      for (int64_t t = 0; t < grad_.tap_count; ++t)
+        out[t] += sum_lanes<T>(load(tap_sums_ + t * lanes));
+    }
+  }
+
+  const WeightGrad &grad_;
+  int64_t channel_blocks_, block_, out_rows_;
+  int64_t first_row_, first_column_, span_rows_, band_width_, band_rows_, grad_row_;
+  T *band_, *products_, *weight_, *weight_grad_, *filter_sums_, *tap_sums_, *converted_;
+  int64_t *grad_offset_, *band_offset_;
+  int64_t unit_ = 0, part_ = 0, group_ = 0, row_begin_ = 0, rows_ = 0, channel_begin_ = 0, channels_ = 0;
+};
+
+template <class S, class T> void weight_grad(const WeightGrad &grad, int64_t begin, int64_t end) {
+  WeightGradKernel<S, T>(grad).run(begin, end);
+}
+
+} // namespace kerneldna::cpu::KERNELDNA_ISA
