@@ -6,22 +6,25 @@
 The first touches the output once more per tap, the second the weight once more per sample.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_convolution = torch.ops.aten.convolution
+Geometry: TypeAlias = tuple[Any, ...]  # the arguments of aten::convolution after bias
+
+_convolution: Callable[..., Tensor] = torch.ops.aten.convolution
 _convolution_backward = torch.ops.aten.convolution_backward
 _ONE_TAP = ((0, 0), (1, 1), False, (0, 0))  # padding, dilation, transposed, output_padding
 
 
-def by_tap(input: Tensor, weight: Tensor, geometry: tuple) -> bool:
+def by_tap(input: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     return False
 
 
-def conv(input: Tensor, weight: Tensor, s: Tensor, geometry: tuple) -> Tensor:
+def conv(input: Tensor, weight: Tensor, s: Tensor, geometry: Geometry) -> Tensor:
     if not len(input):
         return _convolution(input, weight, None, *geometry)
     if by_tap(input, weight, geometry):
@@ -30,7 +33,7 @@ def conv(input: Tensor, weight: Tensor, s: Tensor, geometry: tuple) -> Tensor:
 
 
 def conv_backward(
-    grad_output: Tensor, input: Tensor, weight: Tensor, s: Tensor, geometry: tuple, mask: Sequence[bool]
+    grad_output: Tensor, input: Tensor, weight: Tensor, s: Tensor, geometry: Geometry, mask: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of input, weight and s that the mask asks for."""
     if len(input) and by_tap(input, weight, geometry):
@@ -56,7 +59,7 @@ def _sum_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _conv_by_tap(input: Tensor, weight: Tensor, s: Tensor, geometry: tuple) -> Tensor:
+def _conv_by_tap(input: Tensor, weight: Tensor, s: Tensor, geometry: Geometry) -> Tensor:
     stride, padding, dilation, *_, groups = geometry
     padded = _pad(input, padding)
     output: Tensor | None = None
@@ -69,7 +72,7 @@ def _conv_by_tap(input: Tensor, weight: Tensor, s: Tensor, geometry: tuple) -> T
 
 
 def _conv_backward_by_tap(
-    grad_output: Tensor, input: Tensor, weight: Tensor, s: Tensor, geometry: tuple, mask: Sequence[bool]
+    grad_output: Tensor, input: Tensor, weight: Tensor, s: Tensor, geometry: Geometry, mask: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     stride, padding, dilation, *_, groups = geometry
     padded = _pad(input, padding)
@@ -100,7 +103,7 @@ def _pad(input: Tensor, padding: Sequence[int]) -> Tensor:
 
 def _taps(
     padded: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]
-) -> Iterator[tuple[tuple, int, int]]:
+) -> Iterator[tuple[tuple[Any, ...], int, int]]:
     """For each tap of the kernel the window of the padded input that it sees."""
     kernel = weight.shape[2:]
     # What the tap at 0 sees; the others see as much, further on.
