@@ -19,8 +19,10 @@ except ImportError as error:
 LIBRARY = torch.library.Library("kerneldna", "FRAGMENT")
 
 
-def register_kernel(op: str, dispatch_key: str, kernel: Callable[..., Any]) -> None:
-    LIBRARY.impl(op, kernel, dispatch_key)
+def register_kernel(
+    op: str | torch._ops.OpOverload, dispatch_key: str, kernel: Callable[..., Any], with_keyset: bool = False
+) -> None:
+    LIBRARY.impl(op, kernel, dispatch_key, with_keyset=with_keyset)
 
 
 def build_info() -> dict[str, str]:

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from . import _autocast, _autograd, _vmap, backends
+from ._arguments import with_defaults
 from ._checks import check_conv, check_conv_backward
 from ._library import LIBRARY, register_kernel
+
+_conv = torch.ops.kerneldna.conv.default
+_conv_backward = torch.ops.kerneldna.conv_backward.default
 
 Gradients: TypeAlias = tuple[Tensor, ...]
 
@@ -23,23 +27,6 @@ def output_memory_format(input: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _with_defaults(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    channel_attention: Tensor | None = None,
-    filter_attention: Tensor | None = None,
-    spatial_attention: Tensor | None = None,
-    stride: Sequence[int] = (1, 1),
-    padding: Sequence[int] = (0, 0),
-    dilation: Sequence[int] = (1, 1),
-    groups: int = 1,
-) -> tuple[Any, ...]:
-    """All arguments of conv: of those that equal their defaults the dispatcher drops the last ones."""
-    attentions = (channel_attention, filter_attention, spatial_attention)
-    return input, weight, bias, *attentions, stride, padding, dilation, groups
-
-
 def _checked(check: Callable[..., tuple[int, ...]], op: str, *args: Any) -> tuple[int, ...]:
     """The shape of the output; what does not fit is a RuntimeError, as from the C++ library."""
     try:
@@ -49,7 +36,7 @@ def _checked(check: Callable[..., tuple[int, ...]], op: str, *args: Any) -> tupl
 
 
 def fake_conv(*args: Any) -> Tensor:
-    shape = _checked(check_conv, "kerneldna::conv", *_with_defaults(*args))
+    shape = _checked(check_conv, "kerneldna::conv", *with_defaults(*args))
     return torch.empty_like(args[0].new_empty(shape), memory_format=output_memory_format(args[0]))
 
 
@@ -62,7 +49,7 @@ def fake_conv_backward(grad_output: Tensor, *args: Any) -> Gradients:
 
 
 def selected_conv(*args: Any) -> Tensor:
-    output = backends.conv(*_with_defaults(*args))
+    output = backends.conv(*with_defaults(*args))
     return output.contiguous(memory_format=output_memory_format(args[0]))
 
 
@@ -79,7 +66,7 @@ def selected_conv_backward(grad_output: Tensor, *args: Any) -> Gradients:
 
 
 def conv_on_any_device(*args: Any) -> Tensor:
-    _checked(check_conv, "kerneldna::conv", *_with_defaults(*args))
+    _checked(check_conv, "kerneldna::conv", *with_defaults(*args))
     return selected_conv(*args)
 
 
@@ -96,18 +83,11 @@ register_kernel("_selected_conv_backward", "CompositeExplicitAutograd", selected
 torch.library.register_fake("kerneldna::conv", fake_conv, lib=LIBRARY)
 torch.library.register_fake("kerneldna::conv_backward", fake_conv_backward, lib=LIBRARY)
 
-torch.library.register_autograd(
-    "kerneldna::conv", _autograd.backward, setup_context=_autograd.save_for_backward, lib=LIBRARY
-)
-torch.library.register_autograd(
-    "kerneldna::conv_backward",
-    _autograd.double_backward,
-    setup_context=_autograd.save_for_double_backward,
-    lib=LIBRARY,
-)
+for _op, _function in ((_conv, _autograd.Conv), (_conv_backward, _autograd.ConvBackward)):
+    register_kernel(_op, "Autograd", _autograd.kernel(_op, _function), with_keyset=True)
 
 torch.library.register_vmap("kerneldna::conv", _vmap.conv, lib=LIBRARY)
 torch.library.register_vmap("kerneldna::conv_backward", _vmap.conv_backward, lib=LIBRARY)
 
 for _device_type, _key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
-    register_kernel("conv", _key, _autocast.kernel(torch.ops.kerneldna.conv.default, _device_type))
+    register_kernel("conv", _key, _autocast.kernel(_conv, _device_type))

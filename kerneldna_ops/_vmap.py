@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._arguments import with_defaults
+
 _conv = torch.ops.kerneldna.conv.default
 _conv_backward = torch.ops.kerneldna.conv_backward.default
 
@@ -19,9 +21,10 @@ Dims = Sequence[int | None]
 
 
 def conv(info: Any, in_dims: Dims, *args: Any) -> tuple[Tensor, int]:
-    batch_size, geometry = info.batch_size, args[6:]
-    # Of arguments that equal their defaults the dispatcher drops the last ones.
-    tensors, batched = _batch_first((*args, *[None] * 6)[:6], (*in_dims, *[None] * 6)[:6])
+    batch_size = info.batch_size
+    args = with_defaults(*args)
+    geometry = args[6:]
+    tensors, batched = _batch_first(args[:6], (*in_dims, *[None] * 6)[:6])
     if batched[1] or batched[2]:
         return torch.stack([_conv(*_entry(b, tensors, batched), *geometry) for b in range(batch_size)]), 0
     output = _conv(*_fold(batch_size, tensors, batched, wanted=[False] * 6), *geometry)
@@ -32,7 +35,7 @@ def conv_backward(info: Any, in_dims: Dims, grad_output: Tensor, *args: Any) -> 
     batch_size, geometry, wanted = info.batch_size, args[6:-1], args[-1]
     (grad_output,), (grad_batched,) = _batch_first((grad_output,), in_dims[:1])
     tensors, batched = _batch_first(args[:6], in_dims[1:7])
-    out_dims = [0 if is_wanted else None for is_wanted in wanted]
+    out_dims = tuple(0 if is_wanted else None for is_wanted in wanted)
 
     if batched[1] or wanted[1] or wanted[2]:
         entries = [
