@@ -1,8 +1,9 @@
-"""The arguments of conv as the dispatcher hands them to a kernel in Python."""
+"""What a kernel in Python has to know about the arguments of conv."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -21,3 +22,10 @@ def with_defaults(
     """All ten of them: of the arguments that equal their defaults the dispatcher drops the last ones."""
     attentions = (channel_attention, filter_attention, spatial_attention)
     return input, weight, bias, *attentions, stride, padding, dilation, groups
+
+
+def output_memory_format(input: Tensor) -> torch.memory_format:
+    """The layout that the output takes from the input, and each gradient from its tensor."""
+    if input.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format

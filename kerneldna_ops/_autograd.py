@@ -30,11 +30,11 @@ class _Function(torch.autograd.Function):
     @classmethod
     def apply(cls, below: Callable[[], Any], *args: Any) -> Any:
         if not torch._C._are_functorch_transforms_active():
-            return super().apply(below, *args)
+            return super().apply(below, *args)  # type: ignore[no-untyped-call]
         # The dispatcher comes here once for each transform of torch.func; Function.apply would take them apart again.
         # A function runs its forward without gradients, but the next transform may be another one that records.
         with enable_single_level_autograd_function():
-            return super(torch.autograd.Function, cls).apply(torch.enable_grad()(below), *args)
+            return super(torch.autograd.Function, cls).apply(torch.enable_grad()(below), *args)  # type: ignore[misc]
 
 
 class Conv(_Function):
@@ -49,7 +49,7 @@ class Conv(_Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         wanted = ctx.needs_input_grad[1:7]
         with _backend_of(ctx):
-            grads = call(_conv_backward, grad_output, *ctx.saved_tensors, *ctx.geometry, wanted)
+            grads = _conv_backward(grad_output, *ctx.saved_tensors, *ctx.geometry, wanted)
         grads = [grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)]
         return None, *grads, None, None, None, None
 
@@ -79,10 +79,10 @@ class ConvBackward(_Function):
                     continue
                 replaced = [*tensors[:v], grad_grads[v], *tensors[v + 1 :]]
                 if for_grad_output:
-                    grad_grad_output = _sum(grad_grad_output, call(_conv, *replaced, *ctx.geometry))
+                    grad_grad_output = _sum(grad_grad_output, _conv(*replaced, *ctx.geometry))
                 mask = [wanted[u] and u in _FACTORS and u != v for u in range(6)]
                 if any(mask):
-                    terms = call(_conv_backward, grad_output, *replaced, *ctx.geometry, mask)
+                    terms = _conv_backward(grad_output, *replaced, *ctx.geometry, mask)
                     grads = [_sum(grad, term) if w else grad for grad, term, w in zip(grads, terms, mask, strict=True)]
         grad_bias = grad_grads[_BIAS]
         if for_grad_output and grad_bias is not None:
@@ -99,11 +99,11 @@ def kernel(op: Any, function: type[_Function]) -> Callable[..., Any]:
     def record_or_pass_on(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
         def below() -> Any:
             with torch._C._AutoDispatchBelowAutograd():
-                return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+                return call(op.redispatch, keyset & torch._C._after_autograd_keyset, *args)
 
         if forward_ad._current_level >= 0 and any(isinstance(arg, Tensor) and _has_tangent(arg) for arg in args):
             raise NotImplementedError(
-                f"{op._schema.name} has no forward-mode derivative (torch.func.jvp, jacfwd): use reverse mode (vjp, jacrev)"
+                f"{op._schema.name} has no forward-mode derivative (jvp, jacfwd): use reverse mode (vjp, jacrev)"
             )
         if torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
             return function.apply(below, *(with_defaults(*args) if op is _conv else args))

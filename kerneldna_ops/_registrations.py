@@ -3,14 +3,14 @@
 All of it is registered on import. The schemas and the native kernels are the C++ library's (csrc/ops.cpp).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from . import _autocast, _autograd, _vmap, backends
-from ._arguments import with_defaults
+from ._arguments import output_memory_format, with_defaults
 from ._checks import check_conv, check_conv_backward
 from ._library import LIBRARY, register_kernel
 
@@ -18,13 +18,6 @@ _conv = torch.ops.kerneldna.conv.default
 _conv_backward = torch.ops.kerneldna.conv_backward.default
 
 Gradients: TypeAlias = tuple[Tensor, ...]
-
-
-def output_memory_format(input: Tensor) -> torch.memory_format:
-    """The layout that the output of conv takes from its input, and each gradient from its tensor."""
-    if input.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous():
-        return torch.channels_last
-    return torch.contiguous_format
 
 
 def _checked(check: Callable[..., tuple[int, ...]], op: str, *args: Any) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Dynamic convolution as a function: torch.nn.functional.conv2d with three attentions over its weight."""
 
+from contextlib import nullcontext
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -58,12 +59,12 @@ def conv2d(
     """
     attentions = (channel_attention, filter_attention, spatial_attention)
     args = _op_arguments(input, weight, bias, *attentions, stride, padding, dilation, groups)
-    if backend is None and torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
+        if backend is not None:
+            raise RuntimeError("conv2d: backend= does not compile, put use_backend around the compiled call")
         return _conv(*args)  # type: ignore[no-any-return]
     try:
-        if backend is None:
-            return backends.call(_conv, *args)  # type: ignore[no-any-return]
-        with backends.use_backend(backend):
+        with nullcontext() if backend is None else backends.use_backend(backend):
             return backends.call(_conv, *args)  # type: ignore[no-any-return]
     except (RuntimeError, TypeError):
         # The op has checked everything already; what is left is to tell a wrong type from a wrong value.

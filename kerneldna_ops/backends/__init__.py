@@ -1,6 +1,7 @@
 """Which backend answers a call: the automatic choice, the explicit one, and the reasons."""
 
 import contextvars
+import functools
 import importlib
 import logging
 import os
@@ -88,6 +89,7 @@ def use_backend(name: str | None) -> Iterator[None]:
         _chosen.reset(token)
 
 
+@functools.cache
 def load(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 

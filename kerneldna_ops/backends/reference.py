@@ -30,7 +30,7 @@ def conv_backward(
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
     """A kernel is a product of factors, so the gradient of each is the kernels' gradient times the other factors."""
-    samples, channels, height, width = input.shape
+    samples, _, height, width = input.shape
     factors = (weight, *kernel_factors(weight, channel_attention, filter_attention, spatial_attention, groups))
 
     def product(left_out: int | None) -> Tensor:
