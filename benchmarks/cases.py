@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Maps of the published residual networks, 3x3. The project's targets are stated over these.
-TARGET_SHAPES = ("64@56", "128@28", "256@14", "512@7")
+PLAIN_SHAPES = ("64@56", "128@28", "256@14", "512@7")
 POINTWISE_SHAPES = ("64->256@56", "256->1024@14", "1024->256@14", "96->576@14", "576->96@14")
 STRIDED_SHAPES = ("64@56s2", "128@28s2", "256@14s2")
 DEPTHWISE_SHAPES = ("96@56dw", "576@14dw")
-SHAPES = TARGET_SHAPES + POINTWISE_SHAPES + STRIDED_SHAPES + DEPTHWISE_SHAPES
+SHAPES = PLAIN_SHAPES + POINTWISE_SHAPES + STRIDED_SHAPES + DEPTHWISE_SHAPES
 BATCHES = (1, 8, 32)
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 MODES = ("forward", "training")
@@ -42,6 +41,12 @@ class Shape:
         name = name if "->" in name else name.replace("-", "->")
         groups = inputs if match["depthwise"] else 1
         return Shape(name, inputs, outputs, size, 1 if pointwise else 3, int(match["stride"] or 1), groups)
+
+    @property
+    def family(self) -> str:
+        if self.groups > 1:
+            return "depthwise"
+        return f"{self.kernel}x{self.kernel}" + (f" stride {self.stride}" if self.stride > 1 else "")
 
     @property
     def padding(self) -> int:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-CALL = Callable[[], object]
+Call = Callable[[], object]
 MOST_RETRIES = 3
 # Two forced context switches in 25 ms are the scheduler's own rhythm; more mean that somebody else had the processor.
 SWITCHES_PER_SECOND = 2 / 0.025
@@ -35,7 +35,7 @@ class Rounds:
     """Seconds per call of each candidate, round by round."""
 
     seconds: dict[str, list[float]]
-    discarded: int
+    disturbed: int
 
     def time(self, name: str) -> Spread:
         return Spread.of(self.seconds[name])
@@ -48,7 +48,7 @@ def forced_switches() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def sample(call: CALL, calls: int) -> tuple[float, bool]:
+def sample(call: Call, calls: int) -> tuple[float, bool]:
     """Seconds per call over so many calls, and whether the process kept the processor meanwhile."""
     switches = forced_switches()
     start = time.perf_counter()
@@ -58,25 +58,35 @@ def sample(call: CALL, calls: int) -> tuple[float, bool]:
     return elapsed / calls, forced_switches() - switches <= max(2.0, SWITCHES_PER_SECOND * elapsed)
 
 
-def alternate(candidates: Mapping[str, CALL], rounds: int = 15, sample_seconds: float = 0.02) -> Rounds:
+def undisturbed_sample(call: Call, calls: int) -> tuple[float, bool]:
+    for _ in range(1 + MOST_RETRIES):
+        per_call, undisturbed = sample(call, calls)
+        if undisturbed:
+            break
+    return per_call, undisturbed
+
+
+def alternate(candidates: Mapping[str, Call], rounds: int = 15, sample_seconds: float = 0.02) -> Rounds:
     """Times the candidates in turn, every second round in reverse order, `sample_seconds` of calls at a time.
 
-    A sample during which the process was preempted is taken again, at most three times; the last one counts."""
+    A sample during which the process was preempted is taken again, at most three times. A round in which that did not
+    help is replaced by another one; where the machine is so busy that twice the rounds hold fewer than three good ones,
+    all of them count."""
     calls = {}
     for name, call in candidates.items():
         call()
         calls[name] = max(1, round(sample_seconds / sample(call, 1)[0]))
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    discarded = 0
-    for number in range(rounds):
-        for name in list(candidates)[:: -1 if number % 2 else 1]:
-            for _ in range(1 + MOST_RETRIES):
-                per_call, undisturbed = sample(candidates[name], calls[name])
-                if undisturbed:
-                    break
-                discarded += 1
-            seconds[name].append(per_call)
-    return Rounds(seconds, discarded)
+    good: list[dict[str, float]] = []
+    disturbed: list[dict[str, float]] = []
+    for number in range(2 * rounds):
+        order = list(candidates)[:: -1 if number % 2 else 1]
+        taken = {name: undisturbed_sample(candidates[name], calls[name]) for name in order}
+        row = {name: per_call for name, (per_call, _) in taken.items()}
+        (good if all(undisturbed for _, undisturbed in taken.values()) else disturbed).append(row)
+        if len(good) == rounds:
+            break
+    kept = good if len(good) >= 3 else good + disturbed
+    return Rounds({name: [row[name] for row in kept] for name in candidates}, len(disturbed))
 
 
 def geometric_mean(values: Sequence[float]) -> float:

@@ -1,4 +1,28 @@
-"""Dynamic convolution at the cost of a static one: one parent weight, modulated per sample, never materialised."""
+"""Dynamic convolution at the cost of a static one: one parent weight, modulated per sample, never materialised.
 
-from . import _C, _registrations, functional
+Importing it needs torch alone. It registers torch.ops.kerneldna.conv, conv_backward and squeeze_excite.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# First, because it loads the library that defines the ops.
+from ._library import build_info  # isort: skip
+from . import _registrations, _squeeze_excite, functional  # noqa: F401
 from .backends import use_backend
+from .functional import compatible_backends, explain_backends
+
+if TYPE_CHECKING:
+    from . import nn
+
+__all__ = ["build_info", "compatible_backends", "explain_backends", "functional", "nn", "use_backend"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "nn":
+        return importlib.import_module(".nn", __name__)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("kerneldna-ops")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The arguments of kerneldna::conv, checked with the sentences of csrc/conv_shape.cpp.
+"""The arguments of the ops, checked with the sentences of csrc (conv_shape.cpp, cpu/squeeze_excite.cpp).
 
 Python needs them where the C++ checks do not run (fake tensors, devices without a C++ kernel) and to say TypeError or
 ValueError where the dispatcher can only say RuntimeError.
@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_TENSORS = ("input", "weight", "bias", "channel_attention", "filter_attention", "spatial_attention")
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_conv(
@@ -27,20 +28,12 @@ def check_conv(
     groups: int,
 ) -> tuple[int, int, int, int]:
     """The shape of the output, or a TypeError / ValueError that names the argument, what was expected and what came."""
-    _check_tensor(op, "input", input)
-    if input.dim() != 4:
-        _refuse(op, f"input must be 4-D [N, C_in, H, W], got {input.dim()}-D {_shape(input)}")
-    if input.dtype not in DTYPES:
-        _refuse(op, f"input must be float64, float32, float16 or bfloat16, got {_dtype(input)}", TypeError)
-    if input.layout != torch.strided:
-        _refuse(op, f"input must be a strided tensor, got layout {input.layout}", TypeError)
-    _check_tensor(op, "weight", weight)
-    if weight.dim() != 4:
-        _refuse(op, f"weight must be 4-D [C_out, C_in/groups, kh, kw], got {weight.dim()}-D {_shape(weight)}")
+    check_input(op, input, "[N, C_in, H, W]")
+    check_4d(op, "weight", weight, "[C_out, C_in/groups, kh, kw]")
     _check_like_input(op, "weight", weight, input)
-    _check_pair(op, "stride", stride, 1)
-    _check_pair(op, "padding", padding, 0)
-    _check_pair(op, "dilation", dilation, 1)
+    check_pair(op, "stride", stride, 1)
+    check_pair(op, "padding", padding, 0)
+    check_pair(op, "dilation", dilation, 1)
     if not isinstance(groups, int | torch.SymInt):
         _refuse(op, f"groups must be an int, got {groups!r}", TypeError)
 
@@ -48,21 +41,15 @@ def check_conv(
     o, c_per_group, kh, kw = weight.shape
     if groups < 1:
         _refuse(op, f"groups must be at least 1, got {groups}")
-    if not (c > 0 and o > 0 and kh > 0 and kw > 0):
-        _refuse(
-            op, f"only the batch of input may be empty, got input {_shape(input)} and weight {_shape(weight)}"
-        )
+    if not (c > 0 and height > 0 and width > 0 and o > 0 and kh > 0 and kw > 0):
+        _refuse(op, f"only the batch of input may be empty, got input {_shape(input)} and weight {_shape(weight)}")
     if c % groups != 0 or o % groups != 0:
         _refuse(op, f"groups must divide C_in = {c} and C_out = {o}, got {groups}")
     if c_per_group != c // groups:
         _refuse(
             op, f"weight must have C_in/groups = {c // groups} input channels, got {c_per_group} in {_shape(weight)}"
         )
-    if bias is not None:
-        _check_tensor(op, "bias", bias)
-        _check_like_input(op, "bias", bias, input)
-        if bias.shape != (o,):
-            _refuse(op, f"bias must have shape [{o}], got {_shape(bias)}")
+    _check_bias(op, "bias", bias, o, input)
     _check_attention(op, "channel_attention", channel_attention, input, (n, c))
     _check_attention(op, "filter_attention", filter_attention, input, (n, o))
     _check_attention(op, "spatial_attention", spatial_attention, input, (n, kh, kw))
@@ -78,10 +65,65 @@ def check_conv(
     return n, o, out_height, out_width
 
 
-def check_grad_output(op: str, grad_output: Tensor, input: Tensor, output_shape: tuple[int, int, int, int]) -> None:
+def check_conv_backward(op: str, grad_output: Tensor, input: Tensor, *args: Any) -> tuple[int, int, int, int]:
+    *conv_args, output_mask = args
+    shape = check_conv(op, input, *conv_args)
     _check_like_input(op, "grad_output", grad_output, input)
-    if grad_output.shape != output_shape:
-        _refuse(op, f"grad_output must have shape {list(output_shape)}, got {_shape(grad_output)}")
+    if list(grad_output.shape) != list(shape):
+        _refuse(op, f"grad_output must have shape {list(shape)}, got {_shape(grad_output)}")
+    for name, tensor, wanted in zip(_TENSORS, (input, *conv_args), output_mask, strict=False):
+        if wanted and tensor is None:
+            _refuse(op, f"output_mask asks for the gradient of {name}, which is None")
+    return shape
+
+
+def check_squeeze_excite(
+    op: str, input: Tensor, fc1_weight: Tensor, fc1_bias: Tensor | None, fc2_weight: Tensor, fc2_bias: Tensor | None
+) -> None:
+    check_input(op, input, "[N, C, H, W]")
+    if 0 in input.shape[1:]:
+        _refuse(op, f"only the batch of input may be empty, got {_shape(input)}")
+    _check_like_input(op, "fc1_weight", fc1_weight, input)
+    _check_like_input(op, "fc2_weight", fc2_weight, input)
+    channels = input.shape[1]
+    hidden = fc1_weight.shape[0] if fc1_weight.dim() else 0
+    if hidden == 0 or not _is_dense(fc1_weight, hidden, channels):
+        _refuse(
+            op,
+            f"fc1_weight must have shape [R, {channels}] or [R, {channels}, 1, 1] with R at least 1, got"
+            f" {_shape(fc1_weight)}",
+        )
+    if not _is_dense(fc2_weight, channels, hidden):
+        _refuse(
+            op,
+            f"fc2_weight must have shape [{channels}, {hidden}] or [{channels}, {hidden}, 1, 1], got"
+            f" {_shape(fc2_weight)}",
+        )
+    _check_bias(op, "fc1_bias", fc1_bias, hidden, input)
+    _check_bias(op, "fc2_bias", fc2_bias, channels, input)
+
+
+def check_input(op: str, input: Tensor, meaning: str) -> None:
+    check_4d(op, "input", input, meaning)
+    if input.dtype not in _DTYPES:
+        _refuse(op, f"input must be float64, float32, float16 or bfloat16, got {_dtype(input)}", TypeError)
+    if input.layout != torch.strided:
+        _refuse(op, f"input must be a strided tensor, got layout {input.layout}", TypeError)
+
+
+def check_4d(op: str, name: str, tensor: Tensor, meaning: str) -> None:
+    _check_tensor(op, name, tensor)
+    if tensor.dim() != 4:
+        _refuse(op, f"{name} must be 4-D {meaning}, got {tensor.dim()}-D {_shape(tensor)}")
+
+
+def check_pair(op: str, name: str, values: Sequence[int], minimum: int) -> None:
+    if not isinstance(values, Sequence) or not all(isinstance(value, int | torch.SymInt) for value in values):
+        _refuse(op, f"{name} must be an int or a pair of ints, got {values!r}", TypeError)
+    if len(values) != 2:
+        _refuse(op, f"{name} must have 2 values (height, width), got {len(values)}")
+    if values[0] < minimum or values[1] < minimum:
+        _refuse(op, f"{name} must be at least {minimum}, got {list(values)}")
 
 
 def _refuse(op: str, sentence: str, error: type[Exception] = ValueError) -> NoReturn:
@@ -102,25 +144,24 @@ def _check_tensor(op: str, name: str, value: Any) -> None:
 
 
 def _check_like_input(op: str, name: str, tensor: Tensor, input: Tensor) -> None:
+    _check_tensor(op, name, tensor)
     if tensor.dtype != input.dtype:
         _refuse(op, f"{name} must have the dtype of input ({_dtype(input)}), got {_dtype(tensor)}", TypeError)
     if tensor.device != input.device:
         _refuse(op, f"{name} must be on the device of input ({input.device}), got {tensor.device}")
 
 
-def _check_pair(op: str, name: str, values: Sequence[int], minimum: int) -> None:
-    if not isinstance(values, Sequence) or not all(isinstance(value, int | torch.SymInt) for value in values):
-        _refuse(op, f"{name} must be an int or a pair of ints, got {values!r}", TypeError)
-    if len(values) != 2:
-        _refuse(op, f"{name} must have 2 values (height, width), got {len(values)}")
-    if values[0] < minimum or values[1] < minimum:
-        _refuse(op, f"{name} must be at least {minimum}, got {list(values)}")
+def _check_bias(op: str, name: str, bias: Tensor | None, size: int, input: Tensor) -> None:
+    if bias is None:
+        return
+    _check_like_input(op, name, bias, input)
+    if bias.shape != (size,):
+        _refuse(op, f"{name} must have shape [{size}], got {_shape(bias)}")
 
 
 def _check_attention(op: str, name: str, attention: Tensor | None, input: Tensor, per_sample: tuple[int, ...]) -> None:
     if attention is None:
         return
-    _check_tensor(op, name, attention)
     _check_like_input(op, name, attention, input)
     static = per_sample[1:]
     if attention.shape != (per_sample if attention.dim() == len(per_sample) else static):
@@ -129,6 +170,11 @@ def _check_attention(op: str, name: str, attention: Tensor | None, input: Tensor
             f"{name} must have shape {list(per_sample)} (per sample) or {list(static)} (static), got"
             f" {_shape(attention)}",
         )
+
+
+def _is_dense(weight: Tensor, out: int, features: int) -> bool:
+    """A fully connected layer, also in the form of a 1x1 convolution."""
+    return weight.shape == (out, features) or weight.shape == (out, features, 1, 1)
 
 
 def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:

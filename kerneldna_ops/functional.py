@@ -1,17 +1,19 @@
-"""Dynamic convolution as a function: torch.nn.functional.conv2d plus three attentions over its weight."""
+"""Dynamic convolution as a function: torch.nn.functional.conv2d with three attentions over its weight."""
 
-from typing import Literal, cast
+from contextlib import nullcontext
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._checks import check_conv
-from .backends import call, use_backend
+from . import _autocast, backends
+from ._checks import check_4d, check_conv, check_input, check_pair
 
 _conv = torch.ops.kerneldna.conv.default
 
-Pair = int | tuple[int, int]
+Pair: TypeAlias = int | tuple[int, int]
+Padding: TypeAlias = Pair | Literal["same", "valid"]
 
 
 def conv2d(
@@ -23,69 +25,122 @@ def conv2d(
     filter_attention: Tensor | None = None,
     spatial_attention: Tensor | None = None,
     stride: Pair = 1,
-    padding: Pair | Literal["same", "valid"] = 0,
+    padding: Padding = 0,
     dilation: Pair = 1,
     groups: int = 1,
     backend: str | None = None,
 ) -> Tensor:
-    """Convolve each sample with `weight`, modulated for that sample; its kernel is never materialised.
+    """Convolve each sample with `weight` modulated for it, without ever making a kernel per sample.
 
-    y[n,o,p] = f[n,o] * sum_uv s[n,u,v] * sum_i weight[o,i,u,v] * c[n,i] * input[n,i, p*stride + (u,v)*dilation - padding]
-    + bias[o], the general form of KernelDNA's child(x) = conv(x * c, W * (1 + s) * (1 + f)) (arXiv 2503.23379). The
-    attentions are factors: the caller adds the 1.
+    y[n,o,p] = bias[o] +
+        f[n,o] * sum_uv s[n,u,v] * sum_i weight[o,i,u,v] * c[n,i] * input[n,i, p*stride + (u,v)*dilation - padding]
+
+    This is the general form of KernelDNA's child(x) = conv(x * c, W * (1 + s) * (1 + f)) (arXiv 2503.23379). The three
+    attentions are factors: where a model learns an offset from 1, the caller adds the 1.
 
     Args:
-        input: [N, C_in, H, W] of float64, float32, float16 or bfloat16. The output is channels_last if it is.
+        input: [N, C_in, H, W], float64, float32, float16 or bfloat16; the other tensors have its dtype and device.
+            If it is channels_last, so is the output.
         weight: [C_out, C_in/groups, kh, kw].
         bias: [C_out].
-        channel_attention: c, [N, C_in] per sample or [C_in] for all.
-        filter_attention: f, [N, C_out] per sample or [C_out] for all.
-        spatial_attention: s, over the taps of the kernel, [N, kh, kw] per sample or [kh, kw] for all.
-        stride, padding, dilation, groups: as for torch.nn.functional.conv2d, "same" and "valid" included.
-        backend: run this call and its backward on this backend (see `compatible_backends`); None leaves the choice to
-            `use_backend`, KERNELDNA_BACKEND and what was measured, in this order.
+        channel_attention: c, [N, C_in] for each sample or [C_in] for all.
+        filter_attention: f, [N, C_out] for each sample or [C_out] for all.
+        spatial_attention: s, over the taps of the kernel, [N, kh, kw] for each sample or [kh, kw] for all.
+        stride, padding, dilation, groups: as for torch.nn.functional.conv2d.
+        backend: the backend of this call and of its backward; None leaves the choice to `kerneldna_ops.use_backend`.
 
     Returns:
         [N, C_out, H_out, W_out], differentiable to any order with respect to all six tensors.
 
     Raises:
-        TypeError: an argument is of the wrong type, or its dtype is not that of input.
-        ValueError: a shape, device or number does not fit, or there is no such backend.
+        TypeError: an argument has the wrong type, or not the dtype of input.
+        ValueError: a shape, a device or a number does not fit, or no backend has that name.
         RuntimeError: the backend cannot run this call.
     """
-    dilation = _pair(dilation)
-    if isinstance(padding, str):
-        input, padding = _named_padding(input, weight, padding, stride, dilation)
     attentions = (channel_attention, filter_attention, spatial_attention)
-    args = (input, weight, bias, *attentions, _pair(stride), _pair(padding), dilation, groups)
-    if torch.compiler.is_compiling() and backend is None:
-        return _conv(*args)
+    args = _op_arguments(input, weight, bias, *attentions, stride, padding, dilation, groups)
+    if torch.compiler.is_compiling():
+        if backend is not None:
+            raise RuntimeError("conv2d: backend= does not compile, put use_backend around the compiled call")
+        return _conv(*args)  # type: ignore[no-any-return]
     try:
-        if backend is None:
-            return call(_conv, *args)
-        with use_backend(backend):
-            return call(_conv, *args)
+        with nullcontext() if backend is None else backends.use_backend(backend):
+            return backends.call(_conv, *args)  # type: ignore[no-any-return]
     except (RuntimeError, TypeError):
-        # The op checks everything itself; all that is left to do here is to tell the kinds of mistakes apart.
-        check_conv("conv2d", *args)
+        # The op has checked everything already; what is left is to tell a wrong type from a wrong value.
+        _check(args)
         raise
 
 
+def explain_backends(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    channel_attention: Tensor | None = None,
+    filter_attention: Tensor | None = None,
+    spatial_attention: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> dict[str, tuple[bool, str]]:
+    """For each backend whether it can run this call of `conv2d`, and a sentence on why (not)."""
+    attentions = (channel_attention, filter_attention, spatial_attention)
+    args = _op_arguments(input, weight, bias, *attentions, stride, padding, dilation, groups)
+    _check(args)
+    return {name: backends.load(name).can_run(*args) for name in backends.NAMES}
+
+
+def compatible_backends(*args: Any, **kwargs: Any) -> list[str]:
+    """The backends that can run this call of `conv2d`, preferred first; `explain_backends` says why not the others."""
+    return [name for name, (runs, _) in explain_backends(*args, **kwargs).items() if runs]
+
+
+def _op_arguments(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    channel_attention: Tensor | None,
+    filter_attention: Tensor | None,
+    spatial_attention: Tensor | None,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+) -> tuple[Any, ...]:
+    stride, dilation = _pair(stride), _pair(dilation)
+    if isinstance(padding, str):
+        input, padding = _named_padding(input, weight, padding, stride, dilation)
+    attentions = (channel_attention, filter_attention, spatial_attention)
+    return input, weight, bias, *attentions, stride, _pair(padding), dilation, groups
+
+
 def _pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value
+    return value if isinstance(value, tuple) else (value, value) if isinstance(value, int) else value
 
 
 def _named_padding(
-    input: Tensor, weight: Tensor, padding: str, stride: Pair, dilation: tuple[int, int]
+    input: Tensor, weight: Tensor, name: str, stride: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[Tensor, tuple[int, int]]:
-    """The input, and the padding in numbers. An odd total puts one more row or column at the end, as F.conv2d does."""
-    if padding == "valid":
+    """The input and the padding in numbers. Of an odd total the odd row or column goes to the end, as in F.conv2d."""
+    if name == "valid":
         return input, (0, 0)
-    if padding != "same":
-        raise ValueError(f"conv2d: padding must be an int, a pair of ints, 'same' or 'valid', got {padding!r}")
-    if _pair(stride) != (1, 1):
-        raise ValueError(f"conv2d: padding='same' needs a stride of 1, got {stride}")
+    if name != "same":
+        raise ValueError(f"conv2d: padding must be an int, a pair of ints, 'same' or 'valid', got {name!r}")
+    if stride != (1, 1):
+        raise ValueError(f"conv2d: padding='same' needs stride 1, got {stride}")
+    check_input("conv2d", input, "[N, C_in, H, W]")
+    check_4d("conv2d", "weight", weight, "[C_out, C_in/groups, kh, kw]")
+    check_pair("conv2d", "dilation", dilation, 1)
     height, width = (d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True))
     if height % 2 or width % 2:
         input = F.pad(input, (0, width % 2, 0, height % 2))
     return input, (height // 2, width // 2)
+
+
+def _check(args: tuple[Any, ...]) -> None:
+    device_type = args[0].device.type if isinstance(args[0], Tensor) else "cpu"
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        args = _autocast.cast(device_type, args)
+    check_conv("conv2d", *args)

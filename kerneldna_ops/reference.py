@@ -31,7 +31,8 @@ def conv2d_reference(
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups) + kernels.sum()
     output = F.conv2d(
         input.reshape(1, -1, height, width), kernels.flatten(0, 1), None, stride, padding, dilation, samples * groups
-    ).unflatten(1, (samples, -1))[0]
+    )
+    output = output.reshape(samples, -1, *output.shape[2:])
     return output if bias is None else output + bias[:, None, None]
 
 

@@ -1,6 +1,7 @@
 """Which backend answers a call: the automatic choice, the explicit one, and the reasons."""
 
 import contextvars
+import functools
 import importlib
 import logging
 import os
@@ -27,9 +28,8 @@ def check_name(name: str | None, source: str = "backend") -> str | None:
     return name
 
 
-_chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar(
-    "kerneldna_backend", default=check_name(os.environ.get("KERNELDNA_BACKEND") or None, "KERNELDNA_BACKEND")
-)
+_of_the_process = check_name(os.environ.get("KERNELDNA_BACKEND") or None, "KERNELDNA_BACKEND")
+_chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("kerneldna_backend", default=_of_the_process)
 
 
 class _Selection:
@@ -59,7 +59,7 @@ class _Selection:
 
 
 _selection = _Selection()
-if _chosen.get() is not None:
+if _of_the_process is not None:
     _selection.hold()
 
 
@@ -89,16 +89,17 @@ def use_backend(name: str | None) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def backend(name: str) -> ModuleType:
+@functools.cache
+def load(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
 def select(args: tuple[Any, ...]) -> ModuleType:
     """The backend that answers a call of the op with these arguments."""
     chosen = _chosen.get()
-    refusals = []
+    refusals: list[str] = []
     for name in NAMES if chosen is None else (chosen,):
-        module = backend(name)
+        module = load(name)
         runs, reason = module.can_run(*args)
         if runs:
             if _log.isEnabledFor(logging.DEBUG):
@@ -113,11 +114,13 @@ _raised = threading.local()
 
 
 def conv(*args: Any) -> Tensor:
-    return _run("conv", args, args)
+    output: Tensor = _run("conv", args, args)
+    return output
 
 
 def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
-    return _run("conv_backward", args[1:-1], args)
+    grads: tuple[Tensor | None, ...] = _run("conv_backward", args[1:-1], args)
+    return grads
 
 
 def _run(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Any:

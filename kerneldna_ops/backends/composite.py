@@ -1,17 +1,20 @@
 """The op out of PyTorch's own operators, without a kernel per sample: what a careful user writes by hand.
 
-Scaling a channel of the input by c is scaling it in the kernel, f and bias come after the convolution, and static f and s
-fold into the weight. Spatial attention per sample has no such place: see _spatial_per_sample.py.
+To scale a channel of the input by c is to scale it in the kernel, f and bias come after the convolution, and static f
+and s fold into the weight. Spatial attention per sample has no such place: see _spatial_per_sample.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from . import _spatial_per_sample as spatial
 
-Ints = Sequence[int]
+_convolution: Callable[..., Tensor] = torch.ops.aten.convolution
+
+Ints: TypeAlias = Sequence[int]
 
 
 def can_run(*args: object) -> tuple[bool, str]:
@@ -36,7 +39,7 @@ def conv(
     input = _scaled(input, channel_attention)
     kernel = _folded(weight, static_f, static_s)
     if s is None and f is None:
-        return torch.ops.aten.convolution(input, kernel, bias, *geometry)
+        return _convolution(input, kernel, bias, *geometry)
     output = _before_epilogue(input, kernel, s, geometry)
     if f is not None:
         output.mul_(f[:, :, None, None])
@@ -114,7 +117,7 @@ def _folded(kernel: Tensor, static_f: Tensor | None, static_s: Tensor | None) ->
     return kernel if static_f is None else kernel * static_f[:, None, None, None]
 
 
-def _before_epilogue(input: Tensor, kernel: Tensor, s: Tensor | None, geometry: tuple) -> Tensor:
+def _before_epilogue(input: Tensor, kernel: Tensor, s: Tensor | None, geometry: spatial.Geometry) -> Tensor:
     if s is None:
-        return torch.ops.aten.convolution(input, kernel, None, *geometry)
+        return _convolution(input, kernel, None, *geometry)
     return spatial.conv(input, kernel, s, geometry)

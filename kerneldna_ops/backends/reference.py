@@ -30,7 +30,7 @@ def conv_backward(
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
     """A kernel is a product of factors, so the gradient of each is the kernels' gradient times the other factors."""
-    samples, channels, height, width = input.shape
+    samples, _, height, width = input.shape
     factors = (weight, *kernel_factors(weight, channel_attention, filter_attention, spatial_attention, groups))
 
     def product(left_out: int | None) -> Tensor:
@@ -60,8 +60,8 @@ def conv_backward(
     if output_mask[2]:
         grads[2] = grad_output.sum((0, 2, 3))
     if output_mask[3]:
-        by_group = (grad_kernels * product(1)).sum((3, 4)).view(samples, groups, -1, channels // groups)
-        grads[3] = _like(by_group.sum(2).view(samples, channels), channel_attention)
+        by_group = (grad_kernels * product(1)).sum((3, 4)).unflatten(1, (groups, -1))
+        grads[3] = _like(by_group.sum(2).flatten(1), channel_attention)
     if output_mask[4]:
         grads[4] = _like((grad_kernels * product(2)).sum((2, 3, 4)), filter_attention)
     if output_mask[5]:

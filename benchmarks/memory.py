@@ -1,0 +1,105 @@
+"""Peak memory of one call: a process per candidate, the resident peak above what was resident before the call.
+
+    python -m benchmarks.memory --shapes 512@7 --batches 8,32 --candidates static,op,grouped
+
+Inputs exist before; the output, every temporary, and scratch that a library keeps between calls count."""
+
+import argparse
+import json
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from .candidates import CANDIDATES, STATIC
+from .cases import LAYOUTS, MODES, PLAIN_SHAPES, Case, Shape, make_operands
+from .measure import prepare
+from .process import RETURN_MEMORY, description, environment
+
+MEBI = 2**20
+TINY = Shape.parse("16@5")
+
+
+def resident(field: str) -> int:
+    """A field of /proc/self/status in bytes: RssAnon and VmRSS are of now, VmHWM is the peak."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}: peak memory is measured on Linux only")
+
+
+def warm_up_torch() -> None:
+    """Convolution library, autograd engine and threads start before the baseline is taken, for all candidates alike."""
+    for memory_format in LAYOUTS.values():
+        x = torch.randn(2, 16, 5, 5).contiguous(memory_format=memory_format).requires_grad_()
+        weight = torch.randn(16, 16, 3, 3, requires_grad=True)
+        F.conv2d(x, weight, padding=1).sum().backward()
+    torch.randn(64, 64) @ torch.randn(64, 64)
+
+
+def peak(case: Case, name: str) -> int:
+    """Bytes. A tiny call first brings the candidate's code into memory; what it leaves behind besides code is scratch
+    and is added."""
+    candidate = CANDIDATES[name]
+    warm_up_torch()
+    before = resident("RssAnon")
+    prepare(candidate, make_operands(Case(TINY, 1, case.layout, case.mode), candidate.static_modulation), case.mode)()
+    scratch = max(0, resident("RssAnon") - before)
+    call = prepare(candidate, make_operands(case, candidate.static_modulation), case.mode)
+    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to what is resident now
+    baseline = resident("VmRSS")
+    kept = call()
+    assert kept
+    return max(0, resident("VmHWM") - baseline) + scratch
+
+
+def peak_in_its_own_process(case: Case, name: str, threads: int) -> int:
+    child = [sys.executable, "-m", "benchmarks.memory", "--threads", str(threads), "--one", name]
+    child += [case.shape.name, str(case.batch), case.layout, case.mode]
+    answer = subprocess.run(child, env=environment(RETURN_MEMORY), capture_output=True, text=True)
+    if answer.returncode != 0:
+        raise SystemExit(f"{name}, {case.name}: {answer.stderr.strip()}")
+    return int(answer.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", default=",".join(PLAIN_SHAPES))
+    parser.add_argument("--batches", default="8,32")
+    parser.add_argument("--layouts", default="nchw")
+    parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--candidates", default="static,op,op_static,composite,grouped,loop")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument(
+        "--one", nargs=5, metavar=("CANDIDATE", "SHAPE", "BATCH", "LAYOUT", "MODE"), help="this process"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.one:
+        name, shape, batch, layout, mode = options.one
+        print(peak(Case(Shape.parse(shape), int(batch), layout, mode), name))
+        return
+
+    names = list(dict.fromkeys([STATIC, *options.candidates.split(",")]))
+    print(f"{'peak memory, MiB':44}" + "".join(f"{name:>12}" for name in names), flush=True)
+    rows = []
+    lists = (options.modes, options.layouts, options.shapes, options.batches)
+    for mode, layout, shape, batch in product(*(text.split(",") for text in lists)):
+        case = Case(Shape.parse(shape), int(batch), layout, mode)
+        peaks = {name: peak_in_its_own_process(case, name, options.threads) for name in names}
+        rows += [
+            {"shape": case.shape.name, "batch": case.batch, "layout": layout, "mode": mode, "candidate": n, "bytes": b}
+            for n, b in peaks.items()
+        ]
+        print(f"{case.name:44}" + "".join(f"{peaks[name] / MEBI:12.1f}" for name in names), flush=True)
+    if options.json:
+        machine = {name: value for name, value in description().items() if name not in ("package", "allocator")}
+        options.json.write_text(json.dumps({"machine_info": machine, "peaks": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""`python -m kerneldna_ops.env`: what is installed, what was built, and which backends run here. For bug reports."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import kerneldna_ops
+
+
+def environment() -> dict[str, Any]:
+    """The report as a dict: versions, build, devices, and for each device the backends with their reasons."""
+    devices = {"cpu": _processor()}
+    devices |= {f"cuda:{i}": _gpu(i) for i in range(torch.cuda.device_count())}
+    return {
+        "versions": {
+            "kerneldna_ops": kerneldna_ops.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "triton": _version("triton"),
+            "system": platform.platform(),
+        },
+        "build": kerneldna_ops.build_info(),
+        "devices": devices,
+        "KERNELDNA_BACKEND": os.environ.get("KERNELDNA_BACKEND") or None,
+        "backends": {device: _backends(device) for device in devices},
+    }
+
+
+def report() -> str:
+    """The same for reading."""
+    found = environment()
+    lines = [f"{name}: {value or 'not installed'}" for name, value in found["versions"].items()]
+    lines += [f"built with {name}: {value}" for name, value in found["build"].items()]
+    lines.append(f"KERNELDNA_BACKEND: {found['KERNELDNA_BACKEND'] or 'not set (automatic choice)'}")
+    for device, name in found["devices"].items():
+        lines.append(f"{device}: {name}")
+        for backend, (runs, reason) in found["backends"][device].items():
+            lines.append(f"  {backend}: {'yes' if runs else 'no'}, {reason}")
+    return "\n".join(lines)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _gpu(index: int) -> str:
+    major, minor = torch.cuda.get_device_capability(index)
+    return f"{torch.cuda.get_device_name(index)}, compute capability {major}.{minor}"
+
+
+def _backends(device: str) -> dict[str, tuple[bool, str]]:
+    """Asked about the smallest call with an attention per sample; a larger one may have reasons of its own."""
+    one = torch.ones(1, 1, 1, 1, device=device)
+    return kerneldna_ops.explain_backends(one, one, channel_attention=one[0, 0])
+
+
+if __name__ == "__main__":
+    print(report())

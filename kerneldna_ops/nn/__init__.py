@@ -1,0 +1,7 @@
+"""Layers that share kernels: a child convolution borrows its parent's weight, and an adapter makes it its own."""
+
+from .adapter import Adapter
+from .child_conv import ChildConv2d
+from .squeeze_excite import SqueezeExcite
+
+__all__ = ["Adapter", "ChildConv2d", "SqueezeExcite"]

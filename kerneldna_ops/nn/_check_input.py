@@ -1,0 +1,17 @@
+"""What the layers say about an input that does not fit, one sentence each."""
+
+import torch
+from torch import Tensor
+
+from .._checks import check_input
+
+
+def check_layer_input(layer: str, input: Tensor, channels: int, name: str, parameter: Tensor) -> None:
+    """Input must be [N, channels, H, W], with the dtype (except under autocast) and on the device of `parameter`."""
+    check_input(layer, input, f"[N, {channels}, H, W]")
+    if input.shape[1] != channels:
+        raise ValueError(f"{layer}: input must have {channels} channels, got {input.shape[1]} in {list(input.shape)}")
+    if input.device != parameter.device:
+        raise ValueError(f"{layer}: {name} must be on the device of input ({input.device}), got {parameter.device}")
+    if input.dtype != parameter.dtype and not torch.is_autocast_enabled(input.device.type):
+        raise TypeError(f"{layer}: {name} must have the dtype of input ({input.dtype}), got {parameter.dtype}")

@@ -1,0 +1,202 @@
+"""A convolution that owns no kernel: it borrows its parent's."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import functional
+from .._checks import check_pair
+from ._check_input import check_layer_input
+from ._fold_cache import FoldCache, needs_grad
+from .adapter import Adapter, Attention
+
+_PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+class ChildConv2d(nn.Module):
+    """nn.Conv2d with the weight of another one, its parent, changed by an adapter of its own.
+
+    child(x) = conv(x * c, W * s * f) + bias, with W the parent's weight and c, f, s from `Adapter`: KernelDNA
+    (arXiv 2503.23379), or with f and s dynamic the form of ODConv. It stands where an nn.Conv2d with the parent's
+    channels, kernel size and groups would.
+
+    The parent is referred to, not registered: its weight is no parameter of the child and stands once in the
+    state_dict and the parameters() of a network that holds both. It may come before or after its children.
+
+    * `child.parent = other` borrows from another convolution of the same shape. A module put in the parent's place in
+      the network is not noticed.
+    * deepcopy and pickle of a network keep the relation: the copy's child borrows from the copy's parent. A child
+      copied or pickled by itself takes a copy of its parent along, of which nobody else knows.
+    * to(), half() and so on of a child by itself leave the parent where it is.
+
+    In eval mode and with no gradient asked for, what is static of f and s is multiplied into the weight once. The
+    product follows every change that PyTorch counts; after a write through `.data`, which it does not count, call
+    eval() again.
+
+    Args:
+        parent: the convolution to borrow from, any nn.Conv2d.
+        stride, padding, dilation, padding_mode: as for nn.Conv2d, padding also 'same' or 'valid'; None takes the
+            parent's.
+        bias: whether the child has a bias, its own.
+        reduction, hidden, filter, spatial: those of Adapter.
+        device, dtype: of the child's parameters; None takes those of the parent's weight.
+
+    Shape: input [N, C_in, H, W], float64, float32, float16 or bfloat16; output [N, C_out, H_out, W_out] as of
+    nn.Conv2d, channels_last if the input is.
+
+    Raises:
+        TypeError: the parent is no nn.Conv2d, or dtypes are mixed.
+        ValueError: another argument, or the shape or the device of the input, does not fit.
+    """
+
+    parent: nn.Conv2d
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        parent: nn.Conv2d,
+        stride: int | tuple[int, int] | None = None,
+        padding: int | tuple[int, int] | Literal["same", "valid"] | None = None,
+        dilation: int | tuple[int, int] | None = None,
+        bias: bool = False,
+        padding_mode: str | None = None,
+        reduction: int = 4,
+        hidden: int | None = None,
+        filter: Attention = "static",
+        spatial: Attention = "static",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.parent = parent
+        self.in_channels = parent.in_channels
+        self.out_channels = parent.out_channels
+        self.kernel_size = _pair(parent.kernel_size)
+        self.groups = parent.groups
+        self.stride = _pair(parent.stride if stride is None else stride)
+        padding = parent.padding if padding is None else padding  # type: ignore[assignment]
+        self.padding = padding if isinstance(padding, str) else _pair(padding)
+        self.dilation = _pair(parent.dilation if dilation is None else dilation)
+        self.padding_mode = parent.padding_mode if padding_mode is None else padding_mode
+        self._check_arguments()
+
+        device = parent.weight.device if device is None else device
+        dtype = parent.weight.dtype if dtype is None else dtype
+        channels = self.in_channels, self.out_channels
+        self.adapter = Adapter(*channels, self.kernel_size, reduction, hidden, filter, spatial, device, dtype)
+        own_bias = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
+        self.register_parameter("bias", own_bias)
+        self._folded = FoldCache[Tensor]()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The bias starts as in nn.Conv2d, filter and spatial attention as the identity."""
+        self.adapter.reset_parameters()
+        if self.bias is not None:
+            kh, kw = self.kernel_size
+            bound = (self.in_channels // self.groups * kh * kw) ** -0.5
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = self.parent.weight
+        check_layer_input("ChildConv2d", input, self.in_channels, "the parent's weight", weight)
+        adapter = self.adapter
+        static = [p for p in (adapter.filter_attention, adapter.spatial_attention) if p is not None]
+        if torch.compiler.is_compiling():
+            c, f, s = adapter(input)
+        elif not static or needs_grad(weight, *static):
+            self._folded.clear()
+            c, f, s = adapter(input)
+        else:
+            c, f, s = adapter.dynamic(input)
+            weight = self._folded.get(self._fold, weight, *static)
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input, padding = F.pad(input, self._border(), self.padding_mode), (0, 0)
+        return functional.conv2d(
+            input,
+            weight,
+            self.bias,
+            channel_attention=c,
+            filter_attention=f,
+            spatial_attention=s,
+            stride=self.stride,
+            padding=padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+
+    def train(self, mode: bool = True) -> "ChildConv2d":
+        self._folded.clear()
+        return super().train(mode)
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        defaults = {"padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
+        for name, default in defaults.items():
+            if (value := getattr(self, name)) != default:
+                text += f", {name}={value!r}"
+        return text + f", bias={self.bias is not None}"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "parent":
+            super().__setattr__(name, value)
+            return
+        self._check_parent(value)
+        self.__dict__["parent"] = value  # nn.Module would register it
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._folded.clear()
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def _fold(self) -> Tensor:
+        """The weight times what is static of f and s, worked out in float32 at least."""
+        weight = self.parent.weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        f, s = self.adapter.static()
+        folded = weight.to(dtype)
+        if f is not None:
+            folded = folded * f.to(dtype)[:, None, None, None]
+        if s is not None:
+            folded = folded * s.to(dtype)
+        return folded.to(weight.dtype)
+
+    def _border(self) -> list[int]:
+        """The padding as F.pad reads it: left, right, top, bottom. The odd one of 'same' goes to the end."""
+        if self.padding == "valid":
+            return [0, 0, 0, 0]
+        if isinstance(self.padding, tuple):
+            height, width = self.padding
+            return [width, width, height, height]
+        height, width = (d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
+        return [width // 2, width - width // 2, height // 2, height - height // 2]
+
+    def _check_parent(self, parent: Any) -> None:
+        if not isinstance(parent, nn.Conv2d):
+            raise TypeError(f"ChildConv2d: parent must be a torch.nn.Conv2d, got {type(parent).__name__}")
+        if "in_channels" not in self.__dict__:
+            return
+        for name in ("in_channels", "out_channels", "kernel_size", "groups"):
+            if getattr(parent, name) != getattr(self, name):
+                raise ValueError(
+                    f"ChildConv2d: parent must have {name}={getattr(self, name)}, got {getattr(parent, name)}"
+                )
+
+    def _check_arguments(self) -> None:
+        check_pair("ChildConv2d", "stride", self.stride, 1)
+        check_pair("ChildConv2d", "dilation", self.dilation, 1)
+        if not isinstance(self.padding, str):
+            check_pair("ChildConv2d", "padding", self.padding, 0)
+        elif self.padding not in ("same", "valid"):
+            raise ValueError(f"ChildConv2d: padding must be ints, 'same' or 'valid', got {self.padding!r}")
+        elif self.padding == "same" and self.stride != (1, 1):
+            raise ValueError(f"ChildConv2d: padding='same' needs stride 1, got {self.stride}")
+        if self.padding_mode not in _PADDING_MODES:
+            raise ValueError(f"ChildConv2d: padding_mode must be one of {_PADDING_MODES}, got {self.padding_mode!r}")
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return tuple(value) if isinstance(value, Sequence) else (value, value)

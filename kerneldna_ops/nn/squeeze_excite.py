@@ -1,0 +1,111 @@
+"""Squeeze-and-excitation, the source of channel attention."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._check_input import check_layer_input
+from ._fold_cache import FoldCache, needs_grad
+
+_squeeze_excite = torch.ops.kerneldna.squeeze_excite.default
+
+
+class SqueezeExcite(nn.Module):
+    """A gate between 0 and 1 for each sample and channel: sigmoid(fc2(relu(bn(fc1(mean of input over H and W))))).
+
+    The routing half of KernelDNA's adapter (arXiv 2503.23379): the gate multiplies the input of a convolution, that is,
+    it is the channel attention as it stands. fc1 (no bias) and fc2 (bias) are 1x1 convolutions; on a pooled input those
+    are linear layers, and a state_dict with their weights as [R, C, 1, 1] and [C, R, 1, 1] loads too.
+
+    In eval mode and with no gradient asked for, BatchNorm is folded into fc1 once and everything runs as the one op
+    torch.ops.kerneldna.squeeze_excite; the folded weight follows every change that PyTorch counts (not `.data.mul_()`).
+
+    Args:
+        channels: C.
+        reduction: R = channels // reduction, unless `hidden` is given.
+        hidden: R, the number of features between fc1 and fc2.
+
+    Shape: input [N, C, H, W], float64, float32, float16 or bfloat16, any strides; output [N, C] of the same dtype.
+
+    Raises:
+        TypeError: the input is no tensor or does not have the dtype of the parameters.
+        ValueError: the input has another rank, number of channels or device, or is one sample in training mode, where
+            BatchNorm needs more.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 4,
+        hidden: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if channels < 1 or reduction < 1:
+            raise ValueError(
+                f"SqueezeExcite: channels and reduction must be at least 1, got {channels} and {reduction}"
+            )
+        if hidden is None:
+            hidden = channels // reduction
+        if hidden < 1:
+            raise ValueError(f"SqueezeExcite: {channels} channels with reduction {reduction} leave no hidden feature")
+        self.channels = channels
+        self.fc1 = nn.Linear(channels, hidden, bias=False, device=device, dtype=dtype)
+        self.bn = nn.BatchNorm1d(hidden, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(hidden, channels, device=device, dtype=dtype)
+        self._folded = FoldCache[tuple[Tensor, Tensor]]()
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return self.gate(self.hidden(input))
+        fc1, fc2 = self.fc1, self.fc2
+        bn: Any = self.bn  # it has statistics, whatever their type says
+        if bn.training or needs_grad(input, fc1.weight, bn.weight, bn.bias, fc2.weight, fc2.bias):
+            self._folded.clear()
+            return self.gate(self.hidden(input))
+        self._check(input)
+        sources = fc1.weight, bn.weight, bn.bias, bn.running_mean, bn.running_var
+        fc1_weight, fc1_bias = self._folded.get(self._fold, *sources)
+        return _squeeze_excite(input, fc1_weight, fc1_bias, fc2.weight, fc2.bias)  # type: ignore[no-any-return]
+
+    def hidden(self, input: Tensor) -> Tensor:
+        """The features [N, R] between fc1 and fc2, from which other heads can read as well."""
+        self._check(input)
+        if self.bn.training and input.shape[0] == 1:
+            raise ValueError(
+                "SqueezeExcite: training needs at least 2 samples, because BatchNorm compares the samples of a batch,"
+                f" got an input of {list(input.shape)}"
+            )
+        return torch.relu(self.bn(self.fc1(input.mean((2, 3)))))
+
+    def gate(self, hidden: Tensor) -> Tensor:
+        """The gate [N, C] from the features [N, R]."""
+        return torch.sigmoid(self.fc2(hidden))
+
+    def train(self, mode: bool = True) -> "SqueezeExcite":
+        self._folded.clear()
+        return super().train(mode)
+
+    def _check(self, input: Tensor) -> None:
+        check_layer_input("SqueezeExcite", input, self.channels, "fc1.weight", self.fc1.weight)
+
+    def _fold(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of fc1 followed by bn, worked out in float32 at least."""
+        weight = self.fc1.weight
+        bn: Any = self.bn
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        scale, shift, mean, var = (t.to(dtype) for t in (bn.weight, bn.bias, bn.running_mean, bn.running_var))
+        factor = scale * torch.rsqrt(var + bn.eps)
+        return (weight.to(dtype) * factor[:, None]).to(weight.dtype), (shift - mean * factor).to(weight.dtype)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._folded.clear()
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        for key in (f"{prefix}fc1.weight", f"{prefix}fc2.weight"):
+            if key in state_dict and state_dict[key].shape[2:] == (1, 1):
+                state_dict[key] = state_dict[key].flatten(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,61 @@
+"""The built wheel: its tag, what is in it, and that it works where nothing else of the project is."""
+
+import zipfile
+from email.parser import Parser
+
+from commands import run
+
+USE = """
+import torch
+import torch.nn.functional as F
+import kerneldna_ops
+from kerneldna_ops.functional import conv2d
+
+assert kerneldna_ops.__file__.startswith({environment!r}), kerneldna_ops.__file__
+x = torch.randn(2, 3, 6, 5)
+weight = torch.randn(4, 3, 3, 3, requires_grad=True)
+c, f, s = torch.rand(2, 3), torch.rand(2, 4), torch.rand(2, 3, 3)
+y = conv2d(x, weight, channel_attention=c, filter_attention=f, spatial_attention=s, padding=1)
+for n in range(2):
+    expected = F.conv2d(x[n : n + 1] * c[n, :, None, None], weight * s[n], padding=1) * f[n, :, None, None]
+    torch.testing.assert_close(y[n : n + 1], expected)
+y.sum().backward()
+assert weight.grad.isfinite().all()
+print(kerneldna_ops.__version__)
+"""
+
+
+def metadata(wheel, name):
+    with zipfile.ZipFile(wheel) as archive:
+        (path,) = (path for path in archive.namelist() if path.endswith(f".dist-info/{name}"))
+        return Parser().parsestr(archive.read(path).decode())
+
+
+def test_tag_says_any_python_from_the_floor(wheel):
+    assert "-cp310-abi3-" in wheel.name
+    assert all(tag.startswith("cp310-abi3-") for tag in metadata(wheel, "WHEEL").get_all("Tag"))
+
+
+def test_holds_the_package_and_nothing_else(wheel, unpacked):
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+    package = {name for name in names if ".dist-info/" not in name}
+    sources = {str(path.relative_to(unpacked)) for path in (unpacked / "kerneldna_ops").rglob("*.py")}
+    data = {name for name in package if name.endswith((".typed", ".json"))}
+    assert package == sources | data | {"kerneldna_ops/_C.abi3.so"}
+    assert "kerneldna_ops/py.typed" in data
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_declares_its_licence(wheel):
+    assert metadata(wheel, "METADATA")["License-Expression"] == "Apache-2.0"
+
+
+def test_works_in_a_clean_environment(wheel, clean_python, tmp_path):
+    environment = str(clean_python.parents[1])
+    version = run([clean_python, "-c", USE.format(environment=environment)], cwd=tmp_path).strip()
+    assert version == metadata(wheel, "METADATA")["Version"]
+
+
+def test_reports_on_itself_in_a_clean_environment(clean_python, tmp_path):
+    assert "torch" in run([clean_python, "-m", "kerneldna_ops.env"], cwd=tmp_path)
