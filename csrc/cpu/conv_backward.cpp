@@ -171,10 +171,13 @@ void weight_and_modulation_grad(const Call &call, Tensor *weight_grad, Tensor *f
   grad.out_scale = call.filter.scale;
   grad.per_sample = !call.static_filter || !call.static_spatial;
 
-  // Three blocks of products stay in the second-level cache; the cut does not depend on the number of threads.
-  const int64_t lanes = lanes_of(call.dtype), width = std::min<int64_t>(grad.in_channels + lanes - 1, 3 * lanes);
-  int64_t block = 32768 / (grad.tap_count * width) / kernels().rows * kernels().rows;
-  block = std::clamp<int64_t>(block, kernels().rows, 8 * kernels().rows);
+  // The blocks of products, weight and its gradient stay in the second-level cache; where one band of pixels is a whole
+  // map, there are no products to keep. The cut does not depend on the number of threads.
+  const int64_t lanes = lanes_of(call.dtype),
+                width = std::min((grad.in_channels + lanes - 1) / lanes, int64_t(3)) * lanes;
+  const int64_t elements = (shape.out_height * shape.out_width <= 256 ? 64 : 32) << 10;
+  int64_t block = elements / (grad.tap_count * width) / kernels().rows * kernels().rows;
+  block = std::clamp<int64_t>(block, kernels().rows, 16 * kernels().rows);
   grad.out_blocks = (grad.out_channels + block - 1) / block;
   grad.in_split = std::clamp<int64_t>((grad.in_channels + 3 * lanes - 1) / (3 * lanes), 1, 4);
 

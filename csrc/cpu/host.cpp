@@ -83,7 +83,7 @@ void plan_tiles(TileConv &conv, ScalarType dtype) {
   const int64_t lanes = lanes_of(dtype);
   const int64_t pixels = conv.batch * conv.lattice_height * conv.lattice_width;
   const int64_t vectors = (pixels + lanes - 1) / lanes;
-  const int64_t tile_vectors = std::max<int64_t>(1, (wide ? 72 : 144) / lanes);
+  const int64_t tile_vectors = std::max<int64_t>(1, (wide ? 96 : 192) / lanes);
 
   conv.tiles = std::max<int64_t>(1, (vectors + tile_vectors - 1) / tile_vectors);
   if (conv.tiles > 2)
@@ -93,7 +93,7 @@ void plan_tiles(TileConv &conv, ScalarType dtype) {
 
   // A part's results stay in the second-level cache beside its columns.
   constexpr int64_t kResultBytes = 400 << 10;
-  const int64_t rows_limit = std::max<int64_t>(kernels().rows, kResultBytes / (144 * 4));
+  const int64_t rows_limit = std::max<int64_t>(kernels().rows, kResultBytes / (192 * 4));
   const int64_t least_split = (conv.out_channels + rows_limit - 1) / rows_limit;
 
   // Splitting the filters evens out the threads, and builds the columns of a tile once for every part.

@@ -118,6 +118,15 @@ struct ColumnOrder {
   int64_t row_of_channel, row_of_tap;
 };
 
+// row[piece] = scale * source[piece] for the pieces of one channel and tap.
+template <bool UnitStep, class S, class Piece, class ScaleOf>
+KERNELDNA_INLINE void copy_pieces(auto *row, const S *source, const Piece *piece, const Piece *end, int64_t step,
+                                  ScaleOf scale_of) {
+  for (; piece < end; ++piece)
+    store(row + piece->start,
+          load_masked(source + piece->source, piece->mask, UnitStep ? 1 : step) * scale_of(piece->sample));
+}
+
 // Source with adjacent pixels adjacent in memory (NCHW): channel by channel.
 template <class S, class T>
 void columns_from_rows(T *columns, int64_t columns_row, ColumnOrder order, const TileConv &conv, const TilePixels &tile,
@@ -137,14 +146,14 @@ void columns_from_rows(T *columns, int64_t columns_row, ColumnOrder order, const
         return splat(in_scales[sample * conv.in_scale.batch_stride + i] *
                      tap_scales[sample * conv.tap_scale.batch_stride + conv.taps[t].scale]);
       };
-      if (one_sample) {
-        const Vec<T> scale = scale_of(first_sample);
-        for (; piece < end; ++piece)
-          store(row + piece->start, load_masked(channel + piece->source, piece->mask, step) * scale);
-      } else {
-        for (; piece < end; ++piece)
-          store(row + piece->start, load_masked(channel + piece->source, piece->mask, step) * scale_of(piece->sample));
-      }
+      const Vec<T> scale = scale_of(first_sample);
+      auto same_scale = [&](int64_t) { return scale; };
+      if (step == 1 && one_sample)
+        copy_pieces<true>(row, channel, piece, end, step, same_scale);
+      else if (step == 1)
+        copy_pieces<true>(row, channel, piece, end, step, scale_of);
+      else
+        copy_pieces<false>(row, channel, piece, end, step, scale_of);
     }
   }
 }

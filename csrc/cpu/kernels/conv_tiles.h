@@ -33,19 +33,26 @@ public:
     Scratch &scratch = thread_scratch();
     scratch.reserve(Scratch::bytes_of<T>(chunk * columns_row_ + kLanes<T>) +
                     Scratch::bytes_of<T>(result_rows * result_row_) + 2 * Scratch::bytes_of<int64_t>(chunk) +
-                    Scratch::bytes_of<Segment>(result_row_) + Scratch::bytes_of<Piece>(result_row_ * conv.tap_count) +
+                    2 * Scratch::bytes_of<Segment>(result_row_) +
+                    Scratch::bytes_of<Piece>(result_row_ * conv.tap_count) +
                     Scratch::bytes_of<int64_t>(conv.tap_count + 1) + Scratch::bytes_of<uint64_t>(result_row_ / 64 + 2));
     columns_ = scratch.take<T>(chunk * columns_row_ + kLanes<T>);
     result_ = scratch.take<T>(result_rows * result_row_);
     a_offset_ = scratch.take<int64_t>(chunk);
     b_offset_ = scratch.take<int64_t>(chunk);
     tile_.segments = scratch.take<Segment>(result_row_);
+    runs_ = scratch.take<Segment>(result_row_);
     tile_.pieces = scratch.take<Piece>(result_row_ * conv.tap_count);
     tile_.tap_begin = scratch.take<int64_t>(conv.tap_count + 1);
     tile_.inside = scratch.take<uint64_t>(result_row_ / 64 + 2);
     for (int64_t k = 0; k < chunk; ++k)
       b_offset_[k] = k * columns_row_;
     from_channels_ = conv.source.column_stride != 1 && conv.source.channel_stride == 1;
+    auto rows_join = [&](const Image &image) {
+      return conv.target_step[0] == 1 && conv.target_step[1] == 1 &&
+             image.row_stride == conv.lattice_width * image.column_stride;
+    };
+    join_rows_ = rows_join(conv.target) && (!conv.partner || rows_join(*conv.partner));
   }
 
   // Units are ordered part, tile, group: neighbours share their part of the weight.
@@ -58,7 +65,7 @@ public:
 
 private:
   // Length of the reduction that is built and multiplied at a time.
-  static constexpr int64_t kChunk = 288;
+  static constexpr int64_t kChunk = 576;
 
   void run_tile(int64_t tile, int64_t group, int64_t part) {
     const int64_t row_begin = part * rows_per_part_;
@@ -73,6 +80,7 @@ private:
     if (tile_.count <= 0)
       return;
     cut_into_segments(tile_, conv_);
+    join_segments();
     if (!from_channels_)
       cut_into_pieces<T>(tile_, conv_);
 
@@ -93,6 +101,18 @@ private:
       }
       channel = chunk_end;
     } while (channel < conv_.in_channels);
+  }
+
+  // Where the target's rows follow one another in memory, a sample's segments are finished as one.
+  void join_segments() {
+    run_count_ = 0;
+    for (int64_t g = 0; g < tile_.segment_count; ++g) {
+      const Segment &segment = tile_.segments[g];
+      if (join_rows_ && run_count_ > 0 && runs_[run_count_ - 1].sample == segment.sample)
+        runs_[run_count_ - 1].length += segment.length;
+      else
+        runs_[run_count_++] = segment;
+    }
   }
 
   void build_columns(int64_t group, int64_t channel_begin, int64_t channel_end) {
@@ -144,8 +164,8 @@ private:
     const int64_t channel = group * conv_.out_channels + row_begin;
     const int64_t channels = row_end - row_begin;
     int64_t sample = -1;
-    for (int64_t g = 0; g < tile_.segment_count; ++g) {
-      const Segment &segment = tile_.segments[g];
+    for (int64_t g = 0; g < run_count_; ++g) {
+      const Segment &segment = runs_[g];
       if (conv_.partner && segment.sample != sample) {
         T *sums = partial(segment.sample) + channel;
         for (int64_t m = 0; m < channels; ++m)
@@ -250,11 +270,13 @@ private:
 
   const TileConv &conv_;
   int64_t pixels_, vectors_, columns_row_, result_row_, rows_per_part_, channels_per_chunk_;
-  bool one_chunk_, from_channels_;
+  bool one_chunk_, from_channels_, join_rows_;
   T *columns_, *result_;
   int64_t *a_offset_, *b_offset_;
   int64_t offsets_for_ = -1; // channels of the chunk that a_offset_ is made for
   TilePixels tile_;
+  Segment *runs_;
+  int64_t run_count_ = 0;
   int64_t tile_index_ = 0;
 };
 

@@ -37,16 +37,16 @@ public:
     const int64_t products = grad.tap_count * out_rows_ * block_;
 
     Scratch &scratch = thread_scratch();
-    scratch.reserve(Scratch::bytes_of<T>(band + lanes * block_) + 3 * Scratch::bytes_of<T>(products) +
-                    Scratch::bytes_of<T>(out_rows_ * lanes) + Scratch::bytes_of<T>(grad.tap_count * lanes) +
-                    Scratch::bytes_of<T>(kConvert ? out_rows_ * band_pixels : 0) +
-                    2 * Scratch::bytes_of<int64_t>(band_pixels));
+    scratch.reserve(
+        Scratch::bytes_of<T>(band + lanes * block_) + 3 * Scratch::bytes_of<T>(products) +
+        Scratch::bytes_of<T>((out_rows_ + lanes) * lanes) + Scratch::bytes_of<T>((grad.tap_count + lanes) * lanes) +
+        Scratch::bytes_of<T>(kConvert ? out_rows_ * band_pixels : 0) + 2 * Scratch::bytes_of<int64_t>(band_pixels));
     band_ = scratch.take<T>(band + lanes * block_); // slack: whole blocks of pixels are turned
     products_ = scratch.take<T>(products);
     weight_ = scratch.take<T>(products);
     weight_grad_ = scratch.take<T>(products);
-    filter_sums_ = scratch.take<T>(out_rows_ * lanes);
-    tap_sums_ = scratch.take<T>(grad.tap_count * lanes);
+    filter_sums_ = scratch.take<T>((out_rows_ + lanes) * lanes); // slack: whole squares are summed
+    tap_sums_ = scratch.take<T>((grad.tap_count + lanes) * lanes);
     converted_ = scratch.take<T>(kConvert ? out_rows_ * band_pixels : 0);
     grad_offset_ = scratch.take<int64_t>(band_pixels);
     band_offset_ = scratch.take<int64_t>(band_pixels);
@@ -108,31 +108,57 @@ private:
     put_weight_grad();
   }
 
+  // Taps adjacent in memory, and channels adjacent behind them: what nn.Conv2d's weight is.
+  bool taps_adjacent() const {
+    bool adjacent = grad_.weight_channel == grad_.tap_count;
+    for (int64_t t = 0; t < grad_.tap_count; ++t)
+      adjacent = adjacent && grad_.taps[t].weight == t;
+    return adjacent;
+  }
+
+  int64_t weight_offset() const {
+    return (group_ * grad_.out_channels + row_begin_) * grad_.weight_out + channel_begin_ * grad_.weight_channel;
+  }
+
   // The block of the weight, as [tap][filter][channel].
   void turn_weight() {
-    const T *weight = static_cast<const T *>(grad_.weight) +
-                      (group_ * grad_.out_channels + row_begin_) * grad_.weight_out +
-                      channel_begin_ * grad_.weight_channel;
-    for (int64_t t = 0; t < grad_.tap_count; ++t)
-      for (int64_t m = 0; m < rows_; ++m) {
-        T *out = weight_ + (t * out_rows_ + m) * block_;
-        const T *in = weight + m * grad_.weight_out + grad_.taps[t].weight;
-        for (int64_t i = 0; i < block_; ++i)
-          out[i] = i < channels_ ? in[i * grad_.weight_channel] : T(0);
+    const T *weight = static_cast<const T *>(grad_.weight) + weight_offset();
+    const bool adjacent = taps_adjacent();
+    if (channels_ < block_) // what stands behind the last channel is multiplied with zeros, and must be finite
+      clear(weight_, grad_.tap_count * out_rows_ * block_);
+    for (int64_t m = 0; m < rows_; ++m, weight += grad_.weight_out) {
+      T *out = weight_ + m * block_;
+      if (adjacent) {
+        transpose_to<T, T>(out, out_rows_ * block_, weight, grad_.tap_count, channels_, grad_.tap_count);
+        continue;
       }
+      for (int64_t t = 0; t < grad_.tap_count; ++t, out += out_rows_ * block_)
+        for (int64_t i = 0; i < channels_; ++i)
+          out[i] = weight[i * grad_.weight_channel + grad_.taps[t].weight];
+    }
   }
 
   void put_weight_grad() {
     if (!grad_.weight_grad)
       return;
-    T *weight_grad = static_cast<T *>(grad_.weight_grad) +
-                     (group_ * grad_.out_channels + row_begin_) * grad_.weight_out +
-                     channel_begin_ * grad_.weight_channel;
-    for (int64_t m = 0; m < rows_; ++m)
-      for (int64_t i = 0; i < channels_; ++i)
-        for (int64_t t = 0; t < grad_.tap_count; ++t)
-          weight_grad[m * grad_.weight_out + i * grad_.weight_channel + grad_.taps[t].weight] =
-              weight_grad_[(t * out_rows_ + m) * block_ + i];
+    T *weight_grad = static_cast<T *>(grad_.weight_grad) + weight_offset();
+    const bool adjacent = taps_adjacent();
+    for (int64_t m = 0; m < rows_; ++m, weight_grad += grad_.weight_out) {
+      const T *in = weight_grad_ + m * block_;
+      int64_t i = 0;
+      if (adjacent && grad_.tap_count <= lanes)
+        for (; i + lanes <= channels_; i += lanes) {
+          Vec<T> square[lanes];
+          for (int t = 0; t < lanes; ++t)
+            square[t] = t < grad_.tap_count ? load(in + t * out_rows_ * block_ + i) : Vec<T>{};
+          transpose<T>(square);
+          for (int c = 0; c < lanes; ++c)
+            store_first(weight_grad + (i + c) * grad_.tap_count, square[c], grad_.tap_count);
+        }
+      for (int64_t t = 0; t < grad_.tap_count; ++t)
+        for (int64_t c = i; c < channels_; ++c)
+          weight_grad[c * grad_.weight_channel + grad_.taps[t].weight] = in[t * out_rows_ * block_ + c];
+    }
   }
 
   const T *in_scale(int64_t sample) const {
@@ -168,7 +194,10 @@ private:
     }
   }
 
-  static void clear(T *out, int64_t count) { std::memset(out, 0, count * sizeof(T)); }
+  static void clear(T *out, int64_t count) { // a multiple of the lanes
+    for (int64_t j = 0; j < count; j += lanes)
+      store(out + j, Vec<T>{});
+  }
 
   void scale_channels(T *out, const S *in, int64_t count, const T *scale) {
     for (int64_t i = 0; i < block_; i += lanes) {
@@ -273,8 +302,8 @@ private:
   }
 
   void clear_sums() {
-    clear(filter_sums_, out_rows_ * lanes);
-    clear(tap_sums_, grad_.tap_count * lanes);
+    clear(filter_sums_, (out_rows_ + lanes) * lanes);
+    clear(tap_sums_, (grad_.tap_count + lanes) * lanes);
   }
 
   void add_sums(int64_t sample) {
@@ -282,14 +311,30 @@ private:
     if (grad_.filter_partial) {
       T *out = static_cast<T *>(grad_.filter_partial) + (part_ * batch + slot) * grad_.groups * grad_.out_channels +
                group_ * grad_.out_channels + row_begin_;
-      for (int64_t m = 0; m < rows_; ++m)
-        out[m] += sum_lanes<T>(load(filter_sums_ + m * lanes));
+      for (int64_t m = 0; m < rows_; m += lanes) {
+        const int64_t width = rows_ - m < lanes ? rows_ - m : lanes;
+        store_first(out + m, load_first(out + m, width) + sums_of_rows(filter_sums_ + m * lanes), width);
+      }
     }
     if (grad_.tap_partial) {
       T *out = static_cast<T *>(grad_.tap_partial) + (unit_ * batch + slot) * grad_.tap_count;
-      for (int64_t t = 0; t < grad_.tap_count; ++t)
-        out[t] += sum_lanes<T>(load(tap_sums_ + t * lanes));
+      for (int64_t t = 0; t < grad_.tap_count; t += lanes) {
+        const int64_t width = grad_.tap_count - t < lanes ? grad_.tap_count - t : lanes;
+        store_first(out + t, load_first(out + t, width) + sums_of_rows(tap_sums_ + t * lanes), width);
+      }
     }
+  }
+
+  // Lane j: the sum of vector j of `lanes` vectors.
+  static Vec<T> sums_of_rows(const T *rows) {
+    Vec<T> square[lanes];
+    for (int j = 0; j < lanes; ++j)
+      square[j] = load(rows + j * lanes);
+    transpose<T>(square);
+    Vec<T> sums = square[0];
+    for (int j = 1; j < lanes; ++j)
+      sums += square[j];
+    return sums;
   }
 
   const WeightGrad &grad_;

@@ -227,4 +227,22 @@ template <class T, int Distance = 1> KERNELDNA_INLINE void transpose(Vec<T> (&ro
   }
 }
 
+// out[c * out_row + r] = in[r * in_row + c] for r < rows, c < columns. Stores whole vectors, up to a multiple of the
+// lanes behind `rows`; what stands there is zero.
+template <class S, class T>
+KERNELDNA_INLINE void transpose_to(T *out, int64_t out_row, const S *in, int64_t in_row, int64_t rows,
+                                   int64_t columns) {
+  constexpr int lanes = kLanes<T>;
+  for (int64_t r = 0; r < rows; r += lanes)
+    for (int64_t c = 0; c < columns; c += lanes) {
+      const int64_t width = columns - c < lanes ? columns - c : lanes;
+      Vec<T> block[lanes];
+      for (int j = 0; j < lanes; ++j)
+        block[j] = r + j < rows ? load_first(in + (r + j) * in_row + c, width) : Vec<T>{};
+      transpose<T>(block);
+      for (int64_t j = 0; j < width; ++j)
+        store(out + (c + j) * out_row + r, block[j]);
+    }
+}
+
 } // namespace kerneldna::cpu::KERNELDNA_ISA
