@@ -1,6 +1,6 @@
 """`python odd_shapes.py`, under the sanitizers: every op of the library on small awkward shapes, forward and backward.
 
-A read or write outside a tensor, or undefined behaviour, ends the process. The answers are compared with the reference."""
+A read or write outside a tensor, or undefined behaviour, ends the process. Answers are compared with the reference."""
 
 import itertools
 import random
