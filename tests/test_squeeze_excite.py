@@ -1,4 +1,4 @@
-"""torch.ops.kerneldna.squeeze_excite against plain PyTorch in float64: every dtype, layout and size, and what it refuses."""
+"""torch.ops.kerneldna.squeeze_excite against plain PyTorch in float64: every dtype, layout, size and refusal."""
 
 import math
 
@@ -11,7 +11,7 @@ from tolerance import Truth, assert_within, largest
 
 squeeze_excite = torch.ops.kerneldna.squeeze_excite
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory", "one_thread")
+pytestmark = pytest.mark.usefixtures("poisoned_memory", "threads")
 
 # [N, C, H, W]: odd, tiny and empty; more pixels than a block of sums; maps of one row, of one column, of one pixel.
 SHAPES = [
@@ -103,12 +103,12 @@ def test_half_dtypes_accumulate_in_float32(half, layout):
 
 
 @pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last], ids=["contiguous", "channels_last"])
-def test_bit_equal_for_any_number_of_threads(layout):
+def test_bit_equal_for_any_number_of_threads(layout, threads):
     args = arguments((3, 128, 40, 33), torch.float32)
     args[0] = layout(args[0])
     gates = []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
+    for count in (1, 2, 3):
+        threads(count)
         gates.append(squeeze_excite(*args))
     assert gates[0].equal(gates[1])
     assert gates[0].equal(gates[2])
