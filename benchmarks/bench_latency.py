@@ -1,7 +1,7 @@
 """Latency under pytest-benchmark, one group per case. Start with `make bench`.
 
 pytest-benchmark times each candidate on its own, minutes apart, which is too noisy for a ratio. So the first candidate
-of a case also has all of them timed in turn, and that ratio to static F.conv2d stands in every candidate's extra_info."""
+of a case also has all of them timed in turn, and that ratio to static F.conv2d stands in each one's extra_info."""
 
 from collections.abc import Iterator
 from functools import lru_cache

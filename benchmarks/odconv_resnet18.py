@@ -26,7 +26,7 @@ TOLERANCE = 1e-3
 
 
 class Attention(nn.Module):
-    """ODConv's attention branch: pooled input, hidden width C / 16 but at least 16, one sigmoid head each for c, f, s."""
+    """ODConv's attention branch: pooled input, hidden width C / 16 (16 or more), one sigmoid head each for c, f, s."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()

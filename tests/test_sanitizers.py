@@ -39,8 +39,9 @@ def sanitized(tmp_path_factory):
     return folder
 
 
-def under_sanitizers(folder, *arguments):
+def under_sanitizers(folder, vector, *arguments):
     environment = os.environ | {
+        "KERNELDNA_CPU_VECTOR": vector,
         # libstdc++ too: Python does not link it, and AddressSanitizer looks for its exceptions at start.
         "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libstdc++.so')}",
         "ASAN_OPTIONS": "detect_leaks=0",
@@ -52,10 +53,13 @@ def under_sanitizers(folder, *arguments):
 
 
 @needs_sanitizers
-def test_odd_shapes(sanitized):
-    done = under_sanitizers(sanitized, SCRIPTS / "odd_shapes.py")
+@pytest.mark.parametrize("vector", ["avx512", "avx2", "portable"])
+def test_odd_shapes(sanitized, vector):
+    done = under_sanitizers(sanitized, vector, SCRIPTS / "odd_shapes.py")
     assert done.returncode == 0, done.stderr[-8000:]
     assert f"{sanitized}/kerneldna_ops/" in done.stdout
+    if f"cpu_vector={vector}" not in done.stdout:
+        pytest.skip(f"this processor has no {vector}: {done.stdout}")
 
 
 @needs_sanitizers

@@ -14,4 +14,5 @@ def check_layer_input(layer: str, input: Tensor, channels: int, name: str, param
     if input.device != parameter.device:
         raise ValueError(f"{layer}: {name} must be on the device of input ({input.device}), got {parameter.device}")
     if input.dtype != parameter.dtype and not torch.is_autocast_enabled(input.device.type):
-        raise TypeError(f"{layer}: {name} must have the dtype of input ({input.dtype}), got {parameter.dtype}")
+        wanted, got = (str(tensor.dtype).removeprefix("torch.") for tensor in (input, parameter))
+        raise TypeError(f"{layer}: {name} must have the dtype of input ({wanted}), got {got}")

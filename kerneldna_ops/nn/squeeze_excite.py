@@ -50,7 +50,7 @@ class SqueezeExcite(nn.Module):
         if hidden is None:
             hidden = channels // reduction
         if hidden < 1:
-            raise ValueError(f"SqueezeExcite: {channels} channels with reduction {reduction} leave no hidden feature")
+            raise ValueError(f"SqueezeExcite: hidden (else channels // reduction) must be at least 1, got {hidden}")
         self.channels = channels
         self.fc1 = nn.Linear(channels, hidden, bias=False, device=device, dtype=dtype)
         self.bn = nn.BatchNorm1d(hidden, device=device, dtype=dtype)
@@ -60,19 +60,21 @@ class SqueezeExcite(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return self.gate(self.hidden(input))
-        fc1, fc2 = self.fc1, self.fc2
-        bn: Any = self.bn  # it has statistics, whatever their type says
-        if bn.training or needs_grad(input, fc1.weight, bn.weight, bn.bias, fc2.weight, fc2.bias):
+        if self.bn.training:
             self._folded.clear()
             return self.gate(self.hidden(input))
-        self._check(input)
-        sources = fc1.weight, bn.weight, bn.bias, bn.running_mean, bn.running_var
+        bn: Any = self.bn  # it has statistics, whatever their type says
+        fc1_weight, fc2_weight, fc2_bias = self.fc1.weight, self.fc2.weight, self.fc2.bias
+        sources = fc1_weight, bn.weight, bn.bias, bn.running_mean, bn.running_var
+        if needs_grad(input, *sources, fc2_weight, fc2_bias):
+            return self.gate(self.hidden(input))
+        check_layer_input("SqueezeExcite", input, self.channels, "fc1.weight", fc1_weight)
         fc1_weight, fc1_bias = self._folded.get(self._fold, *sources)
-        return _squeeze_excite(input, fc1_weight, fc1_bias, fc2.weight, fc2.bias)  # type: ignore[no-any-return]
+        return _squeeze_excite(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias)  # type: ignore[no-any-return]
 
     def hidden(self, input: Tensor) -> Tensor:
         """The features [N, R] between fc1 and fc2, from which other heads can read as well."""
-        self._check(input)
+        check_layer_input("SqueezeExcite", input, self.channels, "fc1.weight", self.fc1.weight)
         if self.bn.training and input.shape[0] == 1:
             raise ValueError(
                 "SqueezeExcite: training needs at least 2 samples, because BatchNorm compares the samples of a batch,"
@@ -87,9 +89,6 @@ class SqueezeExcite(nn.Module):
     def train(self, mode: bool = True) -> "SqueezeExcite":
         self._folded.clear()
         return super().train(mode)
-
-    def _check(self, input: Tensor) -> None:
-        check_layer_input("SqueezeExcite", input, self.channels, "fc1.weight", self.fc1.weight)
 
     def _fold(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of fc1 followed by bn, worked out in float32 at least."""

@@ -1,4 +1,4 @@
-"""A source archive, the wheel built from it, and a clean environment with that wheel: each made once for all tests here."""
+"""A source archive, the wheel built from it, and a clean environment with that wheel, each made once."""
 
 import shutil
 import sys

@@ -1,16 +1,8 @@
 // A program without Python: loads the op library that is its argument, and checks kerneldna::conv against at::conv2d.
-#include <dlfcn.h>
-
-#include <cstdio>
-#include <optional>
-
-#include <ATen/Context.h>
+#include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/ops/allclose.h>
-#include <ATen/ops/conv2d.h>
-#include <ATen/ops/rand.h>
-#include <ATen/ops/randn.h>
-#include <ATen/ops/stack.h>
+#include <cstdio>
+#include <dlfcn.h>
 
 using at::Tensor;
 

@@ -1,4 +1,4 @@
-"""The oldest torch and Python are stated in setup.py, which compiles for them, and in pyproject.toml. They must agree."""
+"""The oldest torch and Python are stated in setup.py, which compiles for them, and in pyproject.toml: the same."""
 
 import importlib.util
 import re

@@ -22,15 +22,7 @@ def program(tmp_path_factory):
     abi = int(torch.compiled_with_cxx11_abi())
     flags = ["-std=c++20", "-O0", "-w", f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]
     includes = [f"-I{TORCH}/include", f"-I{TORCH}/include/torch/csrc/api/include"]
-    link = [
-        f"-L{TORCH}/lib",
-        f"-Wl,-rpath,{TORCH}/lib",
-        "-Wl,--no-as-needed",
-        "-ltorch",
-        "-ltorch_cpu",
-        "-lc10",
-        "-ldl",
-    ]
+    link = f"-L{TORCH}/lib -Wl,-rpath,{TORCH}/lib -Wl,--no-as-needed -ltorch -ltorch_cpu -lc10 -ldl".split()
     run([COMPILER, *flags, *includes, SOURCE, "-o", output, *link])
     return output
 

@@ -4,8 +4,9 @@ import sys
 
 sys.path.insert(0, "")
 
-import setup as project
 from setuptools import setup
+
+import setup as project
 
 # vptr needs type information that torch's own libraries do not give out.
 CHECKS = ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=undefined"]

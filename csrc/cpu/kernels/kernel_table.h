@@ -1,7 +1,7 @@
 // The kernels of one instruction set, and which set this processor runs.
 #pragma once
 
-#include "conv_params.h"
+#include "squeeze_excite_params.h"
 
 namespace kerneldna::cpu {
 
@@ -13,6 +13,9 @@ struct KernelTable {
   void (*conv_tiles[4])(const TileConv &, int64_t begin, int64_t end);
   void (*weight_grad[4])(const WeightGrad &, int64_t begin, int64_t end);
   void (*channel_sums[4])(const ChannelSums &, int64_t begin, int64_t end);
+  void (*pool[4])(const Pool &, int64_t begin, int64_t end);
+  void (*dense[4])(const Dense &, int64_t begin, int64_t end);
+  void (*sigmoid[4])(const void *logits, void *gates, int64_t begin, int64_t end);
 };
 
 extern const KernelTable kPortableKernels;

@@ -1,0 +1,87 @@
+"""What all tests share: backends, dtypes, seeds, poisoned memory, and the count of what was skipped."""
+
+import os
+from collections import Counter
+
+import hypothesis
+import pytest
+import torch
+
+import cases
+from kerneldna_ops import explain_backends
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# name -> (whether it runs on this machine at all, why or why not)
+BACKENDS = explain_backends(**cases.build(cases.SMALL[0], torch.float32)._asdict())
+
+# The same examples on every run of continuous integration, new ones on every run by hand.
+hypothesis.settings.register_profile(
+    "kerneldna",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("kerneldna")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--backend", action="append", choices=list(BACKENDS), help="test only this backend (repeatable)")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "without_backends(*names): the test makes no sense on these backends")
+    for name in config.getoption("backend") or ():
+        runs, reason = BACKENDS[name]
+        if not runs:
+            raise pytest.UsageError(f"--backend {name} cannot run here: {reason}")
+
+
+def pytest_report_header(config):
+    return [
+        f"backend {name}: {'tested' if runs else 'not tested'}, {reason}" for name, (runs, reason) in BACKENDS.items()
+    ]
+
+
+def pytest_generate_tests(metafunc):
+    """A test that takes `backend` runs on every backend that this machine has; one that takes `dtype`, in all four."""
+    if "backend" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("backend") or [name for name, (runs, _) in BACKENDS.items() if runs]
+        without = {name for mark in metafunc.definition.iter_markers("without_backends") for name in mark.args}
+        metafunc.parametrize("backend", [name for name in chosen if name not in without])
+    if "dtype" in metafunc.fixturenames:
+        metafunc.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+
+
+def pytest_terminal_summary(terminalreporter):
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()))
+    terminalreporter.write_line(f"{reasons.total()} tests skipped")
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"  {count} x {reason}")
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def threads():
+    """A function that sets the number of threads, one at first; it is put back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def deterministic_mode():
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def poisoned_memory(deterministic_mode):
+    """New tensors come full of NaN, those of the C++ library included, so that reading before writing shows."""
+    assert torch.utils.deterministic.fill_uninitialized_memory

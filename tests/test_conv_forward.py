@@ -1,0 +1,101 @@
+"""The output of every backend, in every dtype and layout, against the float64 truth."""
+
+import pytest
+import torch
+
+import truths
+from cases import CASES, EDGES, LARGE, PATTERNS, REPRESENTATIVE, SUBSETS, build, named
+from kerneldna_ops.functional import conv2d
+from layouts import IMAGES, VECTORS, WEIGHTS
+from tolerance import assert_within
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory", "threads")
+
+
+def run(call, backend):
+    return conv2d(**call._asdict(), backend=backend)
+
+
+def check(case, backend, dtype):
+    check_output(case, run(build(case, dtype), backend), dtype)
+
+
+def check_output(case, output, dtype):
+    assert output.dtype == dtype
+    assert_within([output], [truths.output(case)], truths.plain_outputs(case, dtype))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_output(backend, dtype, case):
+    check(case, backend, dtype)
+
+
+@pytest.mark.parametrize("case", SUBSETS, ids=str)
+def test_output_of_every_subset_of_arguments(backend, dtype, case):
+    check(case, backend, dtype)
+
+
+@pytest.mark.parametrize("case", LARGE, ids=str)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_output_of_common_subsets_on_large_shapes(backend, pattern, case):
+    check(case.but(**PATTERNS[pattern]), backend, torch.float32)
+
+
+@pytest.mark.parametrize("case", EDGES, ids=str)
+def test_output_on_both_sides_of_vector_and_block_edges(backend, dtype, case):
+    check(case, backend, dtype)
+
+
+@pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
+@pytest.mark.parametrize("layout", IMAGES)
+def test_output_of_input_layouts(backend, dtype, layout, case):
+    check(case.but(input_layout=layout), backend, dtype)
+
+
+@pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
+@pytest.mark.parametrize("layout", WEIGHTS)
+def test_output_of_weight_layouts(backend, dtype, layout, case):
+    check(case.but(weight_layout=layout), backend, dtype)
+
+
+@pytest.mark.parametrize("case", REPRESENTATIVE[:3], ids=str)
+@pytest.mark.parametrize("layout", VECTORS)
+def test_output_of_attention_layouts(backend, dtype, layout, case):
+    check(case.but(vector_layout=layout), backend, dtype)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_output_of_channels_last(backend, case):
+    check(case.but(input_layout="channels_last", weight_layout="channels_last"), backend, torch.float32)
+
+
+@pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_output_keeps_the_memory_format_of_the_input(backend, dtype, layout, case):
+    output = run(build(case.but(input_layout=layout), dtype), backend)
+    assert output.is_contiguous(
+        memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    )
+
+
+def test_offsets_beyond_32_bits(backend):
+    """Two samples 2**32 bytes apart in memory that is never touched in between."""
+    case = named("kernel_3x3_padding_1x1")
+    call = build(case, torch.float16)
+    torch.use_deterministic_algorithms(False)  # filling the memory in between would make it real
+    far_apart = torch.empty(2**31 + 1024, dtype=torch.float16).as_strided(call.input.shape, (2**31, 42, 7, 1))
+    torch.use_deterministic_algorithms(True)
+    output = run(call._replace(input=far_apart.copy_(call.input)), backend)
+    check_output(case, output, torch.float16)
+
+
+def test_one_sample_cannot_reach_another(backend, dtype):
+    """Samples of NaN on both sides of one that is finite, on maps so small that blocks of pixels hold several."""
+    case = named("tiles_cross_samples")
+    call = build(case, dtype)
+    alone = run(call, backend)[2]
+    call.input[[1, 3]] = torch.nan
+    call.channel_attention[[1, 3]] = torch.nan
+    call.filter_attention[[1, 3]] = torch.nan
+    call.spatial_attention[[1, 3]] = torch.nan
+    torch.testing.assert_close(run(call, backend)[2], alone, rtol=0, atol=0)

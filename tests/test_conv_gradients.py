@@ -1,0 +1,147 @@
+"""The gradients of all six tensors on every backend, in every dtype and layout, against the float64 truth."""
+
+import pytest
+import torch
+
+import truths
+from cases import CASES, EDGES, LARGE, PATTERNS, REPRESENTATIVE, SUBSETS, TENSORS, build, grad_output, named
+from kerneldna_ops.backends import use_backend
+from kerneldna_ops.functional import conv2d
+from layouts import GRADIENTS, IMAGES, VECTORS, WEIGHTS
+from tolerance import assert_within
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory", "threads")
+
+
+def run(call, grad, backend):
+    return truths.by_autograd(lambda call: conv2d(**call._asdict(), backend=backend), call, grad)
+
+
+def check(case, backend, dtype):
+    check_gradients(case, run(build(case, dtype), grad_output(case, dtype), backend), dtype)
+
+
+def check_gradients(case, gradients, dtype):
+    assert all(gradient is None or gradient.dtype == dtype for gradient in gradients)
+    assert_within(gradients, truths.gradients(case), truths.plain_gradients(case, dtype))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradients(backend, dtype, case):
+    check(case, backend, dtype)
+
+
+@pytest.mark.parametrize("case", SUBSETS, ids=str)
+def test_gradients_of_every_subset_of_arguments(backend, dtype, case):
+    check(case, backend, dtype)
+
+
+@pytest.mark.parametrize("case", LARGE, ids=str)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_gradients_of_common_subsets_on_large_shapes(backend, pattern, case):
+    check(case.but(**PATTERNS[pattern]), backend, torch.float32)
+
+
+@pytest.mark.parametrize("case", EDGES, ids=str)
+def test_gradients_on_both_sides_of_vector_and_block_edges(backend, dtype, case):
+    check(case, backend, dtype)
+
+
+@pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
+@pytest.mark.parametrize("layout", GRADIENTS)
+def test_gradients_of_grad_output_layouts(backend, dtype, layout, case):
+    check(case.but(grad_layout=layout), backend, dtype)
+
+
+@pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
+@pytest.mark.parametrize("layout", IMAGES)
+def test_gradients_of_input_layouts(backend, dtype, layout, case):
+    check(case.but(input_layout=layout), backend, dtype)
+
+
+@pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
+@pytest.mark.parametrize("layout", WEIGHTS)
+def test_gradients_of_weight_layouts(backend, dtype, layout, case):
+    check(case.but(weight_layout=layout), backend, dtype)
+
+
+@pytest.mark.parametrize("case", REPRESENTATIVE[:3], ids=str)
+@pytest.mark.parametrize("layout", VECTORS)
+def test_gradients_of_attention_layouts(backend, dtype, layout, case):
+    check(case.but(vector_layout=layout), backend, dtype)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradients_of_channels_last(backend, case):
+    layout = "channels_last"
+    check(case.but(input_layout=layout, weight_layout=layout, grad_layout=layout), backend, torch.float32)
+
+
+@pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_gradients_keep_the_memory_format_of_their_tensors(backend, dtype, layout, case):
+    call = build(case.but(input_layout=layout, weight_layout=layout), dtype)
+    gradients = run(call, grad_output(case, dtype), backend)
+    memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    for name, gradient in zip(TENSORS, gradients, strict=True):
+        image = gradient.dim() == 4
+        assert gradient.is_contiguous(memory_format=memory_format if image else torch.contiguous_format), name
+
+
+MASKS = {
+    **{f"only_{name}": [other == name for other in TENSORS] for name in TENSORS},
+    **{f"all_but_{name}": [other != name for other in TENSORS] for name in TENSORS},
+}
+
+
+@pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
+@pytest.mark.parametrize("mask", MASKS)
+def test_only_the_gradients_asked_for(backend, mask, case):
+    call, grad = build(case, torch.float32), grad_output(case, torch.float32)
+    with use_backend(backend):
+        gradients = torch.ops.kerneldna.conv_backward(grad, *call, MASKS[mask])
+    asked = [gradient if wanted else None for gradient, wanted in zip(gradients, MASKS[mask], strict=True)]
+    check_gradients(case, asked, torch.float32)
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_tensors_without_gradient_are_left_alone(backend, name):
+    case = named("kernel_3x3_padding_1x1")
+    call = build(case, torch.float32)
+    getattr(call, name).requires_grad_()
+    conv2d(**call._asdict(), backend=backend).backward(grad_output(case, torch.float32))
+    assert [tensor.grad is not None for tensor in call.tensors] == [other == name for other in TENSORS]
+
+
+# One factor for each place where a backend might divide by what it should leave out.
+ZEROS = {
+    "channel_of_a_sample": ("channel_attention", (0, 1)),
+    "channel_of_all_samples": ("channel_attention", (..., 0)),
+    "all_channels_of_a_sample": ("channel_attention", 1),
+    "filter_of_a_sample": ("filter_attention", (0, 1)),
+    "all_filters_of_a_sample": ("filter_attention", 1),
+    "all_filters": ("filter_attention", ...),
+    "tap_of_a_sample": ("spatial_attention", (0, 0, 0)),
+    "tap_of_all_samples": ("spatial_attention", (..., 0, 0)),
+    "all_taps_of_a_sample": ("spatial_attention", 1),
+    "weight_of_a_filter": ("weight", 0),
+    "input_of_a_sample": ("input", 0),
+}
+
+
+@pytest.mark.parametrize("where", ZEROS)
+@pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
+def test_gradients_at_zeros(backend, case, where):
+    """Nothing divides by a factor to leave it out of a product."""
+    name, index = ZEROS[where]
+
+    def zeroed(dtype):
+        call = build(case, dtype)
+        getattr(call, name)[index] = 0
+        return call, grad_output(case, dtype)
+
+    assert_within(
+        run(*zeroed(torch.float32), backend),
+        truths.gradients_of(case, *zeroed(torch.float64)),
+        truths.plain_gradients_of(case, *zeroed(torch.float32)),
+    )

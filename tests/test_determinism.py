@@ -1,0 +1,61 @@
+"""The same call gives the same bits: from run to run, on any number of threads, and whoever else is calling."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from cases import LARGE, TENSORS, build, grad_output, named
+from kerneldna_ops.functional import conv2d
+from truths import by_autograd
+
+pytestmark = pytest.mark.usefixtures("deterministic_mode")
+
+CASES = [*LARGE, named("kernel_3x2_stride_2x1_padding_1x0_dilation_2x1"), named("one_of_everything")]
+
+
+def everything(case, dtype, backend):
+    """The output and all gradients."""
+    outputs = []
+
+    def conv(call):
+        outputs.append(conv2d(**call._asdict(), backend=backend))
+        return outputs[0]
+
+    gradients = by_autograd(conv, build(case, dtype), grad_output(case, dtype))
+    return dict(zip(("output", *TENSORS), (outputs[0].detach(), *gradients), strict=True))
+
+
+def assert_same_bits(actual, expected):
+    for name, value in expected.items():
+        assert torch.equal(actual[name], value), name
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_run_gives_the_same_bits(backend, case, threads):
+    threads(2)
+    first = everything(case, torch.float32, backend)
+    for _ in range(3):
+        assert_same_bits(everything(case, torch.float32, backend), first)
+
+
+# The other backends are made of PyTorch's own operators, which cut some sums by the number of threads.
+@pytest.mark.without_backends("composite", "reference")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_any_number_of_threads_gives_the_same_bits(backend, dtype, layout, case, threads):
+    case = case.but(input_layout=layout, weight_layout=layout, grad_layout=layout)
+    alone = everything(case, dtype, backend)
+    for number in (2, 3):
+        threads(number)
+        assert_same_bits(everything(case, dtype, backend), alone)
+
+
+def test_calls_at_the_same_time_do_not_disturb_each_other(backend, threads):
+    threads(2)
+    small = [case for case in CASES if case.products < 5_000_000]
+    alone = [everything(case, torch.float32, backend) for case in small]
+    with ThreadPoolExecutor(4) as pool:
+        together = pool.map(lambda case: everything(case, torch.float32, backend), small * 4)
+        for actual, expected in zip(together, alone * 4, strict=True):
+            assert_same_bits(actual, expected)

@@ -1,0 +1,141 @@
+"""Random calls: a valid one is never refused and is right; an invalid one gets one sentence, the same everywhere."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import truths
+from cases import ABSENT, SAMPLE, STATIC, Call, Case, build, grad_output, numbers
+from kerneldna_ops.functional import conv2d
+from layouts import GRADIENTS, IMAGES, VECTORS, WEIGHTS
+from tolerance import assert_within
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
+sizes = st.integers(1, 4)
+kinds = st.sampled_from([ABSENT, STATIC, SAMPLE])
+
+
+@st.composite
+def valid_cases(draw):
+    groups, per_group = draw(st.integers(1, 3)), draw(st.integers(1, 5))
+    kernel, stride, dilation = (draw(st.tuples(sizes, sizes)) for _ in range(3))
+    padding = draw(st.tuples(st.integers(0, 4), st.integers(0, 4)))
+    # As small as the kernel allows, and some more.
+    pixels = [
+        max(1, dilation[axis] * (kernel[axis] - 1) + 1 - 2 * padding[axis]) + draw(st.integers(0, 7)) for axis in (0, 1)
+    ]
+    return Case(
+        "random",
+        (draw(st.integers(0, 3)), groups * per_group, *pixels),
+        groups * draw(st.integers(1, 5)),
+        kernel,
+        stride,
+        padding,
+        dilation,
+        groups,
+        draw(st.booleans()),
+        draw(kinds),
+        draw(kinds),
+        draw(kinds),
+        *(draw(st.sampled_from(list(layouts))) for layouts in (IMAGES, WEIGHTS, VECTORS, GRADIENTS)),
+    )
+
+
+@settings(max_examples=300)
+@given(case=valid_cases(), dtype=st.sampled_from([torch.float64, torch.float32]))
+def test_valid_call_is_right(backend, threads, case, dtype):
+    outputs = []
+
+    def conv(call):
+        outputs.append(conv2d(**call._asdict(), backend=backend))
+        return outputs[0]
+
+    gradients = truths.by_autograd(conv, build(case, dtype), grad_output(case, dtype))
+    assert_within([outputs[0]], [truths.output(case)], truths.plain_outputs(case, dtype))
+    assert_within(gradients, truths.gradients(case), truths.plain_gradients(case, dtype))
+
+
+@st.composite
+def calls(draw):
+    """A valid call of which some arguments are changed to something near, valid or not."""
+    call = build(draw(valid_cases()), torch.float32)
+    changes = {}
+    for name in draw(st.sets(st.sampled_from(Call._fields), max_size=3)):
+        value = getattr(call, name)
+        if name == "groups":
+            changes[name] = draw(st.integers(-1, 7))
+        elif isinstance(value, tuple):
+            changes[name] = draw(st.lists(st.integers(-2, 6), min_size=2, max_size=2).map(tuple))
+        elif value is not None:
+            shape = list(value.shape)
+            for _ in range(draw(st.integers(0, 2))):
+                change, at = draw(st.sampled_from(["size", "drop", "insert"])), draw(st.integers(0, len(shape)))
+                if change == "insert":
+                    shape.insert(at, draw(st.integers(0, 3)))
+                elif shape and change == "drop":
+                    shape.pop(at % len(shape))
+                elif shape:
+                    shape[at % len(shape)] = draw(st.integers(0, 7))
+            dtype = draw(st.sampled_from([torch.float32] * 4 + [torch.float64, torch.int64, torch.complex64]))
+            changes[name] = numbers("random", *shape).to(dtype)
+    return call._replace(**changes)
+
+
+def is_valid(call):
+    """By the rules of F.conv2d for a batch, and those of the attentions."""
+    input, weight = call.input, call.weight
+    if input.dim() != 4 or weight.dim() != 4 or 0 in input.shape[1:] or 0 in weight.shape:
+        return False
+    if any(tensor is not None and tensor.dtype != torch.float32 for tensor in call.tensors):
+        return False
+    if min(*call.stride, *call.dilation) < 1 or min(call.padding) < 0:
+        return False
+    one_sample = torch.ones(1, *input.shape[1:])  # of none at all, conv2d does not look at the rest
+    try:
+        F.conv2d(one_sample, weight, call.bias, call.stride, call.padding, call.dilation, call.groups)
+    except (RuntimeError, ValueError):
+        return False
+    batch = len(input)
+    per_sample = ((batch, input.size(1)), (batch, len(weight)), (batch, *weight.shape[2:]))
+    return all(
+        attention is None or attention.shape in (shape, shape[1:])
+        for attention, shape in zip(call.tensors[3:], per_sample, strict=True)
+    )
+
+
+def on_meta(tensor):
+    """With its strides, which .to("meta") does not keep."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def order_in_memory(tensor):
+    """The strides that decide where something lies: none in an empty tensor, and none of a dimension of size 1."""
+    strides = zip(tensor.shape, tensor.stride(), strict=True)
+    return [stride for size, stride in strides if size > 1 and tensor.numel() > 0]
+
+
+@settings(max_examples=300)
+@given(call=calls())
+def test_call_runs_or_gets_one_sentence(call):
+    valid = is_valid(call)
+    sentence = None
+    try:
+        output = conv2d(**call._asdict())
+    except (TypeError, ValueError) as error:
+        sentence = str(error)
+        assert sentence.startswith("conv2d: ")
+        assert "\n" not in sentence
+    assert valid == (sentence is None), sentence
+
+    for same_call in (call, truths.map_tensors(on_meta, call)):
+        if sentence is None:
+            fake = torch.ops.kerneldna.conv(*same_call)
+            assert fake.shape == output.shape
+            assert order_in_memory(fake) == order_in_memory(output)
+        else:
+            with pytest.raises(RuntimeError) as raised:
+                torch.ops.kerneldna.conv(*same_call)
+            assert str(raised.value) == sentence.replace("conv2d: ", "kerneldna::conv: ", 1)
