@@ -25,7 +25,7 @@ venv: .venv/installed ## the virtual environment .venv, with torch as pinned in 
 	$(PYTHON) -m venv .venv
 	$(PIP_INSTALL) 'setuptools>=77' ninja torch
 	$(PIP_INSTALL) --no-build-isolation -e '.[demo,test,bench,dev]'
-	touch $@
+	touch $@ $(LIBRARY)
 
 build: $(LIBRARY) ## the op library, recompiling only what changed
 

@@ -33,6 +33,8 @@ VECTOR_FLAGS = {
     "_avx512": [
         *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"),
         "-mprefer-vector-width=512",
+        # GCC 12 takes its own intrinsics for uses of uninitialised values.
+        *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
     ],
 }
 IS_X86_64 = platform.machine().lower() in ("x86_64", "amd64")

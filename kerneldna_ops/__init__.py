@@ -13,7 +13,7 @@ from .backends import use_backend
 from .functional import compatible_backends, explain_backends
 
 if TYPE_CHECKING:
-    from . import nn
+    from . import nn as nn
 
 __all__ = ["build_info", "compatible_backends", "explain_backends", "functional", "nn", "use_backend"]
 

@@ -1,0 +1,106 @@
+"""Derivatives of any order against finite differences, and the transforms that end in one."""
+
+import pytest
+import torch
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+
+from cases import ABSENT, STATIC, Case, build, grad_output
+from kerneldna_ops import use_backend
+from kerneldna_ops.reference import conv2d_reference
+
+pytestmark = pytest.mark.usefixtures("threads")
+
+conv = torch.ops.kerneldna.conv
+conv_backward = torch.ops.kerneldna.conv_backward
+
+CASE = Case("derivatives", (2, 4, 4, 3), 6, (3, 2), (2, 1), (1, 0), groups=2)
+FORMS = {
+    "per_sample": {},
+    "static": {"channel": STATIC, "filter": STATIC, "spatial": STATIC},
+    "plain": {"channel": ABSENT, "filter": ABSENT, "spatial": ABSENT},
+    "spatial_only": {"channel": ABSENT, "filter": ABSENT, "bias": False},
+    "depthwise": {"filters": 4, "groups": 4},
+}
+
+
+def function_and_leaves(case, op=conv):
+    """The op as a function of the tensors that the case has."""
+    call = build(case)
+    given = {name: tensor for name, tensor in zip(call._fields, call.tensors, strict=False) if tensor is not None}
+    leaves = [tensor.requires_grad_() for tensor in given.values()]
+    return lambda *tensors: op(*call._replace(**dict(zip(given, tensors, strict=True)))), leaves
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_first_and_second_derivatives(backend, form):
+    function, leaves = function_and_leaves(CASE.but(**FORMS[form]))
+    with use_backend(backend):
+        gradcheck(function, leaves, fast_mode=True)
+        gradgradcheck(function, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("form", ["per_sample", "static"])
+def test_third_derivatives(form):
+    function, leaves = function_and_leaves(CASE.but(**FORMS[form]))
+
+    def gradients(*tensors):
+        return torch.autograd.grad(function(*tensors).square().sum(), tensors, create_graph=True)
+
+    gradgradcheck(gradients, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", ["input", "weight", "bias", "channel_attention", "filter_attention"])
+def test_second_derivatives_through_one_gradient_alone(name):
+    """The other gradients of the first backward do not exist: it gets neither them nor their gradients."""
+    call, grad = build(CASE), grad_output(CASE).requires_grad_()
+    leaf = getattr(call, name).requires_grad_()
+    (first,) = torch.autograd.grad(conv(*call), leaf, grad, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), grad)
+
+    (first,) = torch.autograd.grad(conv2d_reference(*call), leaf, grad, create_graph=True)
+    (expected,) = torch.autograd.grad(first.square().sum(), grad)
+    torch.testing.assert_close(second, expected)
+
+
+def test_an_autocast_region_around_the_second_backward_changes_nothing():
+    call = build(CASE, torch.float32)
+    input, c = call.input.requires_grad_(), call.channel_attention.requires_grad_()
+
+    def second():
+        (first,) = torch.autograd.grad(output.square().sum(), input, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), c)
+
+    output = conv(*call)
+    expected = second()
+    output = conv(*call)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(second(), expected, rtol=0, atol=0)
+
+
+def test_no_graph_is_kept_without_need():
+    call = build(CASE)
+    assert conv(*call).grad_fn is None
+    leaf = call.input.requires_grad_()
+    with torch.no_grad():
+        assert conv(*call).grad_fn is None
+    (grad,) = torch.autograd.grad(conv(*call).sum(), leaf)
+    assert grad.grad_fn is None
+
+
+def test_inference_mode():
+    call = build(CASE)
+    with torch.inference_mode():
+        output = conv(*call)
+    assert output.is_inference()
+    torch.testing.assert_close(output, conv(*call))
+
+
+def test_forward_mode_is_refused():
+    call = build(CASE)
+    with pytest.raises(NotImplementedError, match=r"^kerneldna::conv has no forward-mode derivative"):
+        torch.func.jvp(lambda c: conv(*call._replace(channel_attention=c)), *[(call.channel_attention,)] * 2)
+    with forward_ad.dual_level():
+        grad = forward_ad.make_dual(grad_output(CASE), grad_output(CASE))
+        with pytest.raises(NotImplementedError, match=r"^kerneldna::conv_backward has no forward-mode derivative"):
+            conv_backward(grad, *call, [True] * 6)
+        torch.testing.assert_close(conv(*call), conv2d_reference(*call))

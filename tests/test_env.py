@@ -1,0 +1,112 @@
+"""The environment report, what is said about the build, and an installation that is broken."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import kerneldna_ops
+from kerneldna_ops import backends, env
+
+PACKAGE = Path(kerneldna_ops.__file__).parent
+
+
+def run_python(*arguments, **variables):
+    return subprocess.run(
+        [sys.executable, *arguments], env=os.environ | variables, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_names_versions_build_devices_and_backends():
+    found = env.environment()
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["versions"]["kerneldna_ops"] == kerneldna_ops.__version__
+    assert found["build"] == kerneldna_ops.build_info()
+    assert found["build"]["cpu_vector"] in ("avx512", "avx2", "portable")
+    assert len(found["devices"]) == 1 + torch.cuda.device_count()
+    for device in found["devices"]:
+        assert list(found["backends"][device]) == list(backends.NAMES)
+        assert found["backends"][device]["composite"] == (True, "runs anywhere")
+
+
+def test_the_report_has_it_all(monkeypatch):
+    monkeypatch.setattr(backends.load("reference"), "can_run", lambda *args: (False, "it is out of order"))
+    lines = env.report().splitlines()
+    assert f"torch: {torch.__version__}" in lines
+    assert "  composite: yes, runs anywhere" in lines
+    assert "  reference: no, it is out of order" in lines
+
+
+def test_a_missing_triton_is_said(monkeypatch):
+    monkeypatch.setattr(env, "_version", lambda package: None)
+    assert "triton: not installed" in env.report().splitlines()
+
+
+def test_runs_as_a_module():
+    done = run_python("-m", "kerneldna_ops.env", KERNELDNA_BACKEND="composite")
+    assert done.returncode == 0, done.stderr
+    assert "KERNELDNA_BACKEND: composite" in done.stdout.splitlines()
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The package, away from its installation and without its library."""
+    ignored = shutil.ignore_patterns("*.so", "__pycache__", "demo", "nn")
+    return Path(shutil.copytree(PACKAGE, tmp_path / "kerneldna_ops", ignore=ignored))
+
+
+IMPORT = """
+import sys
+# An editable installation finds the library wherever the package is.
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in finder.__module__]
+sys.path.insert(0, {!r})
+import kerneldna_ops
+"""
+
+
+def import_error(copy):
+    done = run_python("-c", IMPORT.format(str(copy.parent)))
+    assert done.returncode == 1
+    return done.stderr.splitlines()[-1]
+
+
+ADVICE = r"Run `pip install \.` in its source tree; torch must be 2\.11 or newer\.$"
+
+
+def test_a_library_that_was_not_built_is_one_sentence(copy):
+    problem = r"its C\+\+ library was not built\. "
+    assert re.match("ImportError: kerneldna_ops cannot be used: " + problem + ADVICE, import_error(copy))
+
+
+def test_a_library_that_does_not_load_is_one_sentence(copy):
+    (copy / "_C.abi3.so").write_bytes(b"not a library")
+    problem = rf"its C\+\+ library does not load with torch {re.escape(torch.__version__)} \(.*_C\.abi3\.so: .*\)\. "
+    assert re.match("ImportError: kerneldna_ops cannot be used: " + problem + ADVICE, import_error(copy))
+
+
+IMPORTED = """
+import sys, torch
+before = set(sys.modules)
+import kerneldna_ops
+print(*{name.split(".")[0] for name in set(sys.modules) - before})
+print(*sorted(name for name in sys.modules if name.startswith("kerneldna_ops.")))
+kerneldna_ops.nn.SqueezeExcite
+"""
+
+
+def test_importing_needs_torch_alone_and_leaves_the_layers_for_later():
+    done = run_python("-c", IMPORTED)
+    assert done.returncode == 0, done.stderr
+    others, own = (line.split() for line in done.stdout.splitlines())
+    assert {name for name in others if "editable" not in name} <= {"kerneldna_ops", *sys.stdlib_module_names}
+    assert not {"kerneldna_ops.nn", "kerneldna_ops.demo", "kerneldna_ops.env"} & set(own)
+
+
+def test_an_unknown_attribute():
+    with pytest.raises(AttributeError, match=r"^module 'kerneldna_ops' has no attribute 'conv3d'$"):
+        _ = kerneldna_ops.conv3d
