@@ -2,7 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "../selection.h"
-#include "host.h"
+#include "convolve.h"
 
 namespace kerneldna::cpu {
 namespace {
@@ -47,7 +47,6 @@ Tensor native_conv(const Tensor &input, const Tensor &weight, const OptionalTens
   conv.tap_count = taps;
   conv.weight = parent.data_ptr();
   conv.weight_group = conv.out_channels * parent.stride(0);
-  conv.weight_block = kernels().rows * parent.stride(0);
   conv.weight_row = parent.stride(0);
   conv.weight_channel = parent.stride(1);
   conv.in_scale = channel.scale;
@@ -55,7 +54,7 @@ Tensor native_conv(const Tensor &input, const Tensor &weight, const OptionalTens
   conv.out_scale = filter.scale;
   conv.bias = bias ? shift.data_ptr() : nullptr;
   plan_tiles(conv, dtype);
-  run_tiles(conv, dtype);
+  convolve(conv, dtype);
   return output;
 }
 

@@ -3,7 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "../selection.h"
-#include "host.h"
+#include "convolve.h"
 
 namespace kerneldna::cpu {
 namespace {
@@ -37,43 +37,6 @@ Tensor sum_partial(const Tensor &partial, bool over_batch, const Tensor &like) {
   return like.scalar_type() == dtype ? shaped : torch::stable::to(shaped, like.scalar_type());
 }
 
-// The weight with filters and channels exchanged, in blocks of the kernels' rows:
-// [group][block of channels][filter][channel in block][tap].
-Tensor exchange_weight(const Call &call) {
-  const ConvShape &shape = call.shape;
-  const int64_t block = kernels().rows, taps = shape.kernel_height * shape.kernel_width;
-  const int64_t channels = shape.in_channels / shape.groups, filters = shape.out_channels / shape.groups;
-  const int64_t blocks = (channels + block - 1) / block;
-  const Tensor &weight = call.weight;
-  Tensor packed = torch::stable::empty(std::array<int64_t, 1>{shape.groups * blocks * filters * block * taps},
-                                       weight.scalar_type());
-  const std::vector<Tap> tap_list = taps_of(shape, weight);
-  const bool dense = weight.stride(1) == taps && weight.stride(3) == 1 && weight.stride(2) == shape.kernel_width;
-  auto fill = [&](auto *out_all, const auto *in_all) {
-    torch::stable::parallel_for(0, shape.groups * blocks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t group = unit / blocks, first = unit % blocks * block;
-        const int64_t width = std::min(block, channels - first);
-        for (int64_t o = 0; o < filters; ++o) {
-          auto *out = out_all + (unit * filters + o) * block * taps;
-          const auto *in = in_all + (group * filters + o) * weight.stride(0) + first * weight.stride(1);
-          if (dense)
-            std::copy(in, in + width * taps, out);
-          else
-            for (int64_t i = 0; i < width; ++i)
-              for (int64_t t = 0; t < taps; ++t)
-                out[i * taps + t] = in[i * weight.stride(1) + tap_list[t].weight];
-        }
-      }
-    });
-  };
-  if (weight.scalar_type() == ScalarType::Double)
-    fill(packed.mutable_data_ptr<double>(), weight.const_data_ptr<double>());
-  else
-    fill(packed.mutable_data_ptr<float>(), weight.const_data_ptr<float>());
-  return packed;
-}
-
 // Adds the sums over tiles and samples of one pass to channel_grad [batch, channels].
 template <class T> void add_tile_sums(T *channel_grad, const T *partial, const TileConv &conv, int64_t lanes) {
   const int64_t pixels = conv.lattice_height * conv.lattice_width, channels = conv.groups * conv.out_channels;
@@ -90,8 +53,8 @@ template <class T> void add_tile_sums(T *channel_grad, const T *partial, const T
 
 void input_and_channel_grad(const Call &call, Tensor &grad_input, Tensor *channel_sums) {
   const ConvShape &shape = call.shape;
-  const int64_t kh = shape.kernel_height, kw = shape.kernel_width, taps = kh * kw, block = kernels().rows;
-  const Tensor packed = exchange_weight(call);
+  const int64_t kh = shape.kernel_height, kw = shape.kernel_width;
+  const std::vector<Tap> forward_taps = taps_of(shape, call.weight);
   const Image partner = image_of(call.input);
   for (int64_t a = 0; a < std::min(shape.stride[0], shape.in_height); ++a)
     for (int64_t b = 0; b < std::min(shape.stride[1], shape.in_width); ++b) {
@@ -102,7 +65,8 @@ void input_and_channel_grad(const Call &call, Tensor &grad_input, Tensor *channe
           const int64_t row = a + shape.padding[0] - u * shape.dilation[0];
           const int64_t column = b + shape.padding[1] - v * shape.dilation[1];
           if (row % shape.stride[0] == 0 && column % shape.stride[1] == 0)
-            tap_list.push_back({row / shape.stride[0], column / shape.stride[1], u * kw + v, u * kw + v});
+            tap_list.push_back(
+                {row / shape.stride[0], column / shape.stride[1], u * kw + v, forward_taps[u * kw + v].weight});
         }
       TileConv conv{};
       conv.batch = shape.batch;
@@ -121,11 +85,10 @@ void input_and_channel_grad(const Call &call, Tensor &grad_input, Tensor *channe
       conv.target_origin[1] = b;
       conv.taps = tap_list.data();
       conv.tap_count = int64_t(tap_list.size());
-      conv.weight = packed.data_ptr();
-      conv.weight_row = taps;
-      conv.weight_channel = block * taps;
-      conv.weight_block = conv.in_channels * conv.weight_channel;
-      conv.weight_group = (conv.out_channels + block - 1) / block * conv.weight_block;
+      conv.weight = call.weight.data_ptr();
+      conv.weight_row = call.weight.stride(1);
+      conv.weight_channel = call.weight.stride(0);
+      conv.weight_group = conv.in_channels * conv.weight_channel;
       conv.in_scale = call.filter.scale;
       conv.tap_scale = call.spatial.scale;
       conv.out_scale = call.channel.scale;
@@ -137,7 +100,7 @@ void input_and_channel_grad(const Call &call, Tensor &grad_input, Tensor *channe
         conv.partner = &partner;
         conv.partial = partial.data_ptr();
       }
-      run_tiles(conv, call.dtype);
+      convolve(conv, call.dtype);
       if (!channel_sums)
         continue;
       const int64_t lanes = lanes_of(call.dtype);

@@ -78,43 +78,4 @@ std::vector<Tap> taps_of(const ConvShape &shape, const Tensor &weight) {
   return taps;
 }
 
-void plan_tiles(TileConv &conv, ScalarType dtype) {
-  const bool wide = compute_dtype(dtype) == ScalarType::Double;
-  const int64_t lanes = lanes_of(dtype);
-  const int64_t pixels = conv.batch * conv.lattice_height * conv.lattice_width;
-  const int64_t vectors = (pixels + lanes - 1) / lanes;
-  const int64_t tile_vectors = std::max<int64_t>(1, (wide ? 96 : 192) / lanes);
-
-  conv.tiles = std::max<int64_t>(1, (vectors + tile_vectors - 1) / tile_vectors);
-  if (conv.tiles > 2)
-    conv.tiles += conv.tiles % 2;
-  if (conv.tiles > 8)
-    conv.tiles += (4 - conv.tiles % 4) % 4;
-
-  // A part's results stay in the second-level cache beside its columns.
-  constexpr int64_t kResultBytes = 400 << 10;
-  const int64_t rows_limit = std::max<int64_t>(kernels().rows, kResultBytes / (192 * 4));
-  const int64_t least_split = (conv.out_channels + rows_limit - 1) / rows_limit;
-
-  // Splitting the filters evens out the threads, and builds the columns of a tile once for every part.
-  const int64_t threads = torch::stable::get_num_threads();
-  double best = 0;
-  for (int64_t split = least_split; split <= least_split * threads; split += least_split) {
-    const int64_t units = conv.tiles * conv.groups * split;
-    const int64_t rounds = (units + threads - 1) / threads;
-    const double build = 6.0 / conv.out_channels;
-    const double cost = rounds * (1.0 / split + build);
-    if (split == least_split || cost < best) {
-      best = cost;
-      conv.out_split = split;
-    }
-  }
-}
-
-void run_tiles(const TileConv &conv, ScalarType dtype) {
-  const auto kernel = kernels().conv_tiles[int(stored_of(dtype))];
-  torch::stable::parallel_for(0, conv.tiles * conv.groups * conv.out_split, 1,
-                              [&](int64_t begin, int64_t end) { kernel(conv, begin, end); });
-}
-
 } // namespace kerneldna::cpu

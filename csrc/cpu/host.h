@@ -41,9 +41,4 @@ Tensor zeros(std::initializer_list<int64_t> sizes, ScalarType dtype);
 
 std::vector<Tap> taps_of(const ConvShape &shape, const Tensor &weight);
 
-// The pixels cut into tiles and the filters into parts, so that tiles fit into the cache and the threads are evenly
-// loaded. `tiles` does not depend on the number of threads: sums over tiles come out the same for any.
-void plan_tiles(TileConv &conv, ScalarType dtype);
-void run_tiles(const TileConv &conv, ScalarType dtype);
-
 } // namespace kerneldna::cpu

@@ -49,6 +49,9 @@ struct TileConv {
   const void *weight;
   int64_t weight_group, weight_block, weight_row, weight_channel;
 
+  const void *panels; // the same weight packed for conv_pixels, which reads this one instead; null for conv_tiles
+  int64_t panel_width;
+
   Scale in_scale, tap_scale, out_scale;
   const void *bias; // or null
 
@@ -59,6 +62,18 @@ struct TileConv {
 
   int64_t tiles;     // the lattice pixels of all samples, cut into so many tiles
   int64_t out_split; // the filters, cut into so many parts
+};
+
+// The weight of a TileConv, repacked for conv_pixels (see there): element (o, i, t) of a group is read at
+// group * weight_group + o * weight_row + i * weight_channel + taps[t].weight.
+struct PackPanels {
+  int64_t groups, in_channels, out_channels; // of one group
+  const Tap *taps;
+  int64_t tap_count;
+  const void *weight;
+  int64_t weight_group, weight_row, weight_channel;
+  void *panels;
+  int64_t panel_width; // a multiple of the lanes, at most kPanelVectors of them
 };
 
 // Gradients of weight, f and s, all from the products G[n,o,i,t] = sum_p dy[n,o,p] * in_scale[n,i] * x[n,i,q(p,t)], of

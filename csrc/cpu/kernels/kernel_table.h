@@ -9,8 +9,11 @@ struct KernelTable {
   const char *name;
   int rows; // kRows of gemm.h: the block in which a weight is packed
   int float_lanes;
+  int panel_vectors; // kPanelVectors of gemm.h: the most that a packed panel is wide
   // By Stored; each does units [begin, end) of its work.
   void (*conv_tiles[4])(const TileConv &, int64_t begin, int64_t end);
+  void (*conv_pixels[4])(const TileConv &, int64_t begin, int64_t end);
+  void (*pack_panels[4])(const PackPanels &, int64_t begin, int64_t end);
   void (*weight_grad[4])(const WeightGrad &, int64_t begin, int64_t end);
   void (*channel_sums[4])(const ChannelSums &, int64_t begin, int64_t end);
   void (*pool[4])(const Pool &, int64_t begin, int64_t end);

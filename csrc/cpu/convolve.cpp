@@ -1,0 +1,138 @@
+#include "convolve.h"
+
+namespace kerneldna::cpu {
+namespace {
+
+enum class Form { tiles, pixels }; // conv_tiles.h, conv_pixels.h
+
+constexpr int64_t kTileBytes = 768; // of one row of a tile: 192 pixels in float
+
+int64_t pixels_of(const TileConv &conv) { return conv.batch * conv.lattice_height * conv.lattice_width; }
+
+bool has_adjacent_channels(const Image &image) { return image.column_stride != 1 && image.channel_stride == 1; }
+
+// Packing the panels costs as much as a few pixels for each filter, and saves turning every pixel.
+Form choose_form(const TileConv &conv) {
+  const bool channels_last = has_adjacent_channels(conv.source) && has_adjacent_channels(conv.target) &&
+                             (!conv.partner || has_adjacent_channels(*conv.partner));
+  constexpr int64_t kPixelsPerFilter = 7, kLeastChannels = 8;
+  return channels_last && conv.in_channels >= kLeastChannels && pixels_of(conv) >= kPixelsPerFilter * conv.out_channels
+             ? Form::pixels
+             : Form::tiles;
+}
+
+// Cuts the filters into parts, which evens out the threads; the columns of a tile are built once for every part.
+void plan_split(TileConv &conv, int64_t least_split) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const double build = 6.0 / double(conv.out_channels); // building against multiplying, for one filter
+  double best = 0;
+  for (int64_t split = least_split; split <= least_split * threads; split += least_split) {
+    const int64_t units = conv.tiles * conv.groups * split;
+    const double cost = double((units + threads - 1) / threads) * (1.0 / double(split) + build);
+    if (split == least_split || cost < best) {
+      best = cost;
+      conv.out_split = split;
+    }
+  }
+}
+
+void run(const TileConv &conv, void (*kernel)(const TileConv &, int64_t, int64_t)) {
+  torch::stable::parallel_for(0, conv.tiles * conv.groups * conv.out_split, 1,
+                              [&](int64_t begin, int64_t end) { kernel(conv, begin, end); });
+}
+
+// [group][block of filters][channel][filter in block][tap]: where filters stand closer together than channels (an
+// exchanged weight), reading in place would touch a page for every channel.
+template <class T> void pack_blocks(T *packed, const TileConv &conv) {
+  const int64_t block = kernels().rows, blocks = (conv.out_channels + block - 1) / block, taps = conv.tap_count;
+  bool dense = conv.weight_row == taps;
+  for (int64_t t = 0; t < taps; ++t)
+    dense = dense && conv.taps[t].weight == t;
+  torch::stable::parallel_for(0, conv.groups * blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t first = unit % blocks * block, width = std::min(block, conv.out_channels - first);
+      const T *in = static_cast<const T *>(conv.weight) + unit / blocks * conv.weight_group + first * conv.weight_row;
+      T *out = packed + unit * conv.in_channels * block * taps;
+      for (int64_t i = 0; i < conv.in_channels; ++i, in += conv.weight_channel, out += block * taps) {
+        if (dense)
+          std::copy(in, in + width * taps, out);
+        else
+          for (int64_t o = 0; o < width; ++o)
+            for (int64_t t = 0; t < taps; ++t)
+              out[o * taps + t] = in[o * conv.weight_row + conv.taps[t].weight];
+      }
+    }
+  });
+}
+
+void run_tiles(TileConv conv, ScalarType dtype) {
+  const int64_t rows = kernels().rows, taps = conv.tap_count;
+  conv.weight_block = rows * conv.weight_row;
+  Tensor packed;
+  std::vector<Tap> packed_taps(conv.taps, conv.taps + taps);
+  if (conv.weight_row < conv.weight_channel) {
+    const int64_t blocks = (conv.out_channels + rows - 1) / rows;
+    packed = torch::stable::empty(std::array<int64_t, 1>{conv.groups * blocks * conv.in_channels * rows * taps},
+                                  compute_dtype(dtype));
+    if (compute_dtype(dtype) == ScalarType::Double)
+      pack_blocks(packed.mutable_data_ptr<double>(), conv);
+    else
+      pack_blocks(packed.mutable_data_ptr<float>(), conv);
+    for (int64_t t = 0; t < taps; ++t)
+      packed_taps[t].weight = t;
+    conv.taps = packed_taps.data();
+    conv.weight = packed.data_ptr();
+    conv.weight_row = taps;
+    conv.weight_channel = rows * taps;
+    conv.weight_block = conv.in_channels * conv.weight_channel;
+    conv.weight_group = blocks * conv.weight_block;
+  }
+  // A part's results stay in the second-level cache beside its columns.
+  constexpr int64_t kResultBytes = 400 << 10;
+  const int64_t part = std::max<int64_t>(rows, kResultBytes / kTileBytes);
+  plan_split(conv, (conv.out_channels + part - 1) / part);
+  run(conv, kernels().conv_tiles[int(stored_of(dtype))]);
+}
+
+void run_pixels(TileConv conv, ScalarType dtype) {
+  // Panels of equal width, as few as can be.
+  const int64_t lanes = lanes_of(dtype), vectors = (conv.out_channels + lanes - 1) / lanes;
+  const int64_t fewest = (vectors + kernels().panel_vectors - 1) / kernels().panel_vectors;
+  const int64_t width = (vectors + fewest - 1) / fewest * lanes;
+  const int64_t panels = (conv.out_channels + width - 1) / width;
+  Tensor packed = torch::stable::empty(
+      std::array<int64_t, 1>{conv.groups * panels * conv.in_channels * conv.tap_count * width}, compute_dtype(dtype));
+  const PackPanels pack{conv.groups, conv.in_channels,  conv.out_channels, conv.taps,           conv.tap_count,
+                        conv.weight, conv.weight_group, conv.weight_row,   conv.weight_channel, packed.data_ptr(),
+                        width};
+  const auto pack_kernel = kernels().pack_panels[int(stored_of(dtype))];
+  torch::stable::parallel_for(0, conv.groups * panels, 1,
+                              [&](int64_t begin, int64_t end) { pack_kernel(pack, begin, end); });
+  conv.panels = packed.data_ptr();
+  conv.panel_width = width;
+  plan_split(conv, 1);
+  run(conv, kernels().conv_pixels[int(stored_of(dtype))]);
+}
+
+} // namespace
+
+void plan_tiles(TileConv &conv, ScalarType dtype) {
+  const int64_t lanes = lanes_of(dtype), vectors = (pixels_of(conv) + lanes - 1) / lanes;
+  const int64_t element = compute_dtype(dtype) == ScalarType::Double ? 8 : 4;
+  const int64_t tile_vectors = std::max<int64_t>(1, kTileBytes / element / lanes);
+  conv.tiles = std::max<int64_t>(1, (vectors + tile_vectors - 1) / tile_vectors);
+  // Even counts share out among the usual numbers of threads.
+  if (conv.tiles > 2)
+    conv.tiles += conv.tiles % 2;
+  if (conv.tiles > 8)
+    conv.tiles += (4 - conv.tiles % 4) % 4;
+}
+
+void convolve(TileConv &conv, ScalarType dtype) {
+  if (choose_form(conv) == Form::pixels)
+    run_pixels(conv, dtype);
+  else
+    run_tiles(conv, dtype);
+}
+
+} // namespace kerneldna::cpu

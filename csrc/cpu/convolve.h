@@ -1,0 +1,17 @@
+// Carries out a TileConv, forward or input gradient: chooses the form, packs the weight if that form wants it, cuts the
+// work into units for the threads.
+#pragma once
+
+#include "host.h"
+
+namespace kerneldna::cpu {
+
+// Sets conv.tiles, which depends on the shape alone, not on the number of threads, so that sums over tiles come out the
+// same for any.
+void plan_tiles(TileConv &conv, ScalarType dtype);
+
+// weight_group, weight_row, weight_channel and taps[].weight say where the weight stands; the rest of the weight's
+// description is filled in here.
+void convolve(TileConv &conv, ScalarType dtype);
+
+} // namespace kerneldna::cpu

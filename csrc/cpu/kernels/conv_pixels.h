@@ -1,0 +1,220 @@
+// TileConv for maps with adjacent channels (channels_last) that have many pixels for each filter: the operands change
+// places. The pixels are the rows that are read one scalar at a time, their columns are built without turning anything,
+// and the filters, packed once a call, are the vectors, so that the result leaves as it is stored.
+#pragma once
+
+#include "conv_params.h"
+#include "gemm.h"
+#include "scratch.h"
+
+namespace kerneldna::cpu::KERNELDNA_ISA {
+
+// Panel p of a group holds filters [p * width, (p + 1) * width): out[(t * in_channels + i) * width + filter]. A unit of
+// work is one panel.
+template <class S, class T> void pack_panels(const PackPanels &pack, int64_t begin, int64_t end) {
+  const int64_t width = pack.panel_width, panels = (pack.out_channels + width - 1) / width;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t first = unit % panels * width;
+    const int64_t count = pack.out_channels - first < width ? pack.out_channels - first : width;
+    const T *in = static_cast<const T *>(pack.weight) + unit / panels * pack.weight_group + first * pack.weight_row;
+    T *out = static_cast<T *>(pack.panels) + unit * pack.in_channels * pack.tap_count * width;
+    for (int64_t t = 0; t < pack.tap_count; ++t, out += pack.in_channels * width) {
+      const T *tap = in + pack.taps[t].weight;
+      if (pack.weight_channel == 1) {
+        transpose_to<T, T>(out, width, tap, pack.weight_row, count, pack.in_channels);
+        continue;
+      }
+      for (int64_t i = 0; i < pack.in_channels; ++i)
+        for (int64_t o = 0; o < count; ++o)
+          out[i * width + o] = tap[i * pack.weight_channel + o * pack.weight_row];
+    }
+  }
+}
+
+template <class S, class T> class PixelKernel {
+public:
+  explicit PixelKernel(const TileConv &conv) : conv_(conv), width_(conv.panel_width) {
+    pixels_ = conv.batch * conv.lattice_height * conv.lattice_width;
+    tile_pixels_ = ((pixels_ + lanes - 1) / lanes + conv.tiles - 1) / conv.tiles * lanes;
+    panels_ = (conv.out_channels + width_ - 1) / width_;
+    panels_per_part_ = (panels_ + conv.out_split - 1) / conv.out_split;
+    channels_ = conv.in_channels < kChunk ? conv.in_channels
+                                          : (conv.in_channels + (conv.in_channels + kChunk - 1) / kChunk - 1) /
+                                                ((conv.in_channels + kChunk - 1) / kChunk);
+    taps_ = kChunk / channels_ > 1 ? kChunk / channels_ : 1;
+    taps_ = taps_ < conv.tap_count ? taps_ : conv.tap_count;
+    row_ = taps_ * channels_;
+    result_row_ = panels_per_part_ * width_;
+    Scratch &scratch = thread_scratch();
+    scratch.reserve(Scratch::bytes_of<T>(tile_pixels_ * row_ + lanes) +
+                    Scratch::bytes_of<T>(tile_pixels_ * result_row_) + 2 * Scratch::bytes_of<int64_t>(row_) +
+                    Scratch::bytes_of<Pixel>(tile_pixels_));
+    columns_ = scratch.take<T>(tile_pixels_ * row_ + lanes);
+    result_ = scratch.take<T>(tile_pixels_ * result_row_);
+    a_offset_ = scratch.take<int64_t>(row_);
+    b_offset_ = scratch.take<int64_t>(row_);
+    tile_ = scratch.take<Pixel>(tile_pixels_);
+    for (int64_t k = 0; k < row_; ++k) {
+      a_offset_[k] = k;
+      b_offset_[k] = k * width_;
+    }
+  }
+
+  // Units are ordered part, tile, group.
+  void run(int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t part = unit / (conv_.tiles * conv_.groups), rest = unit % (conv_.tiles * conv_.groups);
+      run_tile(rest / conv_.groups, rest % conv_.groups, part);
+    }
+  }
+
+private:
+  static constexpr int64_t kChunk = 576; // of the reduction, built and multiplied at a time
+  static constexpr int64_t lanes = kLanes<T>;
+
+  struct Pixel {
+    int64_t sample, source_row, source_column; // where tap offsets start from
+    int64_t target, partner;                   // of channel 0
+  };
+
+  void run_tile(int64_t tile, int64_t group, int64_t part) {
+    const int64_t vectors = (pixels_ + lanes - 1) / lanes;
+    const int64_t first = tile * vectors / conv_.tiles * lanes;
+    const int64_t after = (tile + 1) * vectors / conv_.tiles * lanes;
+    count_ = (after < pixels_ ? after : pixels_) - first;
+    const int64_t panel_begin = part * panels_per_part_;
+    const int64_t panel_end = panel_begin + panels_per_part_ < panels_ ? panel_begin + panels_per_part_ : panels_;
+    if (count_ <= 0 || panel_begin >= panel_end)
+      return;
+    tile_index_ = tile;
+    locate_pixels(first);
+    if (conv_.partner)
+      clear_partial(group, panel_begin, panel_end);
+    bool fresh = true;
+    for (int64_t tap = 0; tap < conv_.tap_count; tap += taps_)
+      for (int64_t channel = 0; channel < conv_.in_channels; channel += channels_) {
+        const int64_t tap_end = tap + taps_ < conv_.tap_count ? tap + taps_ : conv_.tap_count;
+        const int64_t channel_end = channel + channels_ < conv_.in_channels ? channel + channels_ : conv_.in_channels;
+        const bool done = tap_end == conv_.tap_count && channel_end == conv_.in_channels;
+        build_columns(group, tap, tap_end, channel, channel_end);
+        for (int64_t panel = panel_begin; panel < panel_end; ++panel)
+          multiply_panel(group, panel, panel - panel_begin, tap * conv_.in_channels + channel,
+                         (tap_end - tap) * (channel_end - channel), fresh, done);
+        fresh = false;
+      }
+    if (conv_.tap_count == 0)
+      for (int64_t panel = panel_begin; panel < panel_end; ++panel)
+        multiply_panel(group, panel, panel - panel_begin, 0, 0, true, true);
+  }
+
+  void locate_pixels(int64_t first) {
+    const int64_t in_map = conv_.lattice_height * conv_.lattice_width;
+    for (int64_t p = 0; p < count_; ++p) {
+      const int64_t sample = (first + p) / in_map, rest = (first + p) % in_map;
+      const int64_t row = rest / conv_.lattice_width, column = rest % conv_.lattice_width;
+      const int64_t target_row = conv_.target_origin[0] + row * conv_.target_step[0];
+      const int64_t target_column = conv_.target_origin[1] + column * conv_.target_step[1];
+      auto offset = [&](const Image &image) {
+        return sample * image.batch_stride + target_row * image.row_stride + target_column * image.column_stride;
+      };
+      tile_[p] = {sample, row * conv_.source_step[0], column * conv_.source_step[1], offset(conv_.target),
+                  conv_.partner ? offset(*conv_.partner) : 0};
+    }
+  }
+
+  // columns[pixel][(t, i)] = in_scale[n,i] * tap_scale[n,t] * source[n,i,q(pixel,t)]
+  void build_columns(int64_t group, int64_t tap_begin, int64_t tap_end, int64_t channel_begin, int64_t channel_end) {
+    const Image &source = conv_.source;
+    const int64_t count = channel_end - channel_begin, channel = group * conv_.in_channels + channel_begin;
+    for (int64_t p = 0; p < count_; ++p) {
+      const Pixel &pixel = tile_[p];
+      const T *in_scale =
+          static_cast<const T *>(conv_.in_scale.data) + pixel.sample * conv_.in_scale.batch_stride + channel;
+      const T *tap_scale = static_cast<const T *>(conv_.tap_scale.data) + pixel.sample * conv_.tap_scale.batch_stride;
+      const S *sample = static_cast<const S *>(source.data) + pixel.sample * source.batch_stride + channel;
+      T *out = columns_ + p * row_;
+      for (int64_t t = tap_begin; t < tap_end; ++t, out += count) {
+        const int64_t row = pixel.source_row + conv_.taps[t].row;
+        const int64_t column = pixel.source_column + conv_.taps[t].column;
+        if (row < 0 || row >= source.height || column < 0 || column >= source.width) {
+          for (int64_t i = 0; i < count; i += lanes) // the next row of columns, or slack, takes what is too much
+            store(out + i, Vec<T>{});
+          continue;
+        }
+        const S *in = sample + row * source.row_stride + column * source.column_stride;
+        const Vec<T> scale = splat(tap_scale[conv_.taps[t].scale]);
+        int64_t i = 0;
+        for (; i + lanes <= count; i += lanes)
+          store(out + i, load(in + i) * (scale * load(in_scale + i)));
+        if (i < count)
+          store(out + i, load_first(in + i, count - i) * (scale * load_first(in_scale + i, count - i)));
+      }
+    }
+  }
+
+  void multiply_panel(int64_t group, int64_t panel, int64_t place, int64_t reduced, int64_t count, bool fresh,
+                      bool done) {
+    const int64_t first = panel * width_;
+    const int64_t filters = conv_.out_channels - first < width_ ? conv_.out_channels - first : width_;
+    const int vectors = int((filters + lanes - 1) / lanes);
+    const T *b = static_cast<const T *>(conv_.panels) +
+                 ((group * panels_ + panel) * conv_.in_channels * conv_.tap_count + reduced) * width_;
+    for (int64_t p = 0; p < count_; p += kRows) {
+      const int rows = count_ - p < kRows ? int(count_ - p) : kRows;
+      const T *a = columns_ + p * row_;
+      T *result = result_ + p * result_row_ + place * width_;
+      with_block_size(rows, vectors, [&]<int MR, int NV>() {
+        multiply_block<MR, NV, T>(a, p + kRows < count_ ? a + kRows * row_ : a, row_, a_offset_, b, b_offset_, count,
+                                  result, result_row_, fresh);
+      });
+      if (done)
+        for (int64_t j = 0; j < rows; ++j)
+          finish(tile_[p + j], result + j * result_row_, group * conv_.out_channels + first, filters);
+    }
+  }
+
+  void finish(const Pixel &pixel, const T *result, int64_t channel, int64_t filters) {
+    const T *out_scale =
+        static_cast<const T *>(conv_.out_scale.data) + pixel.sample * conv_.out_scale.batch_stride + channel;
+    const T *bias = conv_.bias ? static_cast<const T *>(conv_.bias) + channel : nullptr;
+    S *out = static_cast<S *>(conv_.target.data) + pixel.target + channel;
+    for (int64_t o = 0; o < filters; o += lanes) {
+      const int64_t count = filters - o < lanes ? filters - o : lanes;
+      const Vec<T> raw = load(result + o);
+      Vec<T> value = raw * load_first(out_scale + o, count);
+      if (bias)
+        value += load_first(bias + o, count);
+      store_first(out + o, value, count);
+      if (conv_.partner) {
+        const S *partner = static_cast<const S *>(conv_.partner->data) + pixel.partner + channel;
+        T *sums = partial(pixel.sample) + channel;
+        store_first(sums + o, load_first(sums + o, count) + raw * load_first(partner + o, count), count);
+      }
+    }
+  }
+
+  T *partial(int64_t sample) const {
+    return static_cast<T *>(conv_.partial) + (tile_index_ + sample) * conv_.groups * conv_.out_channels;
+  }
+
+  void clear_partial(int64_t group, int64_t panel_begin, int64_t panel_end) {
+    const int64_t end = panel_end * width_ < conv_.out_channels ? panel_end * width_ : conv_.out_channels;
+    for (int64_t n = tile_[0].sample; n <= tile_[count_ - 1].sample; ++n)
+      for (int64_t o = panel_begin * width_; o < end; ++o)
+        partial(n)[group * conv_.out_channels + o] = 0;
+  }
+
+  const TileConv &conv_;
+  const int64_t width_;
+  int64_t pixels_, tile_pixels_, panels_, panels_per_part_, channels_, taps_, row_, result_row_;
+  T *columns_, *result_;
+  int64_t *a_offset_, *b_offset_;
+  Pixel *tile_;
+  int64_t count_ = 0, tile_index_ = 0;
+};
+
+template <class S, class T> void conv_pixels(const TileConv &conv, int64_t begin, int64_t end) {
+  PixelKernel<S, T>(conv).run(begin, end);
+}
+
+} // namespace kerneldna::cpu::KERNELDNA_ISA
