@@ -105,7 +105,7 @@ def kernel(op: Any, function: type[_Function]) -> Callable[..., Any]:
             raise NotImplementedError(
                 f"{op._schema.name} has no forward-mode derivative (jvp, jacfwd): use reverse mode (vjp, jacrev)"
             )
-        if torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             return function.apply(below, *(with_defaults(*args) if op is _conv else args))
         return below()
 

@@ -41,7 +41,7 @@ def check_conv(
     o, c_per_group, kh, kw = weight.shape
     if groups < 1:
         _refuse(op, f"groups must be at least 1, got {groups}")
-    if not (c > 0 and o > 0 and kh > 0 and kw > 0):
+    if not (c > 0 and height > 0 and width > 0 and o > 0 and kh > 0 and kw > 0):
         _refuse(op, f"only the batch of input may be empty, got input {_shape(input)} and weight {_shape(weight)}")
     if c % groups != 0 or o % groups != 0:
         _refuse(op, f"groups must divide C_in = {c} and C_out = {o}, got {groups}")

@@ -128,7 +128,8 @@ def _named_padding(
         return input, (0, 0)
     if name != "same":
         raise ValueError(f"conv2d: padding must be an int, a pair of ints, 'same' or 'valid', got {name!r}")
-    if stride != (1, 1):
+    check_pair("conv2d", "stride", stride, 1)
+    if tuple(stride) != (1, 1):
         raise ValueError(f"conv2d: padding='same' needs stride 1, got {stride}")
     check_input("conv2d", input, "[N, C_in, H, W]")
     check_4d("conv2d", "weight", weight, "[C_out, C_in/groups, kh, kw]")

@@ -26,6 +26,7 @@ def test_attentions_are_keywords_of_the_op():
         ({"dilation": 2}, {"dilation": (2, 2)}),
         ({"stride": [2, 1], "padding": [0, 1]}, {"stride": (2, 1), "padding": (0, 1)}),
         ({"padding": "valid"}, {"padding": (0, 0)}),
+        ({"padding": "same", "stride": [1, 1], "dilation": (1, 2)}, {"padding": (1, 1), "dilation": (1, 2)}),
     ],
 )
 def test_forms_of_an_argument(given, meant):
@@ -43,11 +44,14 @@ def test_same_padding_is_that_of_conv2d(kernel, dilation):
     torch.testing.assert_close(conv2d(input, weight, padding="same", dilation=dilation), expected)
 
 
-def test_same_padding_checks_what_it_computes_with():
-    for name, value, error in (("dilation", "wide", TypeError), ("weight", torch.ones(3), ValueError)):
-        call = CALL._replace(stride=(1, 1), **{name: value})._asdict() | {"padding": "same"}
-        with pytest.raises(error, match=f"^conv2d: {name} must be"):
-            conv2d(**call)
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [("stride", "wide", TypeError), ("dilation", None, TypeError), ("weight", torch.ones(3), ValueError)],
+)
+def test_same_padding_checks_what_it_computes_with(name, value, error):
+    call = CALL._asdict() | {"stride": [1, 1], "padding": "same", name: value}
+    with pytest.raises(error, match=f"^conv2d: {name} must be"):
+        conv2d(**call)
 
 
 def test_takes_the_arguments_of_conv2d_by_position():

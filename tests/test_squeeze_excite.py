@@ -103,6 +103,14 @@ def test_half_dtypes_accumulate_in_float32(half, layout):
 
 
 @pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last], ids=["contiguous", "channels_last"])
+def test_error_of_the_mean_does_not_grow_with_the_picture(layout):
+    """Adding the same value again and again rounds to the same side: the worst case of a running sum."""
+    input = layout(torch.full((1, 2, 1100, 1000), 0.1))
+    gate = squeeze_excite(input, torch.tensor([[16.0, 0.0]]), None, torch.tensor([[1.0], [0.0]]), None)
+    torch.testing.assert_close(gate, torch.tensor([[1.6, 0.0]]).sigmoid(), rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last], ids=["contiguous", "channels_last"])
 def test_bit_equal_for_any_number_of_threads(layout, threads):
     args = arguments((3, 128, 40, 33), torch.float32)
     args[0] = layout(args[0])

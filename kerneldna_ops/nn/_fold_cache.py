@@ -9,17 +9,23 @@ from torch import Tensor
 Value = TypeVar("Value")
 
 
-def needs_grad(*tensors: Tensor | None) -> bool:
-    """Whether autograd has to see what is computed from these tensors."""
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+def in_training(*tensors: Tensor) -> bool:
+    """Whether autograd has to see what is computed from these tensors, or a gradient waits to be applied to one.
+
+    What is folded from such tensors must not be kept: optimizers that are fused, or write through `.data`, change them
+    in a way that PyTorch does not count.
+    """
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return True
+    return any(tensor.is_leaf and tensor.grad is not None for tensor in tensors)
 
 
 class FoldCache(Generic[Value]):
     """The value computed last and the tensors it came from, its sources.
 
     A source has changed when it is another tensor, when its memory is another (`.data = ...`, `.to()`), or when it was
-    written to in place, as optimizers and load_state_dict do. Only a write through `.data` escapes: PyTorch does not
-    count it. Therefore train(), eval() and to() of the layer drop the value whatever happened.
+    written to in place, as load_state_dict does. Only a write that PyTorch does not count escapes, through `.data` for
+    example. Therefore the layers keep nothing in training, and train(), eval() and to() drop the value in any case.
 
     It has no part in what a module is: copies and pickles of it are empty.
     """

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .. import functional
 from .._checks import check_pair
 from ._check_input import check_layer_input
-from ._fold_cache import FoldCache, needs_grad
+from ._fold_cache import FoldCache, in_training
 from .adapter import Adapter, Attention
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -32,9 +32,9 @@ class ChildConv2d(nn.Module):
       copied or pickled by itself takes a copy of its parent along, of which nobody else knows.
     * to(), half() and so on of a child by itself leave the parent where it is.
 
-    In eval mode and with no gradient asked for, what is static of f and s is multiplied into the weight once. The
-    product follows every change that PyTorch counts; after a write through `.data`, which it does not count, call
-    eval() again.
+    In eval mode, with no gradient asked for and none waiting in `.grad`, what is static of f and s is multiplied into
+    the weight once. The product follows every change that PyTorch counts; after a write through `.data`, which it does
+    not count, call eval() again.
 
     Args:
         parent: the convolution to borrow from, any nn.Conv2d.
@@ -107,7 +107,7 @@ class ChildConv2d(nn.Module):
         static = [p for p in (adapter.filter_attention, adapter.spatial_attention) if p is not None]
         if torch.compiler.is_compiling():
             c, f, s = adapter(input)
-        elif not static or needs_grad(weight, *static):
+        elif self.training or not static or in_training(weight, *static):
             self._folded.clear()
             c, f, s = adapter(input)
         else:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ._check_input import check_layer_input
-from ._fold_cache import FoldCache, needs_grad
+from ._fold_cache import FoldCache, in_training
 
 _squeeze_excite = torch.ops.kerneldna.squeeze_excite.default
 
@@ -18,8 +18,9 @@ class SqueezeExcite(nn.Module):
     it is the channel attention as it stands. fc1 (no bias) and fc2 (bias) are 1x1 convolutions; on a pooled input those
     are linear layers, and a state_dict with their weights as [R, C, 1, 1] and [C, R, 1, 1] loads too.
 
-    In eval mode and with no gradient asked for, BatchNorm is folded into fc1 once and everything runs as the one op
-    torch.ops.kerneldna.squeeze_excite; the folded weight follows every change that PyTorch counts (not `.data.mul_()`).
+    In eval mode, with no gradient asked for and none waiting in `.grad`, BatchNorm is folded into fc1 once and all runs
+    as the one op torch.ops.kerneldna.squeeze_excite. The folded weight follows every change that PyTorch counts; after
+    a write through `.data`, which it does not count, call eval() again.
 
     Args:
         channels: C.
@@ -60,15 +61,13 @@ class SqueezeExcite(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return self.gate(self.hidden(input))
-        if self.bn.training:
-            self._folded.clear()
-            return self.gate(self.hidden(input))
         bn: Any = self.bn  # it has statistics, whatever their type says
         fc1_weight, fc2_weight, fc2_bias = self.fc1.weight, self.fc2.weight, self.fc2.bias
         sources = fc1_weight, bn.weight, bn.bias, bn.running_mean, bn.running_var
-        if needs_grad(input, *sources, fc2_weight, fc2_bias):
-            return self.gate(self.hidden(input))
         check_layer_input("SqueezeExcite", input, self.channels, "fc1.weight", fc1_weight)
+        if bn.training or in_training(input, *sources, fc2_weight, fc2_bias):
+            self._folded.clear()
+            return self.gate(self.hidden(input))
         fc1_weight, fc1_bias = self._folded.get(self._fold, *sources)
         return _squeeze_excite(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias)  # type: ignore[no-any-return]
 

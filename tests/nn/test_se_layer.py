@@ -1,0 +1,268 @@
+"""SqueezeExcite: the formula in training and eval mode, its gradients, its names, and the folded BatchNorm."""
+
+import math
+
+import plain_layers
+import pytest
+import torch
+from plain_layers import in_dtype, randomise
+from torch import nn
+
+from kerneldna_ops.nn import SqueezeExcite
+from layouts import IMAGES
+from tolerance import Truth, assert_within
+
+pytestmark = pytest.mark.usefixtures("threads")
+
+
+def layer(channels=12, **options):
+    return randomise(SqueezeExcite(channels, **options))
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("shape", [(3, 12, 5, 7), (2, 12, 1, 1), (9, 12, 4, 3)], ids=str)
+def test_formula(shape, mode, dtype):
+    se = layer()
+    se.train(mode == "train")
+    input = torch.randn(shape).to(dtype)
+    # The rounding of the parameters to the dtype is no error of the layer.
+    rounded = in_dtype(se, dtype)
+    truth = plain_layers.gate(in_dtype(rounded, torch.float64), input.double())
+    plain = plain_layers.gate(in_dtype(rounded, dtype), input)
+    with torch.no_grad():
+        result = rounded(input)
+    assert result.dtype == dtype
+    assert_within([result], [Truth("gate", truth, 20.0, math.inf)], [[plain]])
+
+
+@pytest.mark.parametrize("layout", IMAGES)
+def test_input_of_any_layout(layout):
+    se = layer().double().eval()
+    input = IMAGES[layout](torch.randn(3, 12, 5, 7, dtype=torch.float64))
+    with torch.no_grad():
+        torch.testing.assert_close(se(input), plain_layers.gate(se, input))
+
+
+def test_eval_is_the_same_with_and_without_gradient():
+    se = layer().double().eval()
+    input = torch.randn(3, 12, 5, 7, dtype=torch.float64)
+    with torch.no_grad():
+        fused = se(input)
+    with_grad = se(input)
+    assert with_grad.requires_grad
+    assert not fused.requires_grad
+    torch.testing.assert_close(fused, with_grad)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_gradients(mode):
+    se = layer().double()
+    se.train(mode == "train")
+    input = torch.randn(3, 12, 3, 2, dtype=torch.float64, requires_grad=True)
+    ours = torch.autograd.grad(se(input).pow(2).sum(), [input, *se.parameters()])
+    plain = torch.autograd.grad(plain_layers.gate(se, input).pow(2).sum(), [input, *se.parameters()])
+    torch.testing.assert_close(ours, plain)
+
+
+def test_gradient_of_the_input_through_frozen_parameters():
+    se = layer().double().eval().requires_grad_(False)
+    input = torch.randn(3, 12, 3, 2, dtype=torch.float64, requires_grad=True)
+    (ours,) = torch.autograd.grad(se(input).pow(2).sum(), input)
+    (plain,) = torch.autograd.grad(plain_layers.gate(se, input).pow(2).sum(), input)
+    torch.testing.assert_close(ours, plain)
+
+
+def test_training_updates_the_statistics_as_batch_norm_does():
+    se, bn = layer(), nn.BatchNorm2d(3)
+    bn.load_state_dict(se.bn.state_dict())
+    input = torch.randn(5, 12, 4, 4)
+    se(input)
+    bn(nn.functional.conv2d(input.mean((2, 3), keepdim=True), se.fc1.weight[..., None, None]))
+    torch.testing.assert_close(se.bn.state_dict(), bn.state_dict())
+
+
+def test_names_and_sizes_of_the_parameters():
+    shapes = {name: tuple(value.shape) for name, value in SqueezeExcite(48).state_dict().items()}
+    assert shapes == {
+        "fc1.weight": (12, 48),
+        "bn.weight": (12,),
+        "bn.bias": (12,),
+        "bn.running_mean": (12,),
+        "bn.running_var": (12,),
+        "bn.num_batches_tracked": (),
+        "fc2.weight": (48, 12),
+        "fc2.bias": (48,),
+    }
+    assert SqueezeExcite(48, reduction=24).fc1.out_features == 2
+    assert SqueezeExcite(48, hidden=7).fc1.out_features == 7
+
+
+def test_loads_weights_of_1x1_convolutions():
+    """As published networks store them; the caller's dictionary stays as it is."""
+    se, other = layer(), SqueezeExcite(12)
+    state = se.state_dict()
+    published = {key: value[..., None, None] if value.dim() == 2 else value for key, value in state.items()}
+    wrapped = nn.ModuleDict({"se": other})
+    wrapped.load_state_dict({f"se.{key}": value for key, value in published.items()})
+    torch.testing.assert_close(dict(other.state_dict()), dict(state))
+    assert published["fc1.weight"].shape == (3, 12, 1, 1)
+
+
+def test_empty_batch():
+    se = layer()
+    before = se.state_dict()["bn.running_mean"].clone()
+    assert se(torch.empty(0, 12, 3, 3)).shape == (0, 12)
+    with torch.no_grad():
+        assert se.eval()(torch.empty(0, 12, 3, 3)).shape == (0, 12)
+    assert se.bn.running_mean.equal(before)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast(low, mode):
+    se = layer()
+    se.train(mode == "train")
+    input = torch.randn(3, 12, 5, 7)
+    with torch.no_grad():
+        expected = plain_layers.gate(se, input)
+        with torch.autocast("cpu", low):
+            gate = se(input)
+    assert gate.dtype == low
+    torch.testing.assert_close(gate.float(), expected, rtol=0, atol=0.03)
+
+
+def fused_equals_plain(se, input):
+    with torch.no_grad():
+        torch.testing.assert_close(se(input), plain_layers.gate(se, input))
+
+
+def load(se):
+    se.load_state_dict(layer().double().state_dict())
+
+
+def load_by_assignment(se):
+    se.load_state_dict(layer().double().state_dict(), assign=True)
+
+
+def step(se):
+    se.fc1.weight.grad = torch.randn_like(se.fc1.weight)
+    torch.optim.SGD([se.fc1.weight], 1.0).step()
+
+
+def fused_training_step(se):
+    """PyTorch does not count what fused optimizers write."""
+    optimizer = torch.optim.AdamW([se.fc1.weight], 0.1, fused=True)
+    se(torch.randn(3, 12, 5, 7, dtype=torch.float64)).square().sum().backward()
+    with torch.no_grad():
+        se(torch.randn(3, 12, 5, 7, dtype=torch.float64))
+    optimizer.step()
+    se.zero_grad()
+
+
+def write_in_place(name):
+    def write(se):
+        with torch.no_grad():
+            se.get_parameter(name).mul_(1.5) if "running" not in name else se.get_buffer(name).mul_(1.5)
+
+    return write
+
+
+def set_data(se):
+    se.bn.weight.data = se.bn.weight.data * 1.5
+
+
+def replace_parameter(se):
+    se.fc1.weight = nn.Parameter(se.fc1.weight.detach() * 1.5)
+
+
+def recalibrate(se):
+    """New statistics for a BatchNorm put in training mode by itself, whose update PyTorch does not count."""
+    se.bn.train()
+    with torch.no_grad():
+        se(torch.randn(7, 12, 4, 4, dtype=torch.float64) * 3)
+    se.bn.eval()
+
+
+def write_through_data_and_call_eval(se):
+    se.fc1.weight.data.mul_(1.5)
+    se.eval()
+
+
+CHANGES = {
+    "load_state_dict": load,
+    "load_state_dict(assign=True)": load_by_assignment,
+    "optimizer step": step,
+    "fused training step": fused_training_step,
+    **{f"{name}.mul_()": write_in_place(name) for name in ("fc1.weight", "bn.bias", "bn.running_mean", "fc2.weight")},
+    ".data =": set_data,
+    "new parameter": replace_parameter,
+    "recalibrated": recalibrate,
+    ".data.mul_(), eval()": write_through_data_and_call_eval,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_folded_weight_follows(change):
+    se = layer().double().eval()
+    input = torch.randn(3, 12, 5, 7, dtype=torch.float64)
+    with torch.no_grad():
+        before = se(input)
+    CHANGES[change](se)
+    fused_equals_plain(se, input)
+    with torch.no_grad():
+        assert not se(input).allclose(before)
+
+
+def test_folded_weight_is_computed_once(monkeypatch):
+    se = layer().eval()
+    folds = []
+    fold = se._fold
+    monkeypatch.setattr(se, "_fold", lambda: folds.append(1) or fold())
+    for _ in range(3):
+        with torch.no_grad():
+            se(torch.randn(2, 12, 3, 3))
+    assert len(folds) == 1
+
+
+ERRORS = [
+    (torch.zeros(12, 3, 3), ValueError, r"input must be 4-D \[N, 12, H, W\], got 3-D \[12, 3, 3\]"),
+    (torch.zeros(2, 11, 3, 3), ValueError, r"input must have 12 channels, got 11 in \[2, 11, 3, 3\]"),
+    (torch.zeros(2, 12, 3, 3).half(), TypeError, r"fc1.weight must have the dtype of input \(float16\), got float32"),
+    (torch.zeros(2, 12, 3, 3, dtype=torch.int32), TypeError, "input must be float64, .*, got int32"),
+    (
+        torch.zeros(2, 12, 3, 3, device="meta"),
+        ValueError,
+        r".* must be on the device of input \(meta\), got cpu",
+    ),
+    ([1, 2], TypeError, "input must be a tensor, got list"),
+]
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize(("input", "error", "sentence"), ERRORS, ids=[sentence for *_, sentence in ERRORS])
+def test_bad_input(input, error, sentence, mode):
+    se = SqueezeExcite(12).train(mode == "train")
+    with torch.no_grad(), pytest.raises(error, match=f"^SqueezeExcite: {sentence}$"):
+        se(input)
+
+
+def test_one_sample_in_training():
+    with pytest.raises(ValueError, match=r"^SqueezeExcite: training needs at least 2 samples, .* \[1, 12, 3, 3\]$"):
+        SqueezeExcite(12)(torch.zeros(1, 12, 3, 3))
+    se = SqueezeExcite(12)
+    se.bn.eval()  # frozen statistics need no batch
+    se(torch.zeros(1, 12, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"channels": 0}, "channels and reduction must be at least 1, got 0 and 4"),
+        ({"channels": 8, "reduction": 0}, "channels and reduction must be at least 1, got 8 and 0"),
+        ({"channels": 3}, r"hidden \(else channels // reduction\) must be at least 1, got 0"),
+        ({"channels": 8, "hidden": -2}, r"hidden \(else channels // reduction\) must be at least 1, got -2"),
+    ],
+)
+def test_bad_arguments(arguments, sentence):
+    with pytest.raises(ValueError, match=f"^SqueezeExcite: {sentence}$"):
+        SqueezeExcite(**arguments)
