@@ -59,6 +59,10 @@ const char *dtype_name(ScalarType dtype) {
     return "complex64";
   case ScalarType::ComplexDouble:
     return "complex128";
+  case ScalarType::Float8_e5m2:
+    return "float8_e5m2";
+  case ScalarType::Float8_e4m3fn:
+    return "float8_e4m3fn";
   default:
     return "another dtype";
   }

@@ -52,8 +52,9 @@ ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, 
   shape.groups = groups;
 
   check(groups >= 1, op, ": groups must be at least 1, got ", groups);
-  check(shape.in_channels > 0 && shape.out_channels > 0 && shape.kernel_height > 0 && shape.kernel_width > 0, op,
-        ": only the batch of input may be empty, got input ", shape_of(input), " and weight ", shape_of(weight));
+  check(shape.in_channels > 0 && shape.in_height > 0 && shape.in_width > 0 && shape.out_channels > 0 &&
+            shape.kernel_height > 0 && shape.kernel_width > 0,
+        op, ": only the batch of input may be empty, got input ", shape_of(input), " and weight ", shape_of(weight));
   check(shape.in_channels % groups == 0 && shape.out_channels % groups == 0, op,
         ": groups must divide C_in = ", shape.in_channels, " and C_out = ", shape.out_channels, ", got ", groups);
   check(weight.size(1) == shape.in_channels / groups, op,
@@ -84,6 +85,19 @@ void check_grad_output(const char *op, const Tensor &grad_output, const Tensor &
         ": grad_output must have shape ",
         bracketed({shape.batch, shape.out_channels, shape.out_height, shape.out_width}), ", got ",
         shape_of(grad_output));
+}
+
+void check_output_mask(const char *op, const std::vector<bool> &output_mask, const OptionalTensor &bias,
+                       const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
+                       const OptionalTensor &spatial_attention) {
+  check(output_mask.size() == 6, op, ": output_mask must have 6 values, got ", output_mask.size());
+  const std::pair<const char *, const OptionalTensor *> optional[] = {{"bias", &bias},
+                                                                      {"channel_attention", &channel_attention},
+                                                                      {"filter_attention", &filter_attention},
+                                                                      {"spatial_attention", &spatial_attention}};
+  for (int i = 0; i < 4; ++i)
+    check(*optional[i].second || !output_mask[2 + i], op, ": output_mask asks for the gradient of ", optional[i].first,
+          ", which is None");
 }
 
 } // namespace kerneldna

@@ -24,4 +24,9 @@ ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, 
 
 void check_grad_output(const char *op, const Tensor &grad_output, const Tensor &input, const ConvShape &shape);
 
+// Only the gradient of an argument that is there can be asked for.
+void check_output_mask(const char *op, const std::vector<bool> &output_mask, const OptionalTensor &bias,
+                       const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
+                       const OptionalTensor &spatial_attention);
+
 } // namespace kerneldna

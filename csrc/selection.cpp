@@ -1,12 +1,31 @@
 #include "selection.h"
 
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
 #include <atomic>
+#include <stdexcept>
 
 #include "cpu/host.h"
 
+// From torch 2.13; absent, and null, in the versions before.
+extern "C" __attribute__((weak)) const char *torch_exception_get_what_without_backtrace();
+
 namespace kerneldna {
 namespace {
+
+using torch::stable::detail::from;
+using torch::stable::detail::to;
+
 std::atomic<uint64_t> classes_of_python{0};
+
+void call_python(const char *op, StableIValue *stack) {
+  if (torch_call_dispatcher(op, "", stack, TORCH_ABI_VERSION) == AOTI_TORCH_SUCCESS)
+    return;
+  throw std::runtime_error(torch_exception_get_what_without_backtrace ? torch_exception_get_what_without_backtrace()
+                                                                      : std::string(op) + " failed");
+}
+
 } // namespace
 
 void select_in_python(int64_t classes) {
@@ -41,6 +60,56 @@ int call_class(const Tensor &input, const Tensor &weight, const OptionalTensor &
     kind = 1;
   const bool per_sample = spatial_attention && spatial_attention->dim() == 3;
   return dtype + 4 * kind + 16 * per_sample + 32 * is_channels_last(input);
+}
+
+Tensor selected_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
+                     const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
+                     const OptionalTensor &spatial_attention, const std::vector<int64_t> &stride,
+                     const std::vector<int64_t> &padding, const std::vector<int64_t> &dilation, int64_t groups) {
+  check_conv("kerneldna::conv", input, weight, bias, channel_attention, filter_attention, spatial_attention, stride,
+             padding, dilation, groups);
+  std::array<StableIValue, 10> stack{from(input),
+                                     from(weight),
+                                     from(bias),
+                                     from(channel_attention),
+                                     from(filter_attention),
+                                     from(spatial_attention),
+                                     from(stride),
+                                     from(padding),
+                                     from(dilation),
+                                     from(groups)};
+  call_python("kerneldna::_selected_conv", stack.data());
+  return to<Tensor>(stack[0]);
+}
+
+Gradients selected_conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
+                                 const OptionalTensor &bias, const OptionalTensor &channel_attention,
+                                 const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
+                                 const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
+                                 const std::vector<int64_t> &dilation, int64_t groups,
+                                 const std::vector<bool> &output_mask) {
+  constexpr const char *op = "kerneldna::conv_backward";
+  const ConvShape shape = check_conv(op, input, weight, bias, channel_attention, filter_attention, spatial_attention,
+                                     stride, padding, dilation, groups);
+  check_grad_output(op, grad_output, input, shape);
+  check_output_mask(op, output_mask, bias, channel_attention, filter_attention, spatial_attention);
+  std::array<bool, 6> mask;
+  std::copy(output_mask.begin(), output_mask.end(), mask.begin());
+  std::array<StableIValue, 12> stack{from(grad_output),
+                                     from(input),
+                                     from(weight),
+                                     from(bias),
+                                     from(channel_attention),
+                                     from(filter_attention),
+                                     from(spatial_attention),
+                                     from(stride),
+                                     from(padding),
+                                     from(dilation),
+                                     from(groups),
+                                     from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask.data(), mask.size()))};
+  call_python("kerneldna::_selected_conv_backward", stack.data());
+  return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2]),
+          to<Tensor>(stack[3]), to<Tensor>(stack[4]), to<Tensor>(stack[5])};
 }
 
 std::string build_info() {

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <string>
+#include <tuple>
 
 namespace kerneldna {
 
@@ -20,6 +21,20 @@ bool selected_in_python(int call_class);
 // sample, and the layout (contiguous, channels_last), as dtype + 4 * kind + 16 * per_sample + 32 * channels_last.
 // backends/_selection.py computes the same number.
 int call_class(const Tensor &input, const Tensor &weight, const OptionalTensor &spatial_attention, int64_t groups);
+
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// kerneldna::_selected_conv and _selected_conv_backward, with the arguments checked here.
+Tensor selected_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
+                     const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
+                     const OptionalTensor &spatial_attention, const std::vector<int64_t> &stride,
+                     const std::vector<int64_t> &padding, const std::vector<int64_t> &dilation, int64_t groups);
+Gradients selected_conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
+                                 const OptionalTensor &bias, const OptionalTensor &channel_attention,
+                                 const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
+                                 const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
+                                 const std::vector<int64_t> &dilation, int64_t groups,
+                                 const std::vector<bool> &output_mask);
 
 std::string build_info();
 

@@ -65,22 +65,8 @@ Tensor conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bia
   if (!selected_in_python(call_class(input, weight, spatial_attention, groups)))
     return native_conv(input, weight, bias, channel_attention, filter_attention, spatial_attention, stride, padding,
                        dilation, groups);
-  using torch::stable::detail::from;
-  check_conv("kerneldna::conv", input, weight, bias, channel_attention, filter_attention, spatial_attention, stride,
-             padding, dilation, groups);
-  std::array<StableIValue, 10> stack{from(input),
-                                     from(weight),
-                                     from(bias),
-                                     from(channel_attention),
-                                     from(filter_attention),
-                                     from(spatial_attention),
-                                     from(stride),
-                                     from(padding),
-                                     from(dilation),
-                                     from(groups)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("kerneldna::_selected_conv", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
+  return selected_conv(input, weight, bias, channel_attention, filter_attention, spatial_attention, stride, padding,
+                       dilation, groups);
 }
 
 } // namespace

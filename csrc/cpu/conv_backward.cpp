@@ -134,6 +134,7 @@ void weight_and_modulation_grad(const Call &call, Tensor *weight_grad, Tensor *f
   grad.out_scale = call.filter.scale;
   grad.per_sample = !call.static_filter || !call.static_spatial;
 
+  const bool planes = grad.groups > 1 && grad.in_channels == 1;
   // The blocks of products, weight and its gradient stay in the second-level cache; where one band of pixels is a whole
   // map, there are no products to keep. The cut does not depend on the number of threads.
   const int64_t lanes = lanes_of(call.dtype),
@@ -143,8 +144,13 @@ void weight_and_modulation_grad(const Call &call, Tensor *weight_grad, Tensor *f
   block = std::clamp<int64_t>(block, kernels().rows, 16 * kernels().rows);
   grad.out_blocks = (grad.out_channels + block - 1) / block;
   grad.in_split = std::clamp<int64_t>((grad.in_channels + 3 * lanes - 1) / (3 * lanes), 1, 4);
+  if (planes) {
+    grad.out_blocks = std::min<int64_t>(grad.groups, 16); // blocks of groups
+    grad.in_split = 1;
+  }
 
-  const int64_t units = grad.groups * grad.out_blocks * grad.in_split, batch = grad.per_sample ? grad.batch : 1;
+  const int64_t units = planes ? grad.out_blocks : grad.groups * grad.out_blocks * grad.in_split;
+  const int64_t batch = grad.per_sample ? grad.batch : 1;
   const ScalarType dtype = compute_dtype(call.dtype);
   if (filter_partial) {
     *filter_partial = zeros({grad.in_split, batch, shape.out_channels}, dtype);
@@ -154,7 +160,7 @@ void weight_and_modulation_grad(const Call &call, Tensor *weight_grad, Tensor *f
     *tap_partial = zeros({units, batch, grad.tap_count}, dtype);
     grad.tap_partial = tap_partial->data_ptr();
   }
-  const auto kernel = kernels().weight_grad[int(stored_of(call.dtype))];
+  const auto kernel = (planes ? kernels().plane_weight_grad : kernels().weight_grad)[int(stored_of(call.dtype))];
   torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) { kernel(grad, begin, end); });
 }
 
@@ -183,6 +189,7 @@ Gradients native_conv_backward(const Tensor &grad_output, const Tensor &input, c
   const ConvShape shape = check_conv(op, input, weight, bias, channel_attention, filter_attention, spatial_attention,
                                      stride, padding, dilation, groups);
   check_grad_output(op, grad_output, input, shape);
+  check_output_mask(op, output_mask, bias, channel_attention, filter_attention, spatial_attention);
   const ScalarType dtype = input.scalar_type();
   const int64_t taps = shape.kernel_height * shape.kernel_width;
   auto is_static = [](const OptionalTensor &attention, int64_t dim) { return !attention || attention->dim() == dim; };
@@ -197,12 +204,11 @@ Gradients native_conv_backward(const Tensor &grad_output, const Tensor &input, c
                   is_static(channel_attention, 1),
                   is_static(filter_attention, 1),
                   is_static(spatial_attention, 2)};
-  const bool wants_channel = output_mask[3] && channel_attention, wants_filter = output_mask[4] && filter_attention,
-             wants_spatial = output_mask[5] && spatial_attention;
+  const bool wants_channel = output_mask[3], wants_filter = output_mask[4], wants_spatial = output_mask[5];
 
   const auto nothing = [&] { return torch::stable::empty(std::array<int64_t, 1>{0}, dtype); };
   Gradients gradients{nothing(), nothing(), nothing(), nothing(), nothing(), nothing()};
-  if (output_mask[2] && bias)
+  if (output_mask[2])
     std::get<2>(gradients) = bias_grad(call);
   if (output_mask[0] || wants_channel) {
     Tensor grad_input =
@@ -240,30 +246,8 @@ Gradients conv_backward(const Tensor &grad_output, const Tensor &input, const Te
   if (!selected_in_python(call_class(input, weight, spatial_attention, groups)))
     return native_conv_backward(grad_output, input, weight, bias, channel_attention, filter_attention,
                                 spatial_attention, stride, padding, dilation, groups, output_mask);
-  using torch::stable::detail::from;
-  using torch::stable::detail::to;
-  constexpr const char *op = "kerneldna::conv_backward";
-  const ConvShape shape = check_conv(op, input, weight, bias, channel_attention, filter_attention, spatial_attention,
-                                     stride, padding, dilation, groups);
-  check_grad_output(op, grad_output, input, shape);
-  std::array<bool, 6> mask;
-  std::copy(output_mask.begin(), output_mask.end(), mask.begin());
-  std::array<StableIValue, 12> stack{from(grad_output),
-                                     from(input),
-                                     from(weight),
-                                     from(bias),
-                                     from(channel_attention),
-                                     from(filter_attention),
-                                     from(spatial_attention),
-                                     from(stride),
-                                     from(padding),
-                                     from(dilation),
-                                     from(groups),
-                                     from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask.data(), mask.size()))};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("kerneldna::_selected_conv_backward", "", stack.data(), TORCH_ABI_VERSION));
-  return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2]),
-          to<Tensor>(stack[3]), to<Tensor>(stack[4]), to<Tensor>(stack[5])};
+  return selected_conv_backward(grad_output, input, weight, bias, channel_attention, filter_attention,
+                                spatial_attention, stride, padding, dilation, groups, output_mask);
 }
 
 } // namespace

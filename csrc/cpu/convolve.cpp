@@ -3,7 +3,7 @@
 namespace kerneldna::cpu {
 namespace {
 
-enum class Form { tiles, pixels }; // conv_tiles.h, conv_pixels.h
+enum class Form { tiles, pixels, planes }; // conv_tiles.h, conv_pixels.h, conv_planes.h
 
 constexpr int64_t kTileBytes = 768; // of one row of a tile: 192 pixels in float
 
@@ -11,12 +11,18 @@ int64_t pixels_of(const TileConv &conv) { return conv.batch * conv.lattice_heigh
 
 bool has_adjacent_channels(const Image &image) { return image.column_stride != 1 && image.channel_stride == 1; }
 
+bool channels_last(const TileConv &conv) {
+  return has_adjacent_channels(conv.source) && has_adjacent_channels(conv.target) &&
+         (!conv.partner || has_adjacent_channels(*conv.partner));
+}
+
 // Packing the panels costs as much as a few pixels for each filter, and saves turning every pixel.
 Form choose_form(const TileConv &conv) {
-  const bool channels_last = has_adjacent_channels(conv.source) && has_adjacent_channels(conv.target) &&
-                             (!conv.partner || has_adjacent_channels(*conv.partner));
+  if (conv.groups > 1 && (conv.in_channels == 1 || conv.out_channels == 1))
+    return Form::planes;
   constexpr int64_t kPixelsPerFilter = 7, kLeastChannels = 8;
-  return channels_last && conv.in_channels >= kLeastChannels && pixels_of(conv) >= kPixelsPerFilter * conv.out_channels
+  return channels_last(conv) && conv.in_channels >= kLeastChannels &&
+                 pixels_of(conv) >= kPixelsPerFilter * conv.out_channels
              ? Form::pixels
              : Form::tiles;
 }
@@ -114,9 +120,21 @@ void run_pixels(TileConv conv, ScalarType dtype) {
   run(conv, kernels().conv_pixels[int(stored_of(dtype))]);
 }
 
+void run_planes(const TileConv &conv, ScalarType dtype) {
+  const bool by_channels = channels_last(conv) && conv.in_channels == 1 && conv.out_channels == 1;
+  const auto &kernel = by_channels ? kernels().conv_planes_channels : kernels().conv_planes;
+  const int64_t lanes = lanes_of(dtype), blocks = by_channels ? (conv.groups + lanes - 1) / lanes : conv.groups;
+  torch::stable::parallel_for(0, conv.batch * blocks, 1,
+                              [&](int64_t begin, int64_t end) { kernel[int(stored_of(dtype))](conv, begin, end); });
+}
+
 } // namespace
 
 void plan_tiles(TileConv &conv, ScalarType dtype) {
+  if (choose_form(conv) == Form::planes) {
+    conv.tiles = 1;
+    return;
+  }
   const int64_t lanes = lanes_of(dtype), vectors = (pixels_of(conv) + lanes - 1) / lanes;
   const int64_t element = compute_dtype(dtype) == ScalarType::Double ? 8 : 4;
   const int64_t tile_vectors = std::max<int64_t>(1, kTileBytes / element / lanes);
@@ -129,10 +147,14 @@ void plan_tiles(TileConv &conv, ScalarType dtype) {
 }
 
 void convolve(TileConv &conv, ScalarType dtype) {
-  if (choose_form(conv) == Form::pixels)
-    run_pixels(conv, dtype);
-  else
-    run_tiles(conv, dtype);
+  switch (choose_form(conv)) {
+  case Form::tiles:
+    return run_tiles(conv, dtype);
+  case Form::pixels:
+    return run_pixels(conv, dtype);
+  case Form::planes:
+    return run_planes(conv, dtype);
+  }
 }
 
 } // namespace kerneldna::cpu

@@ -12,7 +12,6 @@
 namespace kerneldna::cpu {
 
 using Ints = std::vector<int64_t>;
-using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using torch::headeronly::ScalarType;
 
 Stored stored_of(ScalarType dtype);
