@@ -12,7 +12,6 @@ from itertools import product
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from .candidates import CANDIDATES, STATIC
 from .cases import LAYOUTS, MODES, PLAIN_SHAPES, Case, Shape, make_operands
@@ -20,7 +19,6 @@ from .measure import prepare
 from .process import RETURN_MEMORY, description, environment
 
 MEBI = 2**20
-TINY = Shape.parse("16@5")
 
 
 def resident(field: str) -> int:
@@ -31,29 +29,33 @@ def resident(field: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {field}: peak memory is measured on Linux only")
 
 
+def tiny(layout: str, mode: str) -> Case:
+    return Case(Shape.parse("16@5"), 1, layout, mode)
+
+
 def warm_up_torch() -> None:
     """Convolution library, autograd engine and threads start before the baseline is taken, for all candidates alike."""
-    for memory_format in LAYOUTS.values():
-        x = torch.randn(2, 16, 5, 5).contiguous(memory_format=memory_format).requires_grad_()
-        weight = torch.randn(16, 16, 3, 3, requires_grad=True)
-        F.conv2d(x, weight, padding=1).sum().backward()
+    for layout, mode in product(LAYOUTS, MODES):
+        case = tiny(layout, mode)
+        prepare(CANDIDATES[STATIC], make_operands(case), case.mode)()
     torch.randn(64, 64) @ torch.randn(64, 64)
 
 
 def peak(case: Case, name: str) -> int:
-    """Bytes. A tiny call first brings the candidate's code into memory; what it leaves behind besides code is scratch
-    and is added."""
+    """Bytes. A tiny call first starts what the candidate starts once; memory that it leaves behind is scratch and
+    counts. Pages of program files that the call brings in are code and do not."""
     candidate = CANDIDATES[name]
     warm_up_torch()
     before = resident("RssAnon")
-    prepare(candidate, make_operands(Case(TINY, 1, case.layout, case.mode), candidate.static_modulation), case.mode)()
+    prepare(candidate, make_operands(tiny(case.layout, case.mode), candidate.static_modulation), case.mode)()
     scratch = max(0, resident("RssAnon") - before)
     call = prepare(candidate, make_operands(case, candidate.static_modulation), case.mode)
     Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to what is resident now
-    baseline = resident("VmRSS")
-    kept = call()
-    assert kept
-    return max(0, resident("VmHWM") - baseline) + scratch
+    baseline, code = resident("VmRSS"), resident("RssFile")
+    results = call()
+    highest = resident("VmHWM") - (resident("RssFile") - code)
+    del results
+    return scratch + max(0, highest - baseline)
 
 
 def peak_in_its_own_process(case: Case, name: str, threads: int) -> int:

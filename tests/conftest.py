@@ -1,7 +1,10 @@
 """What all tests share: backends, dtypes, seeds, poisoned memory, and the count of what was skipped."""
 
 import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -10,6 +13,7 @@ import torch
 import cases
 from kerneldna_ops import explain_backends
 
+FOLDER = Path(__file__).parent
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # name -> (whether it runs on this machine at all, why or why not)
 BACKENDS = explain_backends(**cases.build(cases.SMALL[0], torch.float32)._asdict())
@@ -85,3 +89,16 @@ def deterministic_mode():
 def poisoned_memory(deterministic_mode):
     """New tensors come full of NaN, those of the C++ library included, so that reading before writing shows."""
     assert torch.utils.deterministic.fill_uninitialized_memory
+
+
+@pytest.fixture
+def tests_pass_with():
+    """A function that runs tests of this folder in a process with more environment variables."""
+
+    def run(environment, *arguments):
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+        environment = {**os.environ, **environment}
+        run = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout[-2000:]
+
+    return run

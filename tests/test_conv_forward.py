@@ -99,3 +99,15 @@ def test_one_sample_cannot_reach_another(backend, dtype):
     call.filter_attention[[1, 3]] = torch.nan
     call.spatial_attention[[1, 3]] = torch.nan
     torch.testing.assert_close(run(call, backend)[2], alone, rtol=0, atol=0)
+
+
+# PyTorch's own convolutions flush subnormal bfloat16 numbers to zero on some processors.
+@pytest.mark.without_backends("composite", "reference")
+@pytest.mark.parametrize("factor", [1.0, 1.5, -3.0])
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+def test_half_numbers_are_rounded_once_and_to_nearest(backend, half, factor):
+    """All 65536 of them, NaN, infinities and subnormal ones included, times a filter attention."""
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(half).reshape(1, 1, 256, 256)
+    one, f = torch.ones(1, 1, 1, 1, dtype=half), torch.tensor([[factor]], dtype=half)
+    output = conv2d(every, one, filter_attention=f, backend=backend)
+    torch.testing.assert_close(output, (every.float() * factor).to(half), rtol=0, atol=0, equal_nan=True)

@@ -80,8 +80,14 @@ def test_gradients(backend, case, name, value):
 
     expected = gradients(sample_by_sample, torch.float64)
     actual = gradients(lambda call: run(call, backend), torch.float32)
-    for of, expected_gradient, gradient in zip(TENSORS, expected, actual, strict=True):
-        assert torch.equal(gradient.isfinite(), expected_gradient.isfinite()), of
+    for of, *both in zip(TENSORS, actual, expected, strict=True):
+        finite, expected_finite = (gradient.isfinite() for gradient in both)
+        if (of, name) == ("input", "weight"):
+            # An infinite tap meets zeros beside the edge of grad_output, and again algorithms differ in what they make
+            # of it: it must stay in its channels.
+            assert not (finite & ~expected_finite).any()
+            finite, expected_finite = finite.all(-1).all(-1), expected_finite.all(-1).all(-1)
+        assert torch.equal(finite, expected_finite), of
 
 
 def test_a_zero_does_not_hide_a_nan(backend, dtype):

@@ -1,10 +1,6 @@
 """That poisoned memory is poisoned, and the numeric tests once more with the scratch memory of the library poisoned."""
 
-import os
 import platform
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,14 +13,10 @@ def test_new_tensors_are_poisoned(poisoned_memory, dtype):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator can fill memory")
-def test_scratch_memory_is_written_before_it_is_read():
-    """glibc fills new memory with 0x7f, which is 3.4e38 in float32: what is read too early shows, in malloc too."""
-    command = [
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-        "test_conv_forward.py::test_output", "test_conv_gradients.py::test_gradients",
-    ]  # fmt: skip
-    environment = {**os.environ, "MALLOC_PERTURB_": str(0xFF ^ 0x7F)}
-    run = subprocess.run(
-        command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True, check=False
+def test_numbers_with_poisoned_scratch_memory(tests_pass_with):
+    """glibc fills new memory with bytes of 0x7f, 3.4e38 in float32: what malloc gave and nobody wrote shows as well."""
+    tests_pass_with(
+        {"MALLOC_PERTURB_": str(0xFF ^ 0x7F)},
+        "test_conv_forward.py::test_output",
+        "test_conv_gradients.py::test_gradients",
     )
-    assert run.returncode == 0, run.stdout[-2000:]

@@ -57,7 +57,7 @@ GEOMETRIES = {
     "bias": (nn.Conv2d(8, 12, 3), {"bias": True}),
     "reflect": (nn.Conv2d(8, 12, 3, padding=(2, 1), padding_mode="reflect"), {}),
     "replicate": (nn.Conv2d(8, 12, (2, 3), stride=2, padding=1), {"padding_mode": "replicate"}),
-    "circular same": (nn.Conv2d(8, 12, (2, 3)), {"padding_mode": "circular", "padding": "same"}),
+    "circular same": (nn.Conv2d(8, 12, (2, 4)), {"padding_mode": "circular", "padding": "same"}),
     "zeros over reflect": (nn.Conv2d(8, 12, 3, padding=1, padding_mode="reflect"), {"padding_mode": "zeros"}),
     "valid reflect": (nn.Conv2d(8, 12, 3, padding="valid", padding_mode="reflect"), {}),
 }

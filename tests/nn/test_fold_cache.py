@@ -106,6 +106,15 @@ def new_parameter(child):
     child.adapter.filter_attention = nn.Parameter(child.adapter.filter_attention.detach() * 1.5)
 
 
+def new_parameter_on_the_same_memory(child):
+    """It counts its own writes, here up to where the old one stood."""
+    old, new = child.parent.weight, nn.Parameter(child.parent.weight.data)
+    child.parent.weight = new
+    with torch.no_grad():
+        for _ in range(old._version):
+            new.mul_(1.5)
+
+
 def new_parent(child):
     child.parent = nn.Conv2d(8, 12, 3, padding=1, bias=False).double()
 
@@ -134,6 +143,7 @@ CHANGES = {
     ".data = twice": set_data_to_freed_memory,
     ".data = another view": set_data_to_another_view,
     "new parameter": new_parameter,
+    "new parameter on the same memory": new_parameter_on_the_same_memory,
     "new parent": new_parent,
     ".data.mul_() and eval()": uncounted_write_then(lambda child: child.eval()),
     ".data.mul_() and train().eval()": uncounted_write_then(lambda child: child.train().eval()),

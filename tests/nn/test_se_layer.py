@@ -183,9 +183,12 @@ def recalibrate(se):
     se.bn.eval()
 
 
-def write_through_data_and_call_eval(se):
-    se.fc1.weight.data.mul_(1.5)
-    se.eval()
+def uncounted_write_then(method):
+    def write(se):
+        se.fc1.weight.data.mul_(1.5)
+        method(se)
+
+    return write
 
 
 CHANGES = {
@@ -197,7 +200,8 @@ CHANGES = {
     ".data =": set_data,
     "new parameter": replace_parameter,
     "recalibrated": recalibrate,
-    ".data.mul_(), eval()": write_through_data_and_call_eval,
+    ".data.mul_(), eval()": uncounted_write_then(lambda se: se.eval()),
+    ".data.mul_(), to()": uncounted_write_then(lambda se: se.to(torch.float64)),
 }
 
 

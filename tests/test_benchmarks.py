@@ -1,0 +1,120 @@
+"""The parts of benchmarks/ that a figure depends on and that can be wrong without anybody noticing."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from benchmarks import candidates, measure, paired, report
+from benchmarks.cases import Case, Shape, make_operands
+from benchmarks.paired import Rounds, Spread
+from benchmarks.summary import Ratio, summarise
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("64@56", (64, 64, 56, 3, 1, 1, "3x3")),
+        ("64->256@56", (64, 256, 56, 1, 1, 1, "1x1")),
+        ("128@28s2", (128, 128, 28, 3, 2, 1, "3x3 stride 2")),
+        ("96@56dw", (96, 96, 56, 3, 1, 96, "depthwise")),
+    ],
+)
+def test_shape_names(name, expected):
+    s = Shape.parse(name)
+    assert (s.in_channels, s.out_channels, s.size, s.kernel, s.stride, s.groups, s.family) == expected
+
+
+def test_a_shape_that_does_not_parse_is_refused():
+    with pytest.raises(ValueError, match="64@56"):
+        Shape.parse("64x56")
+
+
+@pytest.mark.parametrize("name", ["8@5", "8@6s2", "8->4@5", "8@5s2", "8@6dw"])
+def test_the_gradient_has_the_shape_of_the_output(name):
+    operands = make_operands(Case(Shape.parse(name), 2, "channels_last", "training"))
+    assert candidates.static(operands).shape == operands.grad_output.shape
+
+
+@pytest.mark.parametrize("mode", ["forward", "training"])
+@pytest.mark.parametrize("name", [name for name in candidates.CANDIDATES if name not in candidates.COMPILED])
+def test_every_candidate_answers_as_the_reference(name, mode):
+    for shape in ("8@5", "8->4@5", "8@6s2", "8@6dw"):
+        calls = measure.checked_calls(Case(Shape.parse(shape), 2, "nchw", mode), [name])
+        assert all(tensor.isfinite().all() for tensor in calls[name]())
+
+
+def test_a_wrong_candidate_is_not_timed(monkeypatch):
+    wrong = candidates.Candidate("forgets c", lambda o: candidates.static(o) * o.filter[:, :, None, None])
+    monkeypatch.setitem(candidates.CANDIDATES, "wrong", wrong)
+    with pytest.raises(AssertionError, match="wrong, 8@5 b2 nchw forward: output is off"):
+        measure.checked_calls(Case(Shape.parse("8@5"), 2, "nchw", "forward"), ["wrong"])
+
+
+def test_candidates_take_turns_in_alternating_order():
+    order = []
+    paired.alternate({name: lambda name=name: order.append(name) for name in "ab"}, rounds=2, sample_seconds=0)
+    assert "".join(order[4:8]) == "abba"
+
+
+def test_disturbed_rounds_do_not_count(monkeypatch):
+    fates = iter([True, False] * 3 + [True] * 6)
+    monkeypatch.setattr(paired, "sample", lambda call, calls: (1.0, True))
+    monkeypatch.setattr(paired, "undisturbed_sample", lambda call, calls: (call(), next(fates)))
+    rounds = paired.alternate({"a": lambda: 2.0, "b": lambda: 1.0}, rounds=3)
+    assert rounds.disturbed == 3
+    assert rounds.seconds == {"a": [2.0] * 3, "b": [1.0] * 3}
+
+
+def test_a_ratio_is_formed_within_a_round():
+    rounds = Rounds({"op": [2.0, 20.0, 6.0], "static": [1.0, 10.0, 2.0]}, 0)
+    assert rounds.ratio("op", "static") == Spread(2.0, 2.0, 2.5, 3)
+
+
+def ratio(value, batch, candidate="op", base="static", shape="64@56"):
+    return Ratio(Case(Shape.parse(shape), batch, "nchw", "forward"), candidate, base, Spread(value, value, value, 9))
+
+
+def test_summary_says_whether_a_target_is_met():
+    (met,) = summarise([ratio(1.0, 1), ratio(1.1, 8)])
+    assert (met.mean, met.worst.case.batch, met.cells, met.met) == (pytest.approx(1.1**0.5), 8, 2, True)
+    (worst_missed,) = summarise([ratio(0.9, 1), ratio(1.13, 8)])
+    assert not worst_missed.met
+    (mean_missed,) = summarise([ratio(1.06, 1)])
+    assert not mean_missed.met
+    assert str(mean_missed).endswith("target 1.05 / 1.12 MISSED")
+
+
+def test_summary_compares_with_composite_only_where_that_is_the_target():
+    lines = summarise([ratio(1.0, 1, base="composite"), ratio(1.0, 1, base="composite", shape="96@56dw")])
+    assert [line.family for line in lines] == ["depthwise"]
+
+
+def test_report_is_written_from_the_saved_figures(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib", reason="the plots need matplotlib")
+    saved = {"median": 1.2, "low": 1.1, "high": 1.3, "rounds": 9}
+    case = {"shape": "64@56", "batch": 8, "layout": "nchw", "mode": "forward"}
+    entries = [
+        {**case, "candidate": name, "seconds": {**saved, "median": 0.004}, "to_static": saved, "to_composite": saved}
+        for name in ("static", "op")
+    ]
+    (tmp_path / "latency.json").write_text(json.dumps({"machine_info": {"cpu": "a processor"}, "benchmarks": entries}))
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
+    report.main()
+    text = (tmp_path / "report.md").read_text()
+    assert "cpu a processor" in text
+    assert "| 64@56 b8 | 4.00 | 1.20 [1.10, 1.30] |" in text
+    assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
+    assert "MISSED" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is measured on Linux only")
+def test_peak_memory_of_a_call_is_seen(monkeypatch):
+    from benchmarks import memory
+
+    case = Case(Shape.parse("8@5"), 2, "nchw", "forward")
+    greedy = candidates.Candidate("takes 64 MiB", lambda o: torch.ones(16, 2**20))
+    monkeypatch.setitem(candidates.CANDIDATES, "greedy", greedy)
+    monkeypatch.setattr(memory, "prepare", lambda candidate, operands, mode: lambda: candidate.call(operands))
+    assert 60 * memory.MEBI < memory.peak(case, "greedy") < 140 * memory.MEBI
