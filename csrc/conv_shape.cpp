@@ -22,8 +22,9 @@ void check_attention(const char *op, const char *name, const OptionalTensor &att
 }
 
 int64_t out_size(int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
-  const int64_t span = in + 2 * padding - dilation * (kernel - 1) - 1;
-  return span < 0 ? 0 : span / stride + 1;
+  using Wide = __int128; // a huge dilation must not wrap into a plausible size
+  const Wide span = Wide(in) + 2 * Wide(padding) - Wide(dilation) * (kernel - 1) - 1;
+  return span < 0 ? 0 : int64_t(span / stride) + 1;
 }
 
 } // namespace

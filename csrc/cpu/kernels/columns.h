@@ -118,13 +118,16 @@ struct ColumnOrder {
   int64_t row_of_channel, row_of_tap;
 };
 
-// row[piece] = scale * source[piece] for the pieces of one channel and tap.
-template <bool UnitStep, class S, class Piece, class ScaleOf>
-KERNELDNA_INLINE void copy_pieces(auto *row, const S *source, const Piece *piece, const Piece *end, int64_t step,
+// row[piece] = scale * source[piece] for the pieces of one channel and tap. Padding stays zero under an infinite scale.
+template <bool UnitStep, class S, class T, class ScaleOf>
+KERNELDNA_INLINE void copy_pieces(T *row, const S *source, const Piece *piece, const Piece *end, int64_t step,
                                   ScaleOf scale_of) {
-  for (; piece < end; ++piece)
-    store(row + piece->start,
-          load_masked(source + piece->source, piece->mask, UnitStep ? 1 : step) * scale_of(piece->sample));
+  constexpr uint32_t all = (1u << kLanes<T>)-1;
+  for (; piece < end; ++piece) {
+    const Vec<T> value =
+        load_masked(source + piece->source, piece->mask, UnitStep ? 1 : step) * scale_of(piece->sample);
+    store(row + piece->start, piece->mask == all ? value : keep_masked<T>(value, piece->mask));
+  }
 }
 
 // Source with adjacent pixels adjacent in memory (NCHW): channel by channel.

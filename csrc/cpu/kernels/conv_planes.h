@@ -17,7 +17,7 @@ template <class S, class T> class PaddedPlane {
 public:
   PaddedPlane(const Image &source, const Tap *taps, int64_t tap_count, const int64_t *step, int64_t lattice_height,
               int64_t lattice_width)
-      : source_(source), taps_(taps), step_(step[1]) {
+      : source_(source), step_(step[1]) {
     int64_t last_row = first_row_, last_column = first_column_;
     for (int64_t t = 0; t < tap_count; ++t) {
       first_row_ = t == 0 || taps[t].row < first_row_ ? taps[t].row : first_row_;
@@ -40,6 +40,14 @@ public:
     return (tap.row - first_row_) * step_ * phase_ + column % step_ * phase_ + column / step_;
   }
 
+  // The lanes of a vector, beginning at lattice pixel (row, column), that read inside the source through a tap.
+  uint32_t inside(const Tap &tap, int64_t row, int64_t column, const int64_t *step) const {
+    const int64_t source_row = row * step[0] + tap.row;
+    if (source_row < 0 || source_row >= source_.height)
+      return 0;
+    return inside_row(column * step_ + tap.column);
+  }
+
   void fill(T *plane, const S *pixels) const {
     for (int64_t h = 0; h < height_; ++h)
       for (int64_t remainder = 0; remainder < step_; ++remainder) {
@@ -52,10 +60,8 @@ public:
         }
         const S *in = pixels + row * source_.row_stride;
         for (int64_t j = 0; j < phase_; j += kLanes<T>) {
-          uint32_t mask = 0;
           const int64_t column = first_column_ + remainder + j * step_;
-          for (int lane = 0; lane < kLanes<T>; ++lane)
-            mask |= uint32_t(column + lane * step_ >= 0 && column + lane * step_ < source_.width) << lane;
+          const uint32_t mask = inside_row(column);
           store(out + j, mask ? load_masked(in + column * source_.column_stride, mask, step_ * source_.column_stride)
                               : Vec<T>{});
         }
@@ -63,8 +69,14 @@ public:
   }
 
 private:
+  uint32_t inside_row(int64_t column) const {
+    uint32_t mask = 0;
+    for (int lane = 0; lane < kLanes<T>; ++lane, column += step_)
+      mask |= uint32_t(column >= 0 && column < source_.width) << lane;
+    return mask;
+  }
+
   const Image &source_;
-  const Tap *taps_;
   int64_t step_, first_row_ = 0, first_column_ = 0, height_, phase_, row_step_;
 };
 
@@ -96,11 +108,13 @@ template <class S, class T> void conv_planes(const TileConv &conv, int64_t begin
     for (int64_t o = 0; o < conv.out_channels; ++o) {
       const int64_t channel = group * conv.out_channels + o;
       const T *weight = static_cast<const T *>(conv.weight) + group * conv.weight_group + o * conv.weight_row;
+      bool finite = true;
       for (int64_t k = 0; k < terms; ++k) {
         const int64_t i = k / conv.tap_count;
         const Tap &tap = conv.taps[k % conv.tap_count];
         factors[k] = weight[i * conv.weight_channel + tap.weight] * tap_scale[tap.scale] *
                      in_scale[group * conv.in_channels + i];
+        finite = finite && factors[k] - factors[k] == 0;
       }
       const Vec<T> scale = splat(out_scale[channel]);
       const Vec<T> shift = splat(conv.bias ? static_cast<const T *>(conv.bias)[channel] : T(0));
@@ -119,7 +133,13 @@ template <class S, class T> void conv_planes(const TileConv &conv, int64_t begin
           const int64_t left = conv.lattice_width - q;
           const int vectors = left >= kBlock * lanes ? kBlock : int((left + lanes - 1) / lanes);
           const T *in = planes + r * padded.row_step() + q;
-          if (vectors == kBlock)
+          if (!finite) // padding stays zero under an infinite factor
+            for (int v = 0; v < vectors; ++v)
+              for (int64_t k = 0; k < terms; ++k)
+                sums[v] +=
+                    keep_masked<T>(splat(factors[k]) * load(in + offsets[k] + v * lanes),
+                                   padded.inside(conv.taps[k % conv.tap_count], r, q + v * lanes, conv.source_step));
+          else if (vectors == kBlock)
             for (int64_t k = 0; k < terms; ++k)
               for (int v = 0; v < kBlock; ++v)
                 sums[v] += splat(factors[k]) * load(in + offsets[k] + v * lanes);

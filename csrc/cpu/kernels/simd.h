@@ -171,6 +171,20 @@ template <class S> KERNELDNA_INLINE auto load_masked(const S *p, uint32_t mask, 
   return value;
 }
 
+// The lanes whose bit is set; the others become zero, whatever they were.
+template <class T> KERNELDNA_INLINE Vec<T> keep_masked(Vec<T> value, uint32_t mask) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 8)
+    return _mm512_maskz_mov_pd(__mmask8(mask), value);
+  else
+    return _mm512_maskz_mov_ps(__mmask16(mask), value);
+#else
+  for (int j = 0; j < kLanes<T>; ++j)
+    value[j] = mask >> j & 1 ? value[j] : T(0);
+  return value;
+#endif
+}
+
 // The first `count` lanes, 0 <= count <= lanes.
 template <class S> KERNELDNA_INLINE auto load_first(const S *p, int64_t count) {
   return load_masked(p, (1u << count) - 1, 1);
