@@ -20,7 +20,7 @@ bool channels_last(const TileConv &conv) {
 Form choose_form(const TileConv &conv) {
   if (conv.groups > 1 && (conv.in_channels == 1 || conv.out_channels == 1))
     return Form::planes;
-  constexpr int64_t kPixelsPerFilter = 7, kLeastChannels = 8;
+  constexpr int64_t kPixelsPerFilter = 3, kLeastChannels = 8;
   return channels_last(conv) && conv.in_channels >= kLeastChannels &&
                  pixels_of(conv) >= kPixelsPerFilter * conv.out_channels
              ? Form::pixels

@@ -48,12 +48,13 @@ public:
     Scratch &scratch = thread_scratch();
     scratch.reserve(Scratch::bytes_of<T>(tile_pixels_ * row_ + lanes) +
                     Scratch::bytes_of<T>(tile_pixels_ * result_row_) + 2 * Scratch::bytes_of<int64_t>(row_) +
-                    Scratch::bytes_of<Pixel>(tile_pixels_));
+                    Scratch::bytes_of<Pixel>(tile_pixels_) + Scratch::bytes_of<Block>(tile_pixels_));
     columns_ = scratch.take<T>(tile_pixels_ * row_ + lanes);
     result_ = scratch.take<T>(tile_pixels_ * result_row_);
     a_offset_ = scratch.take<int64_t>(row_);
     b_offset_ = scratch.take<int64_t>(row_);
     tile_ = scratch.take<Pixel>(tile_pixels_);
+    blocks_ = scratch.take<Block>(tile_pixels_);
     for (int64_t k = 0; k < row_; ++k) {
       a_offset_[k] = k;
       b_offset_[k] = k * width_;
@@ -77,6 +78,12 @@ private:
     int64_t target, partner;                   // of channel 0
   };
 
+  // Pixels of one row that are multiplied together, and the taps that reach a source row from there: the others would
+  // multiply zeros, which on a small map are a tenth of the work.
+  struct Block {
+    int64_t first, count, tap_begin, tap_end;
+  };
+
   void run_tile(int64_t tile, int64_t group, int64_t part) {
     const int64_t vectors = (pixels_ + lanes - 1) / lanes;
     const int64_t first = tile * vectors / conv_.tiles * lanes;
@@ -88,6 +95,7 @@ private:
       return;
     tile_index_ = tile;
     locate_pixels(first);
+    cut_into_blocks();
     if (conv_.partner)
       clear_partial(group, panel_begin, panel_end);
     bool fresh = true;
@@ -98,13 +106,12 @@ private:
         const bool done = tap_end == conv_.tap_count && channel_end == conv_.in_channels;
         build_columns(group, tap, tap_end, channel, channel_end);
         for (int64_t panel = panel_begin; panel < panel_end; ++panel)
-          multiply_panel(group, panel, panel - panel_begin, tap * conv_.in_channels + channel,
-                         (tap_end - tap) * (channel_end - channel), fresh, done);
+          multiply_panel(group, panel, panel - panel_begin, tap, tap_end, channel, channel_end, fresh, done);
         fresh = false;
       }
     if (conv_.tap_count == 0)
       for (int64_t panel = panel_begin; panel < panel_end; ++panel)
-        multiply_panel(group, panel, panel - panel_begin, 0, 0, true, true);
+        multiply_panel(group, panel, panel - panel_begin, 0, 0, 0, 0, true, true);
   }
 
   void locate_pixels(int64_t first) {
@@ -122,6 +129,31 @@ private:
     }
   }
 
+  void cut_into_blocks() {
+    block_count_ = 0;
+    for (int64_t p = 0; p < count_;) {
+      int64_t in_row = 1; // pixels of the tile in the row of pixel p
+      while (p + in_row < count_ && tile_[p + in_row].source_row == tile_[p].source_row &&
+             tile_[p + in_row].sample == tile_[p].sample)
+        ++in_row;
+      int64_t tap_begin = 0, tap_end = conv_.tap_count;
+      auto outside = [&](int64_t t) {
+        const int64_t row = tile_[p].source_row + conv_.taps[t].row;
+        return row < 0 || row >= conv_.source.height;
+      };
+      while (tap_begin < tap_end && outside(tap_begin))
+        ++tap_begin;
+      while (tap_begin < tap_end && outside(tap_end - 1))
+        --tap_end;
+      for (int64_t blocks = (in_row + kRows - 1) / kRows; blocks > 0; --blocks) {
+        const int64_t count = (in_row + blocks - 1) / blocks;
+        blocks_[block_count_++] = {p, count, tap_begin, tap_end};
+        p += count;
+        in_row -= count;
+      }
+    }
+  }
+
   // columns[pixel][(t, i)] = in_scale[n,i] * tap_scale[n,t] * source[n,i,q(pixel,t)]
   void build_columns(int64_t group, int64_t tap_begin, int64_t tap_end, int64_t channel_begin, int64_t channel_end) {
     const Image &source = conv_.source;
@@ -136,7 +168,9 @@ private:
       for (int64_t t = tap_begin; t < tap_end; ++t, out += count) {
         const int64_t row = pixel.source_row + conv_.taps[t].row;
         const int64_t column = pixel.source_column + conv_.taps[t].column;
-        if (row < 0 || row >= source.height || column < 0 || column >= source.width) {
+        if (row < 0 || row >= source.height)
+          continue; // no block reads these
+        if (column < 0 || column >= source.width) {
           for (int64_t i = 0; i < count; i += lanes) // the next row of columns, or slack, takes what is too much
             store(out + i, Vec<T>{});
           continue;
@@ -152,24 +186,27 @@ private:
     }
   }
 
-  void multiply_panel(int64_t group, int64_t panel, int64_t place, int64_t reduced, int64_t count, bool fresh,
-                      bool done) {
-    const int64_t first = panel * width_;
+  void multiply_panel(int64_t group, int64_t panel, int64_t place, int64_t tap_begin, int64_t tap_end,
+                      int64_t channel_begin, int64_t channel_end, bool fresh, bool done) {
+    const int64_t first = panel * width_, channels = channel_end - channel_begin;
     const int64_t filters = conv_.out_channels - first < width_ ? conv_.out_channels - first : width_;
     const int vectors = int((filters + lanes - 1) / lanes);
-    const T *b = static_cast<const T *>(conv_.panels) +
-                 ((group * panels_ + panel) * conv_.in_channels * conv_.tap_count + reduced) * width_;
-    for (int64_t p = 0; p < count_; p += kRows) {
-      const int rows = count_ - p < kRows ? int(count_ - p) : kRows;
-      const T *a = columns_ + p * row_;
-      T *result = result_ + p * result_row_ + place * width_;
-      with_block_size(rows, vectors, [&]<int MR, int NV>() {
-        multiply_block<MR, NV, T>(a, p + kRows < count_ ? a + kRows * row_ : a, row_, a_offset_, b, b_offset_, count,
-                                  result, result_row_, fresh);
+    const T *weight =
+        static_cast<const T *>(conv_.panels) + (group * panels_ + panel) * conv_.in_channels * conv_.tap_count * width_;
+    for (int64_t k = 0; k < block_count_; ++k) {
+      const Block &block = blocks_[k];
+      const int64_t begin = block.tap_begin > tap_begin ? block.tap_begin : tap_begin;
+      const int64_t end = block.tap_end < tap_end ? block.tap_end : tap_end;
+      const T *a = columns_ + block.first * row_ + (begin - tap_begin) * channels;
+      const T *b = weight + (begin * conv_.in_channels + channel_begin) * width_;
+      T *result = result_ + block.first * result_row_ + place * width_;
+      with_block_size(int(block.count), vectors, [&]<int MR, int NV>() {
+        multiply_block<MR, NV, T>(a, row_, a_offset_, b, b_offset_, (end - begin) * channels, result, result_row_,
+                                  fresh);
       });
       if (done)
-        for (int64_t j = 0; j < rows; ++j)
-          finish(tile_[p + j], result + j * result_row_, group * conv_.out_channels + first, filters);
+        for (int64_t j = 0; j < block.count; ++j)
+          finish(tile_[block.first + j], result + j * result_row_, group * conv_.out_channels + first, filters);
     }
   }
 
@@ -210,7 +247,8 @@ private:
   T *columns_, *result_;
   int64_t *a_offset_, *b_offset_;
   Pixel *tile_;
-  int64_t count_ = 0, tile_index_ = 0;
+  Block *blocks_;
+  int64_t block_count_ = 0, count_ = 0, tile_index_ = 0;
 };
 
 template <class S, class T> void conv_pixels(const TileConv &conv, int64_t begin, int64_t end) {

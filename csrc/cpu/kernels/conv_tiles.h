@@ -138,9 +138,8 @@ private:
       for (int64_t v = 0; v < vectors;) {
         const int panel = next_panel(vectors - v);
         with_block_size(rows, panel, [&]<int MR, int NV>() {
-          multiply_block<MR, NV, T>(a, row + kRows < row_end ? a + conv_.weight_block : a, conv_.weight_row, a_offset_,
-                                    columns_ + v * kLanes<T>, b_offset_, count, result + v * kLanes<T>, result_row_,
-                                    fresh);
+          multiply_block<MR, NV, T>(a, conv_.weight_row, a_offset_, columns_ + v * kLanes<T>, b_offset_, count,
+                                    result + v * kLanes<T>, result_row_, fresh);
         });
         v += panel;
       }

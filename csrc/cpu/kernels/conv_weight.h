@@ -270,7 +270,7 @@ private:
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v)
         sums[r][v] = fresh ? Vec<T>{} : load(products_ + at + r * block_ + v * lanes);
-    multiply<MR, NV>(sums, a, a + MR * grad_row_, grad_row_, grad_offset_, b, band_offset_, count);
+    multiply<MR, NV>(sums, a, grad_row_, grad_offset_, b, band_offset_, count);
     if (!done) {
 #pragma GCC unroll 8
       for (int r = 0; r < MR; ++r)

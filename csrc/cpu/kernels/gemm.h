@@ -11,15 +11,11 @@ constexpr int kRows = kRegisters == 32 ? 8 : 6;
 constexpr int kPanelVectors = kRegisters == 32 ? 3 : 2;
 
 // accumulators[m][v] += sum_k a[m * a_row + a_offset[k]] * b[b_offset[k] + v * lanes ...]
-//
-// a_next is the block of A that comes next (or a itself): its rows are short runs far apart, which the hardware does
-// not foresee, so that every 16th element of each is asked for in time.
 template <int MR, int NV, class T>
-KERNELDNA_INLINE void multiply(Vec<T> (&accumulators)[MR][NV], const T *a, const T *a_next, int64_t a_row,
-                               const int64_t *a_offset, const T *b, const int64_t *b_offset, int64_t count) {
+KERNELDNA_INLINE void multiply(Vec<T> (&accumulators)[MR][NV], const T *a, int64_t a_row, const int64_t *a_offset,
+                               const T *b, const int64_t *b_offset, int64_t count) {
   for (int64_t k = 0; k < count; ++k) {
     const T *a_k = a + a_offset[k];
-    __builtin_prefetch(a_next + a_offset[k] + k % 16 / 2 % MR * a_row);
     const T *b_k = b + b_offset[k];
     Vec<T> b_vectors[NV];
 #pragma GCC unroll 8
@@ -37,16 +33,15 @@ KERNELDNA_INLINE void multiply(Vec<T> (&accumulators)[MR][NV], const T *a, const
 
 // The product of one block, added to (or, with `fresh`, written to) c.
 template <int MR, int NV, class T>
-__attribute__((noinline)) void multiply_block(const T *a, const T *a_next, int64_t a_row, const int64_t *a_offset,
-                                              const T *b, const int64_t *b_offset, int64_t count, T *c, int64_t c_row,
-                                              bool fresh) {
+__attribute__((noinline)) void multiply_block(const T *a, int64_t a_row, const int64_t *a_offset, const T *b,
+                                              const int64_t *b_offset, int64_t count, T *c, int64_t c_row, bool fresh) {
   Vec<T> accumulators[MR][NV];
 #pragma GCC unroll 8
   for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v)
       accumulators[m][v] = fresh ? Vec<T>{} : load(c + m * c_row + v * kLanes<T>);
-  multiply<MR, NV>(accumulators, a, a_next, a_row, a_offset, b, b_offset, count);
+  multiply<MR, NV>(accumulators, a, a_row, a_offset, b, b_offset, count);
 #pragma GCC unroll 8
   for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 8
