@@ -20,10 +20,10 @@ def run(digits: Digits, output: Path, seeds: int, epochs: int, rounds: int = ROU
     """Do it all and leave it in the folder `output`. Ctrl-C while training goes on to write what there is."""
     print(
         f"{len(digits.train)} training, {len(digits.validation)} validation and {len(digits.test)} test images,"
-        f" {SIDE}x{SIDE}; {torch.get_num_threads()} threads. Ctrl-C stops the training and keeps what was learnt.",
+        f" {SIDE}x{SIDE}; threads: {torch.get_num_threads()}. Ctrl-C stops the training and keeps what was learnt.",
         flush=True,
     )
-    with tqdm(desc="measuring", total=number_of_ticks(rounds), leave=False) as bar:
+    with tqdm(desc="measuring", total=number_of_ticks(rounds), leave=False, mininterval=0.5) as bar:
         costs = measure(digits.train, rounds, bar.update)
     learnt = train_all(digits, seeds, epochs)
 

@@ -39,7 +39,7 @@ def train_all(digits: Digits, seeds: int, epochs: int) -> Learnt:
     steps = len(order) * epochs * steps_per_epoch(digits)
     under_way: Training | None = None
     try:
-        with tqdm(total=steps, unit="step", leave=False) as bar:
+        with tqdm(total=steps, unit="step", leave=False, mininterval=0.5) as bar:
             for variant, seed in order:
                 bar.set_description(f"training {variant}, seed {seed}")
                 under_way = Training(variant, seed, digits, epochs)

@@ -134,7 +134,7 @@ def test_a_real_ctrl_c_ends_with_a_table_and_a_clear_line(tmp_path):
         if line == "training\n":
             break
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     assert "Stopped by Ctrl-C after 0 of 3 runs, whose figures these are." in output

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kerneldna_ops.demo import train
+from kerneldna_ops.demo import runs, train
 from kerneldna_ops.demo.checkpoint import Checkpoint, Run, reload_and_evaluate
 from kerneldna_ops.demo.data import Digits, Images
 from kerneldna_ops.demo.experiment import save_checkpoints
@@ -45,11 +45,13 @@ def test_all_variants_see_the_images_in_the_same_order(few_digits, monkeypatch):
         training_step(model, optimizer, images, labels)
 
     monkeypatch.setattr(train, "training_step", look)
-    for variant in ("static", "kerneldna"):
-        Training(variant, 5, few_digits, 2).run(lambda: None)
-    ours, theirs = seen[: 2 * STEPS], seen[2 * STEPS :]
-    assert all(torch.equal(one, two) for one, two in zip(ours, theirs, strict=True))
-    assert not torch.equal(torch.cat(ours[:STEPS]), torch.cat(ours[STEPS:])), "the epochs are shuffled apart"
+    for variant, seed in (("static", 5), ("kerneldna", 5), ("static", 6)):
+        Training(variant, seed, few_digits, 2).run(lambda: None)
+    epochs = [torch.cat(seen[first : first + STEPS]) for first in range(0, 6 * STEPS, STEPS)]
+    assert torch.equal(epochs[0], epochs[2])
+    assert torch.equal(epochs[1], epochs[3])
+    for other in (1, 4):
+        assert not torch.equal(epochs[0], epochs[other]), "every epoch and every seed has an order of its own"
 
 
 def test_the_epoch_is_chosen_on_the_validation_images(few_digits, monkeypatch):
@@ -72,6 +74,7 @@ def test_the_epoch_is_chosen_on_the_validation_images(few_digits, monkeypatch):
 def test_accuracy_is_a_share_in_percent(few_digits):
     class Fives(torch.nn.Module):
         def forward(self, images):
+            assert not self.training
             return torch.nn.functional.one_hot(torch.full((len(images),), 5), 10)
 
     labels = torch.tensor([5] * 300 + [4] * 100)
@@ -103,6 +106,21 @@ def test_ctrl_c_keeps_the_finished_runs_and_the_best_epoch_of_the_run_under_way(
     paths = save_checkpoints(tmp_path, learnt)
     assert sorted(paths) == sorted(tmp_path.iterdir()) == [tmp_path / "interrupted.pt", tmp_path / "static.pt"]
     assert reload_and_evaluate(tmp_path / "interrupted.pt", few_digits) == kept.test_accuracy
+
+
+def test_the_test_accuracy_is_that_of_the_weights_that_are_kept(few_digits, monkeypatch):
+    evaluated = []
+
+    def look(model, part):
+        evaluated.append((part, model.classifier.weight.detach().clone()))
+        return 50.0
+
+    monkeypatch.setattr(runs, "evaluate", look)
+    CtrlC(monkeypatch, step=STEPS + 2)  # the weights have moved on since the first epoch, which is kept
+    learnt = train_all(few_digits, seeds=1, epochs=2)
+    [(part, weight)] = evaluated
+    assert part is few_digits.test
+    assert torch.equal(weight, learnt.interrupted.state["classifier.weight"])
 
 
 def test_ctrl_c_before_the_first_epoch_is_through(few_digits, monkeypatch):
