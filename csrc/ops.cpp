@@ -27,7 +27,7 @@ STABLE_TORCH_LIBRARY(kerneldna, m) {
   m.def("_native_conv_backward" KERNELDNA_CONV_BACKWARD_ARGUMENTS);
   m.def("_selected_conv" KERNELDNA_CONV_ARGUMENTS);
   m.def("_selected_conv_backward" KERNELDNA_CONV_BACKWARD_ARGUMENTS);
-  m.def("_select_in_python(int classes) -> ()");
+  m.def("_select_in_python(int[] classes) -> ()");
   m.def("_build_info() -> str");
 }
 

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <stdexcept>
 
@@ -17,7 +18,7 @@ namespace {
 using torch::stable::detail::from;
 using torch::stable::detail::to;
 
-std::atomic<uint64_t> classes_of_python{0};
+std::array<std::atomic<uint64_t>, kCallClasses / 64> classes_of_python{};
 
 void call_python(const char *op, StableIValue *stack) {
   if (torch_call_dispatcher(op, "", stack, TORCH_ABI_VERSION) == AOTI_TORCH_SUCCESS)
@@ -28,15 +29,22 @@ void call_python(const char *op, StableIValue *stack) {
 
 } // namespace
 
-void select_in_python(int64_t classes) {
-  classes_of_python.store(static_cast<uint64_t>(classes), std::memory_order_relaxed);
+void select_in_python(const std::vector<int64_t> &classes) {
+  std::array<uint64_t, kCallClasses / 64> words{};
+  for (const int64_t number : classes) {
+    check(number >= 0 && number < kCallClasses, "kerneldna::_select_in_python: classes must be between 0 and ",
+          kCallClasses - 1, ", got ", number);
+    words[number / 64] |= uint64_t(1) << number % 64;
+  }
+  for (size_t i = 0; i < words.size(); ++i)
+    classes_of_python[i].store(words[i], std::memory_order_relaxed);
 }
 
-bool selected_in_python(int call_class) { return classes_of_python.load(std::memory_order_relaxed) >> call_class & 1; }
+bool selected_in_python(int call_class) {
+  return classes_of_python[call_class / 64].load(std::memory_order_relaxed) >> call_class % 64 & 1;
+}
 
-int call_class(const Tensor &input, const Tensor &weight, const OptionalTensor &spatial_attention, int64_t groups) {
-  if (input.dim() != 4 || weight.dim() != 4)
-    return 0; // refused with a sentence wherever it goes
+int call_class(const ConvShape &shape, const Tensor &input, const OptionalTensor &spatial_attention) {
   int dtype = 0;
   switch (input.scalar_type()) {
   case torch::headeronly::ScalarType::Float:
@@ -52,22 +60,19 @@ int call_class(const Tensor &input, const Tensor &weight, const OptionalTensor &
     break;
   }
   int kind = 0;
-  if (groups == input.size(1) && groups > 1)
-    kind = 2;
-  else if (groups > 1)
-    kind = 3;
-  else if (weight.size(2) == 1 && weight.size(3) == 1)
+  if (shape.groups > 1)
+    kind = shape.groups == shape.in_channels ? 2 : 3;
+  else if (shape.kernel_height == 1 && shape.kernel_width == 1)
     kind = 1;
   const bool per_sample = spatial_attention && spatial_attention->dim() == 3;
-  return dtype + 4 * kind + 16 * per_sample + 32 * is_channels_last(input);
+  const bool large_map = shape.out_height * shape.out_width >= kLargeMap;
+  return dtype + 4 * kind + 16 * per_sample + 32 * is_channels_last(input) + 64 * large_map;
 }
 
 Tensor selected_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
                      const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
                      const OptionalTensor &spatial_attention, const std::vector<int64_t> &stride,
                      const std::vector<int64_t> &padding, const std::vector<int64_t> &dilation, int64_t groups) {
-  check_conv("kerneldna::conv", input, weight, bias, channel_attention, filter_attention, spatial_attention, stride,
-             padding, dilation, groups);
   std::array<StableIValue, 10> stack{from(input),
                                      from(weight),
                                      from(bias),
@@ -88,11 +93,6 @@ Gradients selected_conv_backward(const Tensor &grad_output, const Tensor &input,
                                  const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
                                  const std::vector<int64_t> &dilation, int64_t groups,
                                  const std::vector<bool> &output_mask) {
-  constexpr const char *op = "kerneldna::conv_backward";
-  const ConvShape shape = check_conv(op, input, weight, bias, channel_attention, filter_attention, spatial_attention,
-                                     stride, padding, dilation, groups);
-  check_grad_output(op, grad_output, input, shape);
-  check_output_mask(op, output_mask, bias, channel_attention, filter_attention, spatial_attention);
   std::array<bool, 6> mask;
   std::copy(output_mask.begin(), output_mask.end(), mask.begin());
   std::array<StableIValue, 12> stack{from(grad_output),

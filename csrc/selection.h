@@ -1,7 +1,7 @@
 // Who answers a call of the public op: this library's kernel for the device, or the backend that Python selects.
 //
 // The library works in a process with no Python, and in one with Python the default path stays free of it: a native
-// kernel looks up the class of its call in one 64-bit mask. Python sets the bits of the classes that it wants to decide
+// kernel looks up the class of its call in a table of bits. Python sets the bits of the classes that it wants to decide
 // itself (all of them while a backend is chosen explicitly, else those where a table of measured winners names another
 // backend), and those calls go on to kerneldna::_selected_*.
 #pragma once
@@ -11,20 +11,28 @@
 #include <cstdint>
 #include <string>
 #include <tuple>
+#include <vector>
 
 namespace kerneldna {
 
-void select_in_python(int64_t classes);
-bool selected_in_python(int call_class);
+// What decides which backend is faster; backends/_winners.py computes the same number.
+//     dtype          0 float64, 1 float32, 2 float16, 3 bfloat16
+//     kind           0 dense, 1 pointwise (1x1), 2 depthwise (groups = C_in > 1), 3 grouped
+//     per_sample     spatial attention per sample
+//     channels_last  the input's layout
+//     large_map      at least kLargeMap output pixels a sample
+// class = dtype + 4 * kind + 16 * per_sample + 32 * channels_last + 64 * large_map
+constexpr int kCallClasses = 128;
+constexpr int64_t kLargeMap = 512;
+int call_class(const ConvShape &shape, const Tensor &input, const OptionalTensor &spatial_attention);
 
-// Dtype (float64, float32, float16, bfloat16), kind (dense, 1x1, depthwise, grouped), whether spatial attention is per
-// sample, and the layout (contiguous, channels_last), as dtype + 4 * kind + 16 * per_sample + 32 * channels_last.
-// backends/_selection.py computes the same number.
-int call_class(const Tensor &input, const Tensor &weight, const OptionalTensor &spatial_attention, int64_t groups);
+// The classes of calls that Python decides; all others are native.
+void select_in_python(const std::vector<int64_t> &classes);
+bool selected_in_python(int call_class);
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// kerneldna::_selected_conv and _selected_conv_backward, with the arguments checked here.
+// kerneldna::_selected_conv and _selected_conv_backward; the arguments have been checked.
 Tensor selected_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
                      const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
                      const OptionalTensor &spatial_attention, const std::vector<int64_t> &stride,

@@ -7,12 +7,11 @@
 namespace kerneldna::cpu {
 namespace {
 
-Tensor native_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
-                   const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
-                   const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding,
-                   const Ints &dilation, int64_t groups) {
-  const ConvShape shape = check_conv("kerneldna::conv", input, weight, bias, channel_attention, filter_attention,
-                                     spatial_attention, stride, padding, dilation, groups);
+constexpr const char *kOp = "kerneldna::conv";
+
+Tensor run(const ConvShape &shape, const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
+           const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
+           const OptionalTensor &spatial_attention) {
   Tensor output =
       empty_image({shape.batch, shape.out_channels, shape.out_height, shape.out_width}, input, is_channels_last(input));
   if (shape.batch == 0)
@@ -31,9 +30,9 @@ Tensor native_conv(const Tensor &input, const Tensor &weight, const OptionalTens
   const std::vector<Tap> tap_list = taps_of(shape, parent);
   TileConv conv{};
   conv.batch = shape.batch;
-  conv.groups = groups;
-  conv.in_channels = shape.in_channels / groups;
-  conv.out_channels = shape.out_channels / groups;
+  conv.groups = shape.groups;
+  conv.in_channels = shape.in_channels / shape.groups;
+  conv.out_channels = shape.out_channels / shape.groups;
   conv.source = image_of(source);
   conv.target = image_of(output);
   conv.lattice_height = shape.out_height;
@@ -58,15 +57,25 @@ Tensor native_conv(const Tensor &input, const Tensor &weight, const OptionalTens
   return output;
 }
 
+Tensor native_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
+                   const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
+                   const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding,
+                   const Ints &dilation, int64_t groups) {
+  return run(check_conv(kOp, input, weight, bias, channel_attention, filter_attention, spatial_attention, stride,
+                        padding, dilation, groups),
+             input, weight, bias, channel_attention, filter_attention, spatial_attention);
+}
+
 Tensor conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
             const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
             const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding, const Ints &dilation,
             int64_t groups) {
-  if (!selected_in_python(call_class(input, weight, spatial_attention, groups)))
-    return native_conv(input, weight, bias, channel_attention, filter_attention, spatial_attention, stride, padding,
-                       dilation, groups);
-  return selected_conv(input, weight, bias, channel_attention, filter_attention, spatial_attention, stride, padding,
-                       dilation, groups);
+  const ConvShape shape = check_conv(kOp, input, weight, bias, channel_attention, filter_attention, spatial_attention,
+                                     stride, padding, dilation, groups);
+  if (selected_in_python(call_class(shape, input, spatial_attention)))
+    return selected_conv(input, weight, bias, channel_attention, filter_attention, spatial_attention, stride, padding,
+                         dilation, groups);
+  return run(shape, input, weight, bias, channel_attention, filter_attention, spatial_attention);
 }
 
 } // namespace

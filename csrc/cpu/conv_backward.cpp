@@ -180,16 +180,9 @@ Tensor dense_weight(const Tensor &weight) {
   return converted.is_contiguous() || is_channels_last(converted) ? converted : torch::stable::contiguous(converted);
 }
 
-Gradients native_conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
-                               const OptionalTensor &bias, const OptionalTensor &channel_attention,
-                               const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
-                               const Ints &stride, const Ints &padding, const Ints &dilation, int64_t groups,
-                               const std::vector<bool> &output_mask) {
-  constexpr const char *op = "kerneldna::conv_backward";
-  const ConvShape shape = check_conv(op, input, weight, bias, channel_attention, filter_attention, spatial_attention,
-                                     stride, padding, dilation, groups);
-  check_grad_output(op, grad_output, input, shape);
-  check_output_mask(op, output_mask, bias, channel_attention, filter_attention, spatial_attention);
+Gradients run(const ConvShape &shape, const Tensor &grad_output, const Tensor &input, const Tensor &weight,
+              const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
+              const OptionalTensor &spatial_attention, const std::vector<bool> &output_mask) {
   const ScalarType dtype = input.scalar_type();
   const int64_t taps = shape.kernel_height * shape.kernel_width;
   auto is_static = [](const OptionalTensor &attention, int64_t dim) { return !attention || attention->dim() == dim; };
@@ -238,16 +231,39 @@ Gradients native_conv_backward(const Tensor &grad_output, const Tensor &input, c
   return gradients;
 }
 
+ConvShape check_all(const Tensor &grad_output, const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
+                    const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
+                    const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding,
+                    const Ints &dilation, int64_t groups, const std::vector<bool> &output_mask) {
+  constexpr const char *op = "kerneldna::conv_backward";
+  const ConvShape shape = check_conv(op, input, weight, bias, channel_attention, filter_attention, spatial_attention,
+                                     stride, padding, dilation, groups);
+  check_grad_output(op, grad_output, input, shape);
+  check_output_mask(op, output_mask, bias, channel_attention, filter_attention, spatial_attention);
+  return shape;
+}
+
+Gradients native_conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
+                               const OptionalTensor &bias, const OptionalTensor &channel_attention,
+                               const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
+                               const Ints &stride, const Ints &padding, const Ints &dilation, int64_t groups,
+                               const std::vector<bool> &output_mask) {
+  return run(check_all(grad_output, input, weight, bias, channel_attention, filter_attention, spatial_attention, stride,
+                       padding, dilation, groups, output_mask),
+             grad_output, input, weight, channel_attention, filter_attention, spatial_attention, output_mask);
+}
+
 Gradients conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
                         const OptionalTensor &bias, const OptionalTensor &channel_attention,
                         const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
                         const Ints &stride, const Ints &padding, const Ints &dilation, int64_t groups,
                         const std::vector<bool> &output_mask) {
-  if (!selected_in_python(call_class(input, weight, spatial_attention, groups)))
-    return native_conv_backward(grad_output, input, weight, bias, channel_attention, filter_attention,
-                                spatial_attention, stride, padding, dilation, groups, output_mask);
-  return selected_conv_backward(grad_output, input, weight, bias, channel_attention, filter_attention,
-                                spatial_attention, stride, padding, dilation, groups, output_mask);
+  const ConvShape shape = check_all(grad_output, input, weight, bias, channel_attention, filter_attention,
+                                    spatial_attention, stride, padding, dilation, groups, output_mask);
+  if (selected_in_python(call_class(shape, input, spatial_attention)))
+    return selected_conv_backward(grad_output, input, weight, bias, channel_attention, filter_attention,
+                                  spatial_attention, stride, padding, dilation, groups, output_mask);
+  return run(shape, grad_output, input, weight, channel_attention, filter_attention, spatial_attention, output_mask);
 }
 
 } // namespace

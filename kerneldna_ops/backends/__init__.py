@@ -38,7 +38,7 @@ class _Selection:
     The choice belongs to a thread, the library's mask to the process: hence the count.
     """
 
-    ALL_CLASSES = -1
+    ALL_CLASSES = range(128)  # kCallClasses
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -55,7 +55,7 @@ class _Selection:
             self._publish()
 
     def _publish(self) -> None:
-        torch.ops.kerneldna._select_in_python(self.ALL_CLASSES if self._holders else 0)
+        torch.ops.kerneldna._select_in_python(list(self.ALL_CLASSES) if self._holders else [])
 
 
 _selection = _Selection()
