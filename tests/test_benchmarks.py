@@ -71,12 +71,10 @@ def test_candidates_take_turns_in_alternating_order():
 
 
 def test_disturbed_rounds_do_not_count(monkeypatch):
-    fates = iter([True, False] * 3 + [True] * 6)
-    monkeypatch.setattr(paired, "sample", lambda call, calls: (1.0, True))
-    monkeypatch.setattr(paired, "undisturbed_sample", lambda call, calls: (call(), next(fates)))
-    rounds = paired.alternate({"a": lambda: 2.0, "b": lambda: 1.0}, rounds=3)
-    assert rounds.undisturbed
-    assert rounds.seconds == {"a": [2.0] * 3, "b": [1.0] * 3}
+    samples = iter([(2.0, True), (99.0, False)] * 3 + [(2.0, True)] * 6)
+    monkeypatch.setattr(paired, "undisturbed_sample", lambda call, calls: next(samples))
+    rounds = paired.alternate({"a": lambda: None, "b": lambda: None}, rounds=3)
+    assert rounds == Rounds({"a": [2.0] * 3, "b": [2.0] * 3}, undisturbed=True)
 
 
 def test_a_busy_machine_is_told(monkeypatch):
