@@ -56,6 +56,7 @@ def test_latency(benchmark, pytestconfig: pytest.Config, case: Case, candidate: 
         layout=case.layout,
         mode=case.mode,
         candidate=candidate,
+        undisturbed=rounds.undisturbed,
         seconds=spread(rounds.time(candidate)),
         to_static=spread(rounds.ratio(candidate, STATIC)),
         to_composite=spread(rounds.ratio(candidate, "composite")),

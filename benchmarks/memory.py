@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from .candidates import CANDIDATES, STATIC
-from .cases import LAYOUTS, MODES, PLAIN_SHAPES, Case, Shape, make_operands
+from .cases import LAYOUTS, MODES, Case, Shape, make_operands
 from .measure import prepare
+from .options import add_cases, cases, names
 from .process import RETURN_MEMORY, description, environment
 
 MEBI = 2**20
@@ -69,12 +70,7 @@ def peak_in_its_own_process(case: Case, name: str, threads: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", default=",".join(PLAIN_SHAPES))
-    parser.add_argument("--batches", default="8,32")
-    parser.add_argument("--layouts", default="nchw")
-    parser.add_argument("--modes", default=",".join(MODES))
-    parser.add_argument("--candidates", default="static,op,op_static,composite,grouped,loop")
-    parser.add_argument("--threads", type=int, default=2)
+    add_cases(parser, modes=MODES, candidates=["op", "op_static", "composite", "grouped", "loop"])
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument(
         "--one", nargs=5, metavar=("CANDIDATE", "SHAPE", "BATCH", "LAYOUT", "MODE"), help="this process"
@@ -86,18 +82,14 @@ def main() -> None:
         print(peak(Case(Shape.parse(shape), int(batch), layout, mode), name))
         return
 
-    names = list(dict.fromkeys([STATIC, *options.candidates.split(",")]))
-    print(f"{'peak memory, MiB':44}" + "".join(f"{name:>12}" for name in names), flush=True)
+    candidates = names(options)
+    print(f"{'peak memory, MiB':44}" + "".join(f"{name:>12}" for name in candidates), flush=True)
     rows = []
-    lists = (options.modes, options.layouts, options.shapes, options.batches)
-    for mode, layout, shape, batch in product(*(text.split(",") for text in lists)):
-        case = Case(Shape.parse(shape), int(batch), layout, mode)
-        peaks = {name: peak_in_its_own_process(case, name, options.threads) for name in names}
-        rows += [
-            {"shape": case.shape.name, "batch": case.batch, "layout": layout, "mode": mode, "candidate": n, "bytes": b}
-            for n, b in peaks.items()
-        ]
-        print(f"{case.name:44}" + "".join(f"{peaks[name] / MEBI:12.1f}" for name in names), flush=True)
+    for case in cases(options):
+        peaks = {name: peak_in_its_own_process(case, name, options.threads) for name in candidates}
+        where = {"shape": case.shape.name, "batch": case.batch, "layout": case.layout, "mode": case.mode}
+        rows += [{**where, "candidate": name, "bytes": found} for name, found in peaks.items()]
+        print(f"{case.name:44}" + "".join(f"{peaks[name] / MEBI:12.1f}" for name in candidates), flush=True)
     if options.json:
         machine = {name: value for name, value in description().items() if name not in ("package", "allocator")}
         options.json.write_text(json.dumps({"machine_info": machine, "peaks": rows}, indent=1) + "\n")

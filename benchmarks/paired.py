@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 Call = Callable[[], object]
 MOST_RETRIES = 3
+FEWEST_ROUNDS = 3
 # Two forced context switches in 25 ms are the scheduler's own rhythm; more mean that somebody else had the processor.
 SWITCHES_PER_SECOND = 2 / 0.025
 
@@ -32,10 +33,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class Rounds:
-    """Seconds per call of each candidate, round by round."""
+    """Seconds per call of each candidate, round by round. Not `undisturbed`: others had the processor, and the figures
+    say little."""
 
     seconds: dict[str, list[float]]
-    disturbed: int
+    undisturbed: bool
 
     def time(self, name: str) -> Spread:
         return Spread.of(self.seconds[name])
@@ -71,11 +73,12 @@ def alternate(candidates: Mapping[str, Call], rounds: int = 15, sample_seconds: 
 
     A sample during which the process was preempted is taken again, at most three times. A round in which that did not
     help is replaced by another one; where the machine is so busy that twice the rounds hold fewer than three good ones,
-    all of them count."""
+    all of them are returned, marked."""
     calls = {}
     for name, call in candidates.items():
         call()
         calls[name] = max(1, round(sample_seconds / sample(call, 1)[0]))
+    rounds = max(rounds, FEWEST_ROUNDS)
     good: list[dict[str, float]] = []
     disturbed: list[dict[str, float]] = []
     for number in range(2 * rounds):
@@ -85,8 +88,9 @@ def alternate(candidates: Mapping[str, Call], rounds: int = 15, sample_seconds: 
         (good if all(undisturbed for _, undisturbed in taken.values()) else disturbed).append(row)
         if len(good) == rounds:
             break
-    kept = good if len(good) >= 3 else good + disturbed
-    return Rounds({name: [row[name] for row in kept] for name in candidates}, len(disturbed))
+    enough = len(good) >= FEWEST_ROUNDS
+    kept = good if enough else good + disturbed
+    return Rounds({name: [row[name] for row in kept] for name in candidates}, enough)
 
 
 def geometric_mean(values: Sequence[float]) -> float:

@@ -30,7 +30,8 @@ def ratios(entries: Iterable[Entry]) -> Iterator[Ratio]:
     for entry in entries:
         for base in (STATIC, "composite"):
             if entry["candidate"] != base:
-                yield Ratio(case_of(entry), entry["candidate"], base, spread(entry[f"to_{base}"]))
+                saved = spread(entry[f"to_{base}"])
+                yield Ratio(case_of(entry), entry["candidate"], base, saved, entry["undisturbed"])
 
 
 def table(heads: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
@@ -52,7 +53,7 @@ def summary_section(found: list[Ratio]) -> Iterator[str]:
         target = "{:.2f} / {:.2f}".format(*line.target) if line.target else ""
         verdict = ("yes" if line.met else "**no**") if line.target else ""
         label = f"{line.candidate} to {line.base}, {line.family}, {line.layout}, {line.mode}"
-        figures = f"{line.mean:.2f} / {line.worst.spread.median:.2f}"
+        figures = f"{line.mean:.2f} / {line.worst.spread.median:.2f}" + " (disturbed)" * bool(line.disturbed)
         rows.append([label, figures, f"{cell.shape.name} b{cell.batch}", str(line.cells), target, verdict])
     yield "## Geometric mean / worst"
     yield ""
@@ -74,7 +75,8 @@ def latency_section(entries: list[Entry]) -> Iterator[str]:
                 s = spread(found[name]["to_static"]) if name in found else None
                 cells.append(f"{s.median:.2f} [{s.low:.2f}, {s.high:.2f}]" if s else "")
             milliseconds = found[STATIC]["seconds"]["median"] * 1e3
-            rows.append([f"{case.shape.name} b{case.batch}", f"{milliseconds:.2f}", *cells])
+            label = f"{case.shape.name} b{case.batch}" + " (disturbed)" * (not found[STATIC]["undisturbed"])
+            rows.append([label, f"{milliseconds:.2f}", *cells])
         yield f"## {mode.capitalize()}, {layout}: ratio to static F.conv2d, median and quartiles"
         yield ""
         yield from table(["", "static, ms", *names], rows)

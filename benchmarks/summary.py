@@ -6,7 +6,7 @@ from itertools import product
 
 from .candidates import STATIC
 from .cases import LAYOUTS, MODES, Case
-from .paired import Spread, geometric_mean
+from .paired import Rounds, Spread, geometric_mean
 
 # (family of shapes, layout, mode, candidate, base) -> the geometric mean and the worst cell to reach.
 TARGETS: dict[tuple[str, ...], tuple[float, float]] = {
@@ -28,6 +28,11 @@ class Ratio:
     candidate: str
     base: str
     spread: Spread
+    undisturbed: bool
+
+    @staticmethod
+    def of(case: Case, candidate: str, base: str, rounds: Rounds) -> "Ratio":
+        return Ratio(case, candidate, base, rounds.ratio(candidate, base), rounds.undisturbed)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Line:
     mean: float
     worst: Ratio
     cells: int
+    disturbed: int
 
     @property
     def target(self) -> tuple[float, float] | None:
@@ -59,6 +65,8 @@ class Line:
         text += f" {self.cells} cells"
         if self.target:
             text += "; target {:.2f} / {:.2f}".format(*self.target) + (" met" if self.met else " MISSED")
+        if self.disturbed:
+            text += f"; {self.disturbed} DISTURBED: the machine was busy, so these say little"
         return text
 
 
@@ -73,5 +81,6 @@ def summarise(ratios: Iterable[Ratio]) -> list[Line]:
     for (family, layout, mode, candidate, base), cells in groups.items():
         mean = geometric_mean([ratio.spread.median for ratio in cells])
         worst = max(cells, key=lambda ratio: ratio.spread.median)
-        lines.append(Line(family, layout, mode, candidate, base, mean, worst, len(cells)))
+        disturbed = sum(not ratio.undisturbed for ratio in cells)
+        lines.append(Line(family, layout, mode, candidate, base, mean, worst, len(cells), disturbed))
     return lines

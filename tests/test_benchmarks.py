@@ -1,12 +1,13 @@
 """The parts of benchmarks/ that a figure depends on and that can be wrong without anybody noticing."""
 
+import argparse
 import json
 import sys
 
 import pytest
 import torch
 
-from benchmarks import candidates, measure, paired, report
+from benchmarks import candidates, measure, options, paired, report
 from benchmarks.cases import Case, Shape, make_operands
 from benchmarks.paired import Rounds, Spread
 from benchmarks.summary import Ratio, summarise
@@ -26,9 +27,20 @@ def test_shape_names(name, expected):
     assert (s.in_channels, s.out_channels, s.size, s.kernel, s.stride, s.groups, s.family) == expected
 
 
-def test_a_shape_that_does_not_parse_is_refused():
-    with pytest.raises(ValueError, match="64@56"):
-        Shape.parse("64x56")
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--shapes=64x56", "shape must be of the form 64@56"),
+        ("--layouts=nhwc", "expected one of nchw, channels_last, got 'nhwc'"),
+        ("--candidates=op,magic", "got 'magic'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(option, message, capsys):
+    parser = argparse.ArgumentParser()
+    options.add_cases(parser, ["forward"], ["op"])
+    with pytest.raises(SystemExit):
+        parser.parse_args([option])
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["8@5", "8@6s2", "8->4@5", "8@5s2", "8@6dw"])
@@ -59,21 +71,27 @@ def test_candidates_take_turns_in_alternating_order():
 
 
 def test_disturbed_rounds_do_not_count(monkeypatch):
-    fates = iter([True, False] * 3 + [True] * 6)
-    monkeypatch.setattr(paired, "sample", lambda call, calls: (1.0, True))
-    monkeypatch.setattr(paired, "undisturbed_sample", lambda call, calls: (call(), next(fates)))
-    rounds = paired.alternate({"a": lambda: 2.0, "b": lambda: 1.0}, rounds=3)
-    assert rounds.disturbed == 3
-    assert rounds.seconds == {"a": [2.0] * 3, "b": [1.0] * 3}
+    samples = iter([(2.0, True), (99.0, False)] * 3 + [(2.0, True)] * 6)
+    monkeypatch.setattr(paired, "undisturbed_sample", lambda call, calls: next(samples))
+    rounds = paired.alternate({"a": lambda: None, "b": lambda: None}, rounds=3)
+    assert rounds == Rounds({"a": [2.0] * 3, "b": [2.0] * 3}, undisturbed=True)
+
+
+def test_a_busy_machine_is_told(monkeypatch):
+    monkeypatch.setattr(paired, "undisturbed_sample", lambda call, calls: (1.0, False))
+    assert not paired.alternate({"a": lambda: None}, rounds=3).undisturbed
+    (line,) = summarise([ratio(1.0, 1), ratio(1.0, 8, undisturbed=False)])
+    assert "1 DISTURBED" in str(line)
 
 
 def test_a_ratio_is_formed_within_a_round():
-    rounds = Rounds({"op": [2.0, 20.0, 6.0], "static": [1.0, 10.0, 2.0]}, 0)
+    rounds = Rounds({"op": [2.0, 20.0, 6.0], "static": [1.0, 10.0, 2.0]}, True)
     assert rounds.ratio("op", "static") == Spread(2.0, 2.0, 2.5, 3)
 
 
-def ratio(value, batch, candidate="op", base="static", shape="64@56"):
-    return Ratio(Case(Shape.parse(shape), batch, "nchw", "forward"), candidate, base, Spread(value, value, value, 9))
+def ratio(value, batch, base="static", shape="64@56", undisturbed=True):
+    case = Case(Shape.parse(shape), batch, "nchw", "forward")
+    return Ratio(case, "op", base, Spread(value, value, value, 9), undisturbed)
 
 
 def test_summary_says_whether_a_target_is_met():
@@ -92,9 +110,8 @@ def test_summary_compares_with_composite_only_where_that_is_the_target():
 
 
 def test_report_is_written_from_the_saved_figures(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("matplotlib", reason="the plots need matplotlib")
     saved = {"median": 1.2, "low": 1.1, "high": 1.3, "rounds": 9}
-    case = {"shape": "64@56", "batch": 8, "layout": "nchw", "mode": "forward"}
+    case = {"shape": "64@56", "batch": 8, "layout": "nchw", "mode": "forward", "undisturbed": True}
     entries = [
         {**case, "candidate": name, "seconds": {**saved, "median": 0.004}, "to_static": saved, "to_composite": saved}
         for name in ("static", "op")

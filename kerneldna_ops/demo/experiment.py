@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ..env import environment
 from .checkpoint import reload_and_evaluate
 from .data import SIDE, Digits
 from .measure import BATCH_SIZE, ROUNDS, measure, number_of_ticks
@@ -29,8 +30,6 @@ def run(digits: Digits, output: Path, seeds: int, epochs: int, rounds: int = ROU
 
     rows = [make_row(variant, costs[variant], learnt.runs) for variant in VARIANTS]
     setting = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
         "seeds": seeds,
         "epochs": epochs,
         "training_images": len(digits.train),
@@ -39,6 +38,7 @@ def run(digits: Digits, output: Path, seeds: int, epochs: int, rounds: int = ROU
         "batch_size": BATCH_SIZE,
         "rounds": rounds,
         "stopped": learnt.stopped,
+        "environment": environment(),
     }
     checkpoints = save_checkpoints(output / "checkpoints", learnt)
     write_json(output / "results.json", rows, learnt.runs, setting)

@@ -98,8 +98,8 @@ def notes(setting: Mapping[str, object]) -> list[str]:
         " the epoch by, {test_images} to report on.",
         "Accuracy: mean ± standard deviation over the seeds. MMAC: convolutions and matrix products, squeeze-excite"
         " included.",
-        "Times: a batch of {batch_size}, threads: {threads}, torch {torch}; median (quartiles) of {rounds} rounds in"
-        " which the networks take turns, ratios taken within each round.",
+        "Times: a batch of {batch_size} on {environment[devices][cpu]}, torch {environment[versions][torch]}; median"
+        " (quartiles) of {rounds} rounds in which the networks take turns, ratios taken within each round.",
         "Memory: what training steps on a batch of {batch_size} add to the resident memory of their process at most.",
     ]
     if setting["stopped"] is not None:

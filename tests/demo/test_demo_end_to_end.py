@@ -103,10 +103,11 @@ def test_every_figure_of_a_row_is_in_the_csv_header(finished):
 
 
 INTERRUPTED_DEMO = """
-import pathlib, sys, torch
+import pathlib, signal, sys, torch
 from kerneldna_ops.demo import experiment, memory, train
 from kerneldna_ops.demo.data import Digits, Images, load_digits
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit a deaf one
 torch.set_num_threads(1)
 memory.STATUS = pathlib.Path("/nowhere")  # the memory runs take seconds and are not in question here
 whole = load_digits()
@@ -148,6 +149,13 @@ def test_a_wrong_option_is_one_sentence(option, value, capsys):
     with pytest.raises(SystemExit):
         main([f"{option}={value}"])
     assert f"argument {option}: expected a positive whole number, got '{value}'" in capsys.readouterr().err
+
+
+def test_a_missing_library_is_one_sentence():
+    code = "import sys; sys.modules['sklearn'] = None; from kerneldna_ops.demo.__main__ import main; main([])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "The demo needs sklearn, which is not installed: pip install 'kerneldna-ops[demo]'\n"
 
 
 def test_ctrl_c_before_there_is_anything_says_so(tmp_path, monkeypatch, capsys):
