@@ -120,12 +120,20 @@ void run_pixels(TileConv conv, ScalarType dtype) {
   run(conv, kernels().conv_pixels[int(stored_of(dtype))]);
 }
 
-void run_planes(const TileConv &conv, ScalarType dtype) {
-  const bool by_channels = channels_last(conv) && conv.in_channels == 1 && conv.out_channels == 1;
-  const auto &kernel = by_channels ? kernels().conv_planes_channels : kernels().conv_planes;
-  const int64_t lanes = lanes_of(dtype), blocks = by_channels ? (conv.groups + lanes - 1) / lanes : conv.groups;
-  torch::stable::parallel_for(0, conv.batch * blocks, 1,
-                              [&](int64_t begin, int64_t end) { kernel[int(stored_of(dtype))](conv, begin, end); });
+void run_planes(TileConv conv, ScalarType dtype) {
+  if (channels_last(conv) && conv.in_channels == 1 && conv.out_channels == 1) {
+    // Few samples are cut into parts of their channels, for all threads to have work.
+    const int64_t vectors = (conv.groups + lanes_of(dtype) - 1) / lanes_of(dtype);
+    const int64_t threads = torch::stable::get_num_threads();
+    conv.out_split = std::clamp<int64_t>((2 * threads + conv.batch - 1) / conv.batch, 1, vectors);
+    torch::stable::parallel_for(0, conv.batch * conv.out_split, 1, [&](int64_t begin, int64_t end) {
+      kernels().conv_planes_channels[int(stored_of(dtype))](conv, begin, end);
+    });
+  } else {
+    torch::stable::parallel_for(0, conv.batch * conv.groups, 1, [&](int64_t begin, int64_t end) {
+      kernels().conv_planes[int(stored_of(dtype))](conv, begin, end);
+    });
+  }
 }
 
 } // namespace

@@ -27,11 +27,12 @@ public:
     }
     height_ = (lattice_height - 1) * step[0] + last_row - first_row_ + 1;
     const int64_t width = (lattice_width - 1) * step_ + last_column - first_column_ + 1;
-    phase_ = (width + step_ - 1) / step_ + kLanes<T>; // readers and the copy work in whole vectors
+    // Readers take whole vectors, from any column on.
+    phase_ = ((width + step_ - 1) / step_ + 2 * lanes - 1) / lanes * lanes;
     row_step_ = step[0] * step_ * phase_;
   }
 
-  int64_t size() const { return height_ * step_ * phase_ + kLanes<T>; }
+  int64_t size() const { return height_ * step_ * phase_; }
   int64_t row_step() const { return row_step_; } // from one lattice row to the next
 
   // Where lattice pixel (0, 0) reads through a tap.
@@ -48,30 +49,35 @@ public:
     return inside_row(column * step_ + tap.column);
   }
 
-  void fill(T *plane, const S *pixels) const {
-    for (int64_t h = 0; h < height_; ++h)
-      for (int64_t remainder = 0; remainder < step_; ++remainder) {
-        T *out = plane + (h * step_ + remainder) * phase_;
-        const int64_t row = first_row_ + h;
-        if (row < 0 || row >= source_.height) {
-          for (int64_t j = 0; j < phase_; j += kLanes<T>)
-            store(out + j, Vec<T>{});
-          continue;
-        }
-        const S *in = pixels + row * source_.row_stride;
-        for (int64_t j = 0; j < phase_; j += kLanes<T>) {
+  int64_t mask_count() const { return step_ * phase_ / lanes; }
+  void fill_masks(uint32_t *masks) const {
+    for (int64_t remainder = 0; remainder < step_; ++remainder)
+      for (int64_t j = 0; j < phase_; j += lanes)
+        *masks++ = inside_row(first_column_ + remainder + j * step_);
+  }
+
+  void fill(T *plane, const S *pixels, const uint32_t *masks) const {
+    for (int64_t h = 0; h < height_; ++h) {
+      const int64_t row = first_row_ + h;
+      const bool outside = row < 0 || row >= source_.height;
+      const uint32_t *mask = masks;
+      for (int64_t remainder = 0; remainder < step_; ++remainder)
+        for (int64_t j = 0; j < phase_; j += lanes, ++mask, plane += lanes) {
           const int64_t column = first_column_ + remainder + j * step_;
-          const uint32_t mask = inside_row(column);
-          store(out + j, mask ? load_masked(in + column * source_.column_stride, mask, step_ * source_.column_stride)
-                              : Vec<T>{});
+          store(plane, outside || !*mask
+                           ? Vec<T>{}
+                           : load_masked(pixels + row * source_.row_stride + column * source_.column_stride, *mask,
+                                         step_ * source_.column_stride));
         }
-      }
+    }
   }
 
 private:
+  static constexpr int64_t lanes = kLanes<T>;
+
   uint32_t inside_row(int64_t column) const {
     uint32_t mask = 0;
-    for (int lane = 0; lane < kLanes<T>; ++lane, column += step_)
+    for (int lane = 0; lane < lanes; ++lane, column += step_)
       mask |= uint32_t(column >= 0 && column < source_.width) << lane;
     return mask;
   }
@@ -81,142 +87,204 @@ private:
 };
 
 // A unit of work is a group of a sample.
-template <class S, class T> void conv_planes(const TileConv &conv, int64_t begin, int64_t end) {
-  constexpr int64_t lanes = kLanes<T>;
-  const PaddedPlane<S, T> padded(conv.source, conv.taps, conv.tap_count, conv.source_step, conv.lattice_height,
-                                 conv.lattice_width);
-  const int64_t terms = conv.in_channels * conv.tap_count;
-  Scratch &scratch = thread_scratch();
-  scratch.reserve(Scratch::bytes_of<T>(conv.in_channels * padded.size()) + Scratch::bytes_of<T>(terms) +
-                  Scratch::bytes_of<int64_t>(terms));
-  T *planes = scratch.take<T>(conv.in_channels * padded.size());
-  T *factors = scratch.take<T>(terms);
-  int64_t *offsets = scratch.take<int64_t>(terms);
-  for (int64_t k = 0; k < terms; ++k)
-    offsets[k] = k / conv.tap_count * padded.size() + padded.offset(conv.taps[k % conv.tap_count]);
+template <class S, class T> class PlaneKernel {
+public:
+  explicit PlaneKernel(const TileConv &conv)
+      : conv_(conv),
+        padded_(conv.source, conv.taps, conv.tap_count, conv.source_step, conv.lattice_height, conv.lattice_width) {
+    terms_ = conv.in_channels * conv.tap_count;
+    Scratch &scratch = thread_scratch();
+    scratch.reserve(Scratch::bytes_of<T>(conv.in_channels * padded_.size()) + Scratch::bytes_of<T>(terms_) +
+                    Scratch::bytes_of<int64_t>(terms_) + Scratch::bytes_of<uint32_t>(padded_.mask_count()));
+    planes_ = scratch.take<T>(conv.in_channels * padded_.size());
+    factors_ = scratch.take<T>(terms_);
+    offsets_ = scratch.take<int64_t>(terms_);
+    masks_ = scratch.take<uint32_t>(padded_.mask_count());
+    padded_.fill_masks(masks_);
+    for (int64_t k = 0; k < terms_; ++k)
+      offsets_[k] = k / conv.tap_count * padded_.size() + padded_.offset(conv.taps[k % conv.tap_count]);
+  }
 
-  const int64_t step = conv.target_step[1] * conv.target.column_stride;
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t sample = unit / conv.groups, group = unit % conv.groups;
-    const T *in_scale = static_cast<const T *>(conv.in_scale.data) + sample * conv.in_scale.batch_stride;
-    const T *tap_scale = static_cast<const T *>(conv.tap_scale.data) + sample * conv.tap_scale.batch_stride;
-    const T *out_scale = static_cast<const T *>(conv.out_scale.data) + sample * conv.out_scale.batch_stride;
-    for (int64_t i = 0; i < conv.in_channels; ++i)
-      padded.fill(planes + i * padded.size(), static_cast<const S *>(conv.source.data) +
-                                                  sample * conv.source.batch_stride +
-                                                  (group * conv.in_channels + i) * conv.source.channel_stride);
-    for (int64_t o = 0; o < conv.out_channels; ++o) {
-      const int64_t channel = group * conv.out_channels + o;
-      const T *weight = static_cast<const T *>(conv.weight) + group * conv.weight_group + o * conv.weight_row;
-      bool finite = true;
-      for (int64_t k = 0; k < terms; ++k) {
-        const int64_t i = k / conv.tap_count;
-        const Tap &tap = conv.taps[k % conv.tap_count];
-        factors[k] = weight[i * conv.weight_channel + tap.weight] * tap_scale[tap.scale] *
-                     in_scale[group * conv.in_channels + i];
-        finite = finite && factors[k] - factors[k] == 0;
+  void run(int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t sample = unit / conv_.groups, group = unit % conv_.groups;
+      for (int64_t i = 0; i < conv_.in_channels; ++i)
+        padded_.fill(planes_ + i * padded_.size(),
+                     static_cast<const S *>(conv_.source.data) + sample * conv_.source.batch_stride +
+                         (group * conv_.in_channels + i) * conv_.source.channel_stride,
+                     masks_);
+      for (int64_t o = 0; o < conv_.out_channels; ++o) {
+        set_factors(sample, group, o);
+        run_plane(sample, group * conv_.out_channels + o);
       }
-      const Vec<T> scale = splat(out_scale[channel]);
-      const Vec<T> shift = splat(conv.bias ? static_cast<const T *>(conv.bias)[channel] : T(0));
-      Vec<T> dot{};
-      for (int64_t r = 0; r < conv.lattice_height; ++r) {
-        const int64_t row = conv.target_origin[0] + r * conv.target_step[0];
-        auto row_of = [&](const Image &image) {
-          return static_cast<S *>(image.data) + sample * image.batch_stride + channel * image.channel_stride +
-                 row * image.row_stride + conv.target_origin[1] * image.column_stride;
-        };
-        S *out = row_of(conv.target);
-        const S *partner = conv.partner ? row_of(*conv.partner) : nullptr;
-        constexpr int kBlock = 4; // vectors that share the broadcast of a factor
-        for (int64_t q = 0; q < conv.lattice_width; q += kBlock * lanes) {
-          Vec<T> sums[kBlock] = {};
-          const int64_t left = conv.lattice_width - q;
-          const int vectors = left >= kBlock * lanes ? kBlock : int((left + lanes - 1) / lanes);
-          const T *in = planes + r * padded.row_step() + q;
-          if (!finite) // padding stays zero under an infinite factor
-            for (int v = 0; v < vectors; ++v)
-              for (int64_t k = 0; k < terms; ++k)
-                sums[v] +=
-                    keep_masked<T>(splat(factors[k]) * load(in + offsets[k] + v * lanes),
-                                   padded.inside(conv.taps[k % conv.tap_count], r, q + v * lanes, conv.source_step));
-          else if (vectors == kBlock)
-            for (int64_t k = 0; k < terms; ++k)
-              for (int v = 0; v < kBlock; ++v)
-                sums[v] += splat(factors[k]) * load(in + offsets[k] + v * lanes);
-          else
-            for (int v = 0; v < vectors; ++v)
-              for (int64_t k = 0; k < terms; ++k)
-                sums[v] += splat(factors[k]) * load(in + offsets[k] + v * lanes);
-          for (int v = 0; v < vectors; ++v) {
-            const int64_t at = q + v * lanes, count = left - v * lanes < lanes ? left - v * lanes : lanes;
-            const Vec<T> value = sums[v] * scale + shift;
-            if (step == 1)
-              store_first(out + at, value, count);
-            else
-              for (int64_t j = 0; j < count; ++j)
-                put(out + (at + j) * step, value[j]);
-            if (partner) {
-              const int64_t partner_step = conv.target_step[1] * conv.partner->column_stride;
-              const uint32_t mask = (1u << count) - 1;
-              // Lanes behind the row hold sums of other pixels, of which a masked product with inf would make NaN.
-              for (int64_t j = count; j < lanes; ++j)
-                sums[v][j] = 0;
-              dot += sums[v] * load_masked(partner + at * partner_step, mask, partner_step);
-            }
-          }
-        }
-      }
-      if (conv.partner)
-        static_cast<T *>(conv.partial)[sample * conv.groups * conv.out_channels + channel] = sum_lanes<T>(dot);
     }
   }
+
+private:
+  static constexpr int64_t lanes = kLanes<T>;
+  static constexpr int kBlock = 4; // vectors that share the broadcast of a factor
+
+  // A vector of target pixels: within one lattice row, the last of the row may be short.
+  struct Place {
+    int64_t row, column, count;
+  };
+
+  T scale_of(const Scale &scale, int64_t sample, int64_t index) const {
+    return static_cast<const T *>(scale.data)[sample * scale.batch_stride + index];
+  }
+
+  void set_factors(int64_t sample, int64_t group, int64_t o) {
+    const T *weight = static_cast<const T *>(conv_.weight) + group * conv_.weight_group + o * conv_.weight_row;
+    finite_ = true;
+    for (int64_t k = 0; k < terms_; ++k) {
+      const int64_t i = k / conv_.tap_count;
+      const Tap &tap = conv_.taps[k % conv_.tap_count];
+      factors_[k] = weight[i * conv_.weight_channel + tap.weight] * scale_of(conv_.tap_scale, sample, tap.scale) *
+                    scale_of(conv_.in_scale, sample, group * conv_.in_channels + i);
+      finite_ = finite_ && factors_[k] - factors_[k] == 0;
+    }
+  }
+
+  void run_plane(int64_t sample, int64_t channel) {
+    const T scale = scale_of(conv_.out_scale, sample, channel);
+    const T shift = conv_.bias ? static_cast<const T *>(conv_.bias)[channel] : T(0);
+    Vec<T> dot{};
+    Place place{0, 0, 0};
+    while (place.row < conv_.lattice_height) {
+      Place places[kBlock];
+      const T *in[kBlock];
+      int count = 0;
+      for (; count < kBlock && place.row < conv_.lattice_height; ++count) {
+        const int64_t left = conv_.lattice_width - place.column;
+        place.count = left < lanes ? left : lanes;
+        places[count] = place;
+        in[count] = planes_ + place.row * padded_.row_step() + place.column;
+        place.column += lanes;
+        if (place.column >= conv_.lattice_width)
+          place = {place.row + 1, 0, 0};
+      }
+      for (int v = count; v < kBlock; ++v)
+        in[v] = in[0];
+      Vec<T> sums[kBlock] = {};
+      if (finite_)
+        for (int64_t k = 0; k < terms_; ++k) {
+          const Vec<T> factor = splat(factors_[k]);
+#pragma GCC unroll 4
+          for (int v = 0; v < kBlock; ++v)
+            sums[v] += factor * load(in[v] + offsets_[k]);
+        }
+      else // padding stays zero under an infinite factor
+        for (int64_t k = 0; k < terms_; ++k)
+          for (int v = 0; v < count; ++v)
+            sums[v] += keep_masked<T>(
+                splat(factors_[k]) * load(in[v] + offsets_[k]),
+                padded_.inside(conv_.taps[k % conv_.tap_count], places[v].row, places[v].column, conv_.source_step));
+      for (int v = 0; v < count; ++v)
+        dot += finish(sums[v], places[v], sample, channel, scale, shift);
+    }
+    if (conv_.partner)
+      static_cast<T *>(conv_.partial)[sample * conv_.groups * conv_.out_channels + channel] = sum_lanes<T>(dot);
+  }
+
+  // Stores the vector, and returns its products with the partner.
+  Vec<T> finish(Vec<T> sum, const Place &place, int64_t sample, int64_t channel, T scale, T shift) const {
+    auto at = [&](const Image &image) {
+      return static_cast<S *>(image.data) + sample * image.batch_stride + channel * image.channel_stride +
+             (conv_.target_origin[0] + place.row * conv_.target_step[0]) * image.row_stride +
+             (conv_.target_origin[1] + place.column * conv_.target_step[1]) * image.column_stride;
+    };
+    const int64_t step = conv_.target_step[1] * conv_.target.column_stride;
+    const Vec<T> value = sum * splat(scale) + splat(shift);
+    S *out = at(conv_.target);
+    if (step == 1)
+      store_first(out, value, place.count);
+    else
+      for (int64_t j = 0; j < place.count; ++j)
+        put(out + j * step, value[j]);
+    if (!conv_.partner)
+      return Vec<T>{};
+    // Lanes behind the row hold sums of other pixels, of which a product with inf would make NaN.
+    const uint32_t mask = (1u << place.count) - 1;
+    return keep_masked<T>(sum, mask) * load_masked(static_cast<const S *>(at(*conv_.partner)), mask,
+                                                   conv_.target_step[1] * conv_.partner->column_stride);
+  }
+
+  const TileConv &conv_;
+  PaddedPlane<S, T> padded_;
+  int64_t terms_;
+  T *planes_, *factors_;
+  int64_t *offsets_;
+  uint32_t *masks_;
+  bool finite_ = true;
+};
+
+template <class S, class T> void conv_planes(const TileConv &conv, int64_t begin, int64_t end) {
+  PlaneKernel<S, T>(conv).run(begin, end);
 }
 
-// One channel per group on both sides, adjacent in memory. A unit of work is a vector of groups of a sample.
+// One channel per group on both sides, adjacent in memory: pixel by pixel, all channels of a part. A unit of work is a
+// part of the groups of a sample.
 template <class S, class T> void conv_planes_channels(const TileConv &conv, int64_t begin, int64_t end) {
   constexpr int64_t lanes = kLanes<T>;
-  const int64_t blocks = (conv.groups + lanes - 1) / lanes;
+  const int64_t part = ((conv.groups + conv.out_split - 1) / conv.out_split + lanes - 1) / lanes * lanes;
   Scratch &scratch = thread_scratch();
-  scratch.reserve(Scratch::bytes_of<Vec<T>>(conv.tap_count));
-  Vec<T> *factors = scratch.take<Vec<T>>(conv.tap_count);
-  const Image &source = conv.source, &target = conv.target;
+  scratch.reserve(Scratch::bytes_of<T>((conv.tap_count + 1) * part) + Scratch::bytes_of<int64_t>(conv.tap_count) +
+                  Scratch::bytes_of<const T *>(conv.tap_count));
+  T *factors = scratch.take<T>(conv.tap_count * part), *sums = scratch.take<T>(part);
+  int64_t *offsets = scratch.take<int64_t>(conv.tap_count);
+  const T **reached = scratch.take<const T *>(conv.tap_count); // the factors of the taps that reach the source
+  const Image &source = conv.source;
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t sample = unit / blocks, channel = unit % blocks * lanes;
-    const int64_t count = conv.groups - channel < lanes ? conv.groups - channel : lanes;
-    auto scales = [&](const Scale &scale) {
-      return load_first(static_cast<const T *>(scale.data) + sample * scale.batch_stride + channel, count);
+    const int64_t sample = unit / conv.out_split, first = unit % conv.out_split * part;
+    const int64_t channels = conv.groups - first < part ? conv.groups - first : part;
+    auto scales = [&](const Scale &scale, int64_t c, int64_t count) {
+      return load_first(static_cast<const T *>(scale.data) + sample * scale.batch_stride + first + c, count);
     };
     const T *tap_scale = static_cast<const T *>(conv.tap_scale.data) + sample * conv.tap_scale.batch_stride;
-    for (int64_t t = 0; t < conv.tap_count; ++t)
-      factors[t] = load_masked(static_cast<const T *>(conv.weight) + channel * conv.weight_group + conv.taps[t].weight,
-                               (1u << count) - 1, conv.weight_group) *
-                   splat(tap_scale[conv.taps[t].scale]) * scales(conv.in_scale);
-    const Vec<T> scale = scales(conv.out_scale);
-    const Vec<T> shift = conv.bias ? load_first(static_cast<const T *>(conv.bias) + channel, count) : Vec<T>{};
-    const S *pixels = static_cast<const S *>(source.data) + sample * source.batch_stride + channel;
-    Vec<T> dot{};
+    const T *weight = static_cast<const T *>(conv.weight) + first * conv.weight_group;
+    for (int64_t c = 0; c < channels; c += lanes) {
+      const int64_t count = channels - c < lanes ? channels - c : lanes;
+      store(sums + c, Vec<T>{});
+      for (int64_t t = 0; t < conv.tap_count; ++t)
+        store(factors + t * part + c,
+              load_masked(weight + c * conv.weight_group + conv.taps[t].weight, (1u << count) - 1, conv.weight_group) *
+                  splat(tap_scale[conv.taps[t].scale]) * scales(conv.in_scale, c, count));
+    }
+    const S *pixels = static_cast<const S *>(source.data) + sample * source.batch_stride + first;
     for (int64_t r = 0; r < conv.lattice_height; ++r)
       for (int64_t q = 0; q < conv.lattice_width; ++q) {
-        Vec<T> sum{};
+        int64_t taps = 0;
         for (int64_t t = 0; t < conv.tap_count; ++t) {
           const int64_t row = r * conv.source_step[0] + conv.taps[t].row;
           const int64_t column = q * conv.source_step[1] + conv.taps[t].column;
           if (row < 0 || row >= source.height || column < 0 || column >= source.width)
             continue;
-          sum += factors[t] * load_first(pixels + row * source.row_stride + column * source.column_stride, count);
+          reached[taps] = factors + t * part;
+          offsets[taps++] = row * source.row_stride + column * source.column_stride;
         }
         const int64_t row = conv.target_origin[0] + r * conv.target_step[0];
         const int64_t column = conv.target_origin[1] + q * conv.target_step[1];
         auto at = [&](const Image &image) {
           return static_cast<S *>(image.data) + sample * image.batch_stride + row * image.row_stride +
-                 column * image.column_stride + channel;
+                 column * image.column_stride + first;
         };
-        store_first(at(target), sum * scale + shift, count);
-        if (conv.partner)
-          dot += sum * load_first(static_cast<const S *>(at(*conv.partner)), count);
+        S *out = at(conv.target);
+        const S *partner = conv.partner ? at(*conv.partner) : nullptr;
+        for (int64_t c = 0; c < channels; c += lanes) {
+          const int64_t count = channels - c < lanes ? channels - c : lanes;
+          Vec<T> sum{};
+          for (int64_t t = 0; t < taps; ++t)
+            sum += load(reached[t] + c) * load_first(pixels + offsets[t] + c, count);
+          Vec<T> value = sum * scales(conv.out_scale, c, count);
+          if (conv.bias)
+            value += load_first(static_cast<const T *>(conv.bias) + first + c, count);
+          store_first(out + c, value, count);
+          if (partner)
+            store(sums + c, load(sums + c) + sum * load_first(partner + c, count));
+        }
       }
     if (conv.partner)
-      store_first(static_cast<T *>(conv.partial) + sample * conv.groups + channel, dot, count);
+      std::memcpy(static_cast<T *>(conv.partial) + sample * conv.groups + first, sums, channels * sizeof(T));
   }
 }
 

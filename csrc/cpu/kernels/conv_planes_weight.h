@@ -39,9 +39,12 @@ template <class S, class T> void plane_weight_grad(const WeightGrad &grad, int64
   const PaddedPlane<S, T> padded(grad.source, grad.taps, grad.tap_count, grad.source_step, grad.grad.height,
                                  grad.grad.width);
   Scratch &scratch = thread_scratch();
-  scratch.reserve(Scratch::bytes_of<T>(padded.size()) + 2 * Scratch::bytes_of<T>(grad.tap_count));
+  scratch.reserve(Scratch::bytes_of<T>(padded.size()) + 2 * Scratch::bytes_of<T>(grad.tap_count) +
+                  Scratch::bytes_of<uint32_t>(padded.mask_count()));
   T *plane = scratch.take<T>(padded.size());
   T *products = scratch.take<T>(grad.tap_count), *weight_sums = scratch.take<T>(grad.tap_count);
+  uint32_t *masks = scratch.take<uint32_t>(padded.mask_count());
+  padded.fill_masks(masks);
   const int64_t batch = grad.per_sample ? grad.batch : 1, filters = grad.groups * grad.out_channels;
   const int64_t block = (grad.groups + grad.out_blocks - 1) / grad.out_blocks;
   for (int64_t unit = begin; unit < end; ++unit) {
@@ -52,8 +55,10 @@ template <class S, class T> void plane_weight_grad(const WeightGrad &grad, int64
         for (int64_t t = 0; t < grad.tap_count; ++t)
           weight_sums[t] = 0;
         for (int64_t n = 0; n < grad.batch; ++n) {
-          padded.fill(plane, static_cast<const S *>(grad.source.data) + n * grad.source.batch_stride +
-                                 group * grad.source.channel_stride);
+          padded.fill(plane,
+                      static_cast<const S *>(grad.source.data) + n * grad.source.batch_stride +
+                          group * grad.source.channel_stride,
+                      masks);
           plane_products<S, T>(products, grad, padded, plane,
                                static_cast<const S *>(grad.grad.data) + n * grad.grad.batch_stride +
                                    filter * grad.grad.channel_stride);
