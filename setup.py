@@ -58,10 +58,9 @@ class BuildExtension(cpp_extension.BuildExtension):
                 folder = os.path.join(output_dir, suffix.strip("_"))
                 return compile_with_ninja(chosen, output_dir=folder, extra_postargs=args, **options)
 
-            with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or len(VECTOR_FLAGS) + 1)) as pool:
-                return [
-                    path for paths in pool.map(compile_set, sorted(set(map(vector_suffix, sources)))) for path in paths
-                ]
+            suffixes = sorted(set(map(vector_suffix, sources)))
+            with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or len(suffixes))) as pool:
+                return [path for paths in pool.map(compile_set, suffixes) for path in paths]
 
         self.compiler.compile = compile_all
         super().build_extension(ext)
