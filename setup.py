@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -40,24 +41,28 @@ VECTOR_FLAGS = {
 IS_X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 
 
-def vector_suffix(source: str) -> str | None:
-    return next((suffix for suffix in VECTOR_FLAGS if Path(source).stem.endswith(suffix)), None)
+def vector_suffix(source: str) -> str:
+    return next((suffix for suffix in VECTOR_FLAGS if Path(source).stem.endswith(suffix)), "")
 
 
 class BuildExtension(cpp_extension.BuildExtension):
-    """One ninja run per instruction set, each in its own folder, whose objects the last run links in."""
+    """One ninja run for the baseline and one for each instruction set, in a folder of its own, all at the same time."""
 
     def build_extension(self, ext: Extension) -> None:
-        all_sources, common = ext.sources, ext.extra_compile_args
-        ext.sources = [source for source in all_sources if vector_suffix(source) is None]
-        for suffix, flags in VECTOR_FLAGS.items():
-            if sources := [source for source in all_sources if vector_suffix(source) == suffix]:
-                ext.extra_objects += self.compiler.compile(
-                    sources,
-                    output_dir=f"{self.build_temp}/{suffix.strip('_')}",
-                    include_dirs=ext.include_dirs,
-                    extra_postargs={**common, "cxx": [*common["cxx"], *flags]},
-                )
+        compile_with_ninja = self.compiler.compile
+
+        def compile_all(sources: list[str], output_dir: str, extra_postargs: dict, **options) -> list[str]:
+            def compile_set(suffix: str) -> list[str]:
+                chosen = [source for source in sources if vector_suffix(source) == suffix]
+                args = {**extra_postargs, "cxx": [*extra_postargs["cxx"], *VECTOR_FLAGS.get(suffix, [])]}
+                folder = os.path.join(output_dir, suffix.strip("_"))
+                return compile_with_ninja(chosen, output_dir=folder, extra_postargs=args, **options)
+
+            suffixes = sorted(set(map(vector_suffix, sources)))
+            with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or len(suffixes))) as pool:
+                return [path for paths in pool.map(compile_set, suffixes) for path in paths]
+
+        self.compiler.compile = compile_all
         super().build_extension(ext)
 
 
@@ -100,7 +105,7 @@ def version_number(version: tuple[int, int]) -> str:
 def extension() -> Extension:
     sources, cuda_sources = find_sources("csrc", ".cpp"), find_sources("csrc", ".cu")
     if not IS_X86_64:
-        sources = [source for source in sources if vector_suffix(source) is None]
+        sources = [source for source in sources if not vector_suffix(source)]
     debug = switch("DEBUG")
     flags = [
         f"-DPy_LIMITED_API=0x{PYTHON_FLOOR[0]:02X}{PYTHON_FLOOR[1]:02X}0000",
