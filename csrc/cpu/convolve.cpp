@@ -27,6 +27,27 @@ Form choose_form(const TileConv &conv) {
              : Form::tiles;
 }
 
+constexpr int64_t kSharedPixels = 384; // of a tile that shares rows
+
+template <class T> bool has_finite_taps(const TileConv &conv) {
+  for (int64_t n = 0; n < (conv.tap_scale.batch_stride ? conv.batch : 1); ++n)
+    for (int64_t t = 0; t < conv.tap_count; ++t) {
+      const T value = static_cast<const T *>(conv.tap_scale.data)[n * conv.tap_scale.batch_stride + conv.taps[t].scale];
+      if (value - value != 0)
+        return false;
+    }
+  return true;
+}
+
+// Tiles are cut at whole vectors of pixels, so that only maps of whole vectors can be cut at their ends. An infinite s
+// in the weight would turn padding into NaN.
+bool can_share_rows(const TileConv &conv, ScalarType dtype) {
+  const int64_t pixels = conv.lattice_height * conv.lattice_width;
+  if (conv.tap_count < 2 || pixels < kSharedPixels || pixels % lanes_of(dtype))
+    return false;
+  return compute_dtype(dtype) == ScalarType::Double ? has_finite_taps<double>(conv) : has_finite_taps<float>(conv);
+}
+
 // Cuts the filters into parts, which evens out the threads; the columns of a tile are built once for every part.
 void plan_split(TileConv &conv, int64_t least_split) {
   const int64_t threads = torch::stable::get_num_threads();
@@ -139,8 +160,16 @@ void run_planes(TileConv conv, ScalarType dtype) {
 } // namespace
 
 void plan_tiles(TileConv &conv, ScalarType dtype) {
-  if (choose_form(conv) == Form::planes) {
+  const Form form = choose_form(conv);
+  if (form == Form::planes) {
     conv.tiles = 1;
+    return;
+  }
+  conv.share_rows = form == Form::pixels && can_share_rows(conv, dtype);
+  if (conv.share_rows) {
+    const int64_t pixels = conv.lattice_height * conv.lattice_width;
+    const int64_t tiles = (pixels + kSharedPixels - 1) / kSharedPixels;
+    conv.tiles = conv.batch * (tiles + tiles % 2);
     return;
   }
   const int64_t lanes = lanes_of(dtype), vectors = (pixels_of(conv) + lanes - 1) / lanes;

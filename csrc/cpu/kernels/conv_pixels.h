@@ -45,11 +45,14 @@ public:
     taps_ = taps_ < conv.tap_count ? taps_ : conv.tap_count;
     row_ = taps_ * channels_;
     result_row_ = panels_per_part_ * width_;
+    const int64_t columns = conv.share_rows ? band_size() : tile_pixels_ * row_;
+    const int64_t scaled = conv.share_rows ? row_ * width_ : 0;
     Scratch &scratch = thread_scratch();
-    scratch.reserve(Scratch::bytes_of<T>(tile_pixels_ * row_ + lanes) +
+    scratch.reserve(Scratch::bytes_of<T>(columns + lanes) + Scratch::bytes_of<T>(scaled) +
                     Scratch::bytes_of<T>(tile_pixels_ * result_row_) + 2 * Scratch::bytes_of<int64_t>(row_) +
                     Scratch::bytes_of<Pixel>(tile_pixels_) + Scratch::bytes_of<Block>(tile_pixels_));
-    columns_ = scratch.take<T>(tile_pixels_ * row_ + lanes);
+    columns_ = scratch.take<T>(columns + lanes);
+    scaled_ = scratch.take<T>(scaled);
     result_ = scratch.take<T>(tile_pixels_ * result_row_);
     a_offset_ = scratch.take<int64_t>(row_);
     b_offset_ = scratch.take<int64_t>(row_);
@@ -98,13 +101,18 @@ private:
     cut_into_blocks();
     if (conv_.partner)
       clear_partial(group, panel_begin, panel_end);
+    if (conv_.share_rows)
+      build_band(group);
     bool fresh = true;
     for (int64_t tap = 0; tap < conv_.tap_count; tap += taps_)
       for (int64_t channel = 0; channel < conv_.in_channels; channel += channels_) {
         const int64_t tap_end = tap + taps_ < conv_.tap_count ? tap + taps_ : conv_.tap_count;
         const int64_t channel_end = channel + channels_ < conv_.in_channels ? channel + channels_ : conv_.in_channels;
         const bool done = tap_end == conv_.tap_count && channel_end == conv_.in_channels;
-        build_columns(group, tap, tap_end, channel, channel_end);
+        if (conv_.share_rows)
+          point_into_band(tap, tap_end, channel, channel_end);
+        else
+          build_columns(group, tap, tap_end, channel, channel_end);
         for (int64_t panel = panel_begin; panel < panel_end; ++panel)
           multiply_panel(group, panel, panel - panel_begin, tap, tap_end, channel, channel_end, fresh, done);
         fresh = false;
@@ -186,23 +194,91 @@ private:
     }
   }
 
+  // Sets the extent of the taps, and returns the size of the band of a tile.
+  int64_t band_size() {
+    const Tap *taps = conv_.taps;
+    int64_t last_row = first_row_ = taps[0].row, last_column = first_column_ = taps[0].column;
+    for (int64_t t = 1; t < conv_.tap_count; ++t) {
+      first_row_ = taps[t].row < first_row_ ? taps[t].row : first_row_;
+      last_row = taps[t].row > last_row ? taps[t].row : last_row;
+      first_column_ = taps[t].column < first_column_ ? taps[t].column : first_column_;
+      last_column = taps[t].column > last_column ? taps[t].column : last_column;
+    }
+    span_rows_ = last_row - first_row_ + 1;
+    band_width_ = (conv_.lattice_width - 1) * conv_.source_step[1] + last_column - first_column_ + 1;
+    const int64_t most = (tile_pixels_ + conv_.lattice_width - 2) / conv_.lattice_width + 1;
+    const int64_t rows = most < conv_.lattice_height ? most : conv_.lattice_height;
+    return ((rows - 1) * conv_.source_step[0] + span_rows_) * band_width_ * conv_.in_channels;
+  }
+
+  // band[row][column][i] = in_scale[n,i] * source[n,i], from the first row to the last that the tile's taps reach.
+  void build_band(int64_t group) {
+    const Image &source = conv_.source;
+    const Pixel &begin = tile_[0], &end = tile_[count_ - 1];
+    const int64_t count = conv_.in_channels, channel = group * count;
+    const T *in_scale =
+        static_cast<const T *>(conv_.in_scale.data) + begin.sample * conv_.in_scale.batch_stride + channel;
+    const S *sample = static_cast<const S *>(source.data) + begin.sample * source.batch_stride + channel;
+    T *out = columns_;
+    for (int64_t row = begin.source_row + first_row_; row < end.source_row + first_row_ + span_rows_; ++row)
+      for (int64_t column = first_column_; column < first_column_ + band_width_; ++column, out += count) {
+        const bool outside = row < 0 || row >= source.height || column < 0 || column >= source.width;
+        const S *in = sample + row * source.row_stride + column * source.column_stride;
+        for (int64_t i = 0; i < count; i += lanes) { // the next pixel, or slack, takes what is too much
+          const int64_t width = count - i < lanes ? count - i : lanes;
+          store(out + i, outside ? Vec<T>{} : load_first(in + i, width) * load_first(in_scale + i, width));
+        }
+      }
+  }
+
+  void point_into_band(int64_t tap_begin, int64_t tap_end, int64_t channel_begin, int64_t channel_end) {
+    int64_t *offset = a_offset_;
+    for (int64_t t = tap_begin; t < tap_end; ++t) {
+      const int64_t row = conv_.taps[t].row - first_row_, column = conv_.taps[t].column - first_column_;
+      for (int64_t i = channel_begin; i < channel_end; ++i)
+        *offset++ = (row * band_width_ + column) * conv_.in_channels + i;
+    }
+  }
+
+  // A chunk of a panel times s of the tile's sample.
+  const T *scale_panel(const T *panel, int64_t tap_begin, int64_t tap_end, int64_t channels) {
+    const T *tap_scale = static_cast<const T *>(conv_.tap_scale.data) + tile_[0].sample * conv_.tap_scale.batch_stride;
+    T *out = scaled_;
+    for (int64_t t = tap_begin; t < tap_end; ++t) {
+      const Vec<T> scale = splat(tap_scale[conv_.taps[t].scale]);
+      for (int64_t k = 0; k < channels * width_; k += lanes, out += lanes, panel += lanes)
+        store(out, load(panel) * scale);
+    }
+    return scaled_;
+  }
+
   void multiply_panel(int64_t group, int64_t panel, int64_t place, int64_t tap_begin, int64_t tap_end,
                       int64_t channel_begin, int64_t channel_end, bool fresh, bool done) {
     const int64_t first = panel * width_, channels = channel_end - channel_begin;
     const int64_t filters = conv_.out_channels - first < width_ ? conv_.out_channels - first : width_;
     const int vectors = int((filters + lanes - 1) / lanes);
     const T *weight =
-        static_cast<const T *>(conv_.panels) + (group * panels_ + panel) * conv_.in_channels * conv_.tap_count * width_;
+        static_cast<const T *>(conv_.panels) +
+        (((group * panels_ + panel) * conv_.tap_count + tap_begin) * conv_.in_channels + channel_begin) * width_;
+    if (conv_.share_rows)
+      weight = scale_panel(weight, tap_begin, tap_end, channels);
     for (int64_t k = 0; k < block_count_; ++k) {
       const Block &block = blocks_[k];
       const int64_t begin = block.tap_begin > tap_begin ? block.tap_begin : tap_begin;
       const int64_t end = block.tap_end < tap_end ? block.tap_end : tap_end;
-      const T *a = columns_ + block.first * row_ + (begin - tap_begin) * channels;
-      const T *b = weight + (begin * conv_.in_channels + channel_begin) * width_;
+      const int64_t skipped = (begin - tap_begin) * channels;
+      const T *a = columns_ + block.first * row_;
+      int64_t a_row = row_;
+      if (conv_.share_rows) {
+        const Pixel &pixel = tile_[block.first];
+        a = columns_ +
+            ((pixel.source_row - tile_[0].source_row) * band_width_ + pixel.source_column) * conv_.in_channels;
+        a_row = conv_.source_step[1] * conv_.in_channels;
+      }
       T *result = result_ + block.first * result_row_ + place * width_;
       with_block_size(int(block.count), vectors, [&]<int MR, int NV>() {
-        multiply_block<MR, NV, T>(a, row_, a_offset_, b, b_offset_, (end - begin) * channels, result, result_row_,
-                                  fresh);
+        multiply_block<MR, NV, T>(a, a_row, a_offset_ + skipped, weight + skipped * width_, b_offset_,
+                                  (end - begin) * channels, result, result_row_, fresh);
       });
       if (done)
         for (int64_t j = 0; j < block.count; ++j)
@@ -244,7 +320,8 @@ private:
   const TileConv &conv_;
   const int64_t width_;
   int64_t pixels_, tile_pixels_, panels_, panels_per_part_, channels_, taps_, row_, result_row_;
-  T *columns_, *result_;
+  int64_t first_row_ = 0, first_column_ = 0, span_rows_ = 0, band_width_ = 0; // of the band
+  T *columns_, *scaled_, *result_;
   int64_t *a_offset_, *b_offset_;
   Pixel *tile_;
   Block *blocks_;
