@@ -1,6 +1,6 @@
 """Measures which backend wins each class of calls and rewrites the table that the automatic choice follows.
 
-    python -m benchmarks.winners                                            (everything: 8 minutes on an idle machine)
+    python -m benchmarks.winners                                            (everything: 5 minutes on an idle machine)
     python -m benchmarks.winners --dtypes float32 --kinds dense,pointwise
 
 Only the classes asked for are replaced, each as soon as it is measured, so a broken-off run keeps what it has. A class
@@ -126,7 +126,8 @@ def replaced(table: dict[str, Any], how: dict[str, Any], new: dict[str, Any]) ->
     if same is None:
         same = {"how": how, "rows": []}
         measurements.append(same)
-    same["rows"] = sorted([*same["rows"], new], key=_winners.class_number)
+    order = list(_winners.classes())
+    same["rows"] = sorted([*same["rows"], new], key=lambda row: order.index({axis: row[axis] for axis in AXES}))
     return {"measurements": [measurement for measurement in measurements if measurement["rows"]]}
 
 
@@ -145,7 +146,7 @@ def main() -> None:
     for axis in ("dtype", "kind"):
         values = AXES[axis]
         parser.add_argument(f"--{axis}s", type=listed(one_of(values)), default=values, help="of " + ", ".join(values))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
