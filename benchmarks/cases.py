@@ -15,12 +15,15 @@ BATCHES = (1, 8, 32)
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 MODES = ("forward", "training")
 
-NAME = re.compile(r"(?P<inputs>\d+)((->|-)(?P<outputs>\d+))?@(?P<size>\d+)(s(?P<stride>\d))?(?P<depthwise>dw)?")
+NAME = re.compile(
+    r"(?P<inputs>\d+)((->|-)(?P<outputs>\d+))?@(?P<size>\d+)(s(?P<stride>\d))?((?P<depthwise>dw)|g(?P<groups>\d+))?"
+)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """`64@56`: 3x3, 64 channels in and out, a 56x56 map. `64->256@56`: 1x1. `s2`: stride 2. `dw`: depthwise."""
+    """`64@56`: 3x3, 64 channels in and out, a 56x56 map. `64->256@56`: 1x1. `s2`: stride 2. `dw`: depthwise. `g8`:
+    8 groups."""
 
     name: str
     in_channels: int
@@ -39,13 +42,13 @@ class Shape:
         outputs = int(match["outputs"] or inputs)
         pointwise = match["outputs"] is not None
         name = name if "->" in name else name.replace("-", "->")
-        groups = inputs if match["depthwise"] else 1
+        groups = inputs if match["depthwise"] else int(match["groups"] or 1)
         return Shape(name, inputs, outputs, size, 1 if pointwise else 3, int(match["stride"] or 1), groups)
 
     @property
     def family(self) -> str:
         if self.groups > 1:
-            return "depthwise"
+            return "depthwise" if self.groups == self.in_channels else "grouped"
         return f"{self.kernel}x{self.kernel}" + (f" stride {self.stride}" if self.stride > 1 else "")
 
     @property
@@ -87,14 +90,14 @@ class Operands:
 DIFFERENTIABLE = ("input", "weight", "channel", "filter", "spatial")
 
 
-def make_operands(case: Case, static_modulation: bool = False) -> Operands:
-    """Float32 operands, the same values at every call. With static modulation f is [C_out] and s is [kh, kw], as the
+def make_operands(case: Case, static_modulation: bool = False, dtype: torch.dtype = torch.float32) -> Operands:
+    """Operands with the same values at every call. With static modulation f is [C_out] and s is [kh, kw], as the
     published networks have them; c stays per sample."""
     shape = case.shape
     generator = torch.Generator().manual_seed(0)
 
     def factors(*size: int) -> Tensor:
-        return 0.5 + torch.rand(size, generator=generator)
+        return (0.5 + torch.rand(size, generator=generator)).to(dtype)
 
     per_sample = () if static_modulation else (case.batch,)
     x = torch.randn(case.batch, shape.in_channels, shape.size, shape.size, generator=generator)
@@ -103,12 +106,12 @@ def make_operands(case: Case, static_modulation: bool = False) -> Operands:
     weight = torch.randn(shape.out_channels, fan_in, shape.kernel, shape.kernel, generator=generator)
     memory_format = LAYOUTS[case.layout]
     operands = Operands(
-        input=x.contiguous(memory_format=memory_format),
-        weight=(weight / (fan_in * shape.kernel**2) ** 0.5).contiguous(memory_format=memory_format),
+        input=x.to(dtype).contiguous(memory_format=memory_format),
+        weight=(weight / (fan_in * shape.kernel**2) ** 0.5).to(dtype).contiguous(memory_format=memory_format),
         channel=factors(case.batch, shape.in_channels),
         filter=factors(*per_sample, shape.out_channels),
         spatial=factors(*per_sample, shape.kernel, shape.kernel),
-        grad_output=grad_output.contiguous(memory_format=memory_format),
+        grad_output=grad_output.to(dtype).contiguous(memory_format=memory_format),
         stride=shape.stride,
         padding=shape.padding,
         groups=shape.groups,

@@ -54,8 +54,8 @@ def check_conv(
     _check_attention(op, "filter_attention", filter_attention, input, (n, o))
     _check_attention(op, "spatial_attention", spatial_attention, input, (n, kh, kw))
 
-    out_height = _out_size(height, kh, stride[0], padding[0], dilation[0])
-    out_width = _out_size(width, kw, stride[1], padding[1], dilation[1])
+    out_height = out_size(height, kh, stride[0], padding[0], dilation[0])
+    out_width = out_size(width, kw, stride[1], padding[1], dilation[1])
     if not (out_height > 0 and out_width > 0):
         _refuse(
             op,
@@ -177,6 +177,6 @@ def _is_dense(weight: Tensor, out: int, features: int) -> bool:
     return weight.shape == (out, features) or weight.shape == (out, features, 1, 1)
 
 
-def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+def out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
     span = size + 2 * padding - dilation * (kernel - 1) - 1
     return 0 if span < 0 else span // stride + 1

@@ -85,11 +85,11 @@ def explain_backends(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> dict[str, tuple[bool, str]]:
-    """For each backend whether it can run this call of `conv2d`, and a sentence on why (not)."""
+    """For each backend, preferred first, whether it can run this call of `conv2d`, and a sentence on why (not)."""
     attentions = (channel_attention, filter_attention, spatial_attention)
     args = _op_arguments(input, weight, bias, *attentions, stride, padding, dilation, groups)
     _check(args)
-    return {name: backends.load(name).can_run(*args) for name in backends.NAMES}
+    return {name: backends.load(name).can_run(*args) for name in backends.preference(args)}
 
 
 def compatible_backends(*args: Any, **kwargs: Any) -> list[str]:

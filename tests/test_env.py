@@ -30,7 +30,7 @@ def test_names_versions_build_devices_and_backends():
     assert found["build"]["cpu_vector"] in ("avx512", "avx2", "portable")
     assert len(found["devices"]) == 1 + torch.cuda.device_count()
     for device in found["devices"]:
-        assert list(found["backends"][device]) == list(backends.NAMES)
+        assert set(found["backends"][device]) == set(backends.NAMES)
         assert found["backends"][device]["composite"] == (True, "runs anywhere")
 
 

@@ -14,8 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# In order of preference. A backend is a module of this folder with three functions: can_run, which says with its reason
-# whether it takes a call, conv and conv_backward. They take the arguments of the ops of those names, by position.
+from . import _winners
+
+# In order of preference, unless the table of measured winners says otherwise (_winners.py). A backend is a module of
+# this folder with three functions: can_run, which says with its reason whether it takes a call, conv and conv_backward.
+# They take the arguments of the ops of those names, by position.
 NAMES = ("cpu", "composite", "reference")
 
 _log = logging.getLogger("kerneldna_ops")
@@ -33,12 +36,11 @@ _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("kerneldna_
 
 
 class _Selection:
-    """Tells the C++ library (csrc/selection.h) to ask Python while any thread has an explicit choice.
+    """Tells the C++ library (csrc/selection.h) which classes of calls Python decides.
 
+    All of them while any thread has an explicit choice, else those that another backend than the library's own wins.
     The choice belongs to a thread, the library's mask to the process: hence the count.
     """
-
-    ALL_CLASSES = range(128)  # kCallClasses
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -47,19 +49,22 @@ class _Selection:
     def hold(self) -> None:
         with self._lock:
             self._holders += 1
-            self._publish()
+            self.publish()
 
     def release(self) -> None:
         with self._lock:
             self._holders -= 1
-            self._publish()
+            self.publish()
 
-    def _publish(self) -> None:
-        torch.ops.kerneldna._select_in_python(list(self.ALL_CLASSES) if self._holders else [])
+    def publish(self) -> None:
+        classes = range(_winners.CLASSES) if self._holders else _winners.table("cpu")
+        torch.ops.kerneldna._select_in_python(list(classes))
 
 
 _selection = _Selection()
-if _of_the_process is not None:
+if _of_the_process is None:
+    _selection.publish()
+else:
     _selection.hold()
 
 
@@ -94,17 +99,26 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
+def preference(args: tuple[Any, ...]) -> dict[str, str]:
+    """The backends in the order in which the automatic choice tries them for this call, each with the reason why."""
+    winner = _winners.winner_of(args)
+    order = dict.fromkeys(NAMES, "automatic choice")
+    if winner is None:
+        return order
+    order.pop(winner.backend, None)
+    return {winner.backend: f"automatic choice, {winner.reason}", **order}
+
+
 def select(args: tuple[Any, ...]) -> ModuleType:
     """The backend that answers a call of the op with these arguments."""
     chosen = _chosen.get()
     refusals: list[str] = []
-    for name in NAMES if chosen is None else (chosen,):
+    for name, why in (preference(args) if chosen is None else {chosen: "explicit choice"}).items():
         module = load(name)
         runs, reason = module.can_run(*args)
         if runs:
             if _log.isEnabledFor(logging.DEBUG):
-                how = "automatic" if chosen is None else "explicit"
-                _log.debug("%s: %s choice, %s", name, how, "; ".join([reason, *refusals]))
+                _log.debug("%s: %s, %s", name, why, "; ".join([reason, *refusals]))
             return module
         refusals.append(f"not {name} because {reason}")
     raise RuntimeError(f"backend {chosen!r} cannot run this call: {reason}")

@@ -1,0 +1,117 @@
+"""The table of measured winners: the fastest backend for each class of calls, on the devices that were measured.
+
+One file for each device, winners/<device>.json, written by `python -m benchmarks.winners`. A class is what the C++
+library knows of a call without asking anybody (csrc/selection.h).
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._arguments import output_memory_format
+from .._checks import out_size
+from .._library import build_info
+
+# The digits of a class's number, the lowest first; call_class in csrc/selection.cpp counts the same way.
+AXES: dict[str, tuple[str, ...]] = {
+    "dtype": ("float64", "float32", "float16", "bfloat16"),
+    "kind": ("dense", "pointwise", "depthwise", "grouped"),
+    "spatial": ("static", "per_sample"),
+    "layout": ("nchw", "channels_last"),
+    "map": ("small", "large"),
+}
+CLASSES = prod(map(len, AXES.values()))
+LARGE_MAP = 512  # output pixels of a sample
+
+NATIVE = "cpu"  # what the C++ library runs on the CPU without asking Python
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The backend that wins a class, and why it does."""
+
+    backend: str
+    reason: str
+
+
+def classes() -> Iterator[dict[str, str]]:
+    """Every class, as its values on the AXES."""
+    return (dict(zip(AXES, values, strict=True)) for values in product(*AXES.values()))
+
+
+def class_number(of: Mapping[str, str]) -> int:
+    """The number of the class that has these values on the AXES."""
+    total, place = 0, 1
+    for axis, values in AXES.items():
+        total += place * values.index(of[axis])
+        place *= len(values)
+    return total
+
+
+def describe(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    channel_attention: Tensor | None,
+    filter_attention: Tensor | None,
+    spatial_attention: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> dict[str, str]:
+    """The class of a call of the op, as its values on the AXES."""
+    if groups > 1:
+        kind = "depthwise" if groups == input.shape[1] else "grouped"
+    else:
+        kind = "pointwise" if weight.shape[2:] == (1, 1) else "dense"
+    sizes = zip(input.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    return {
+        "dtype": str(input.dtype).removeprefix("torch."),
+        "kind": kind,
+        "spatial": "per_sample" if spatial_attention is not None and spatial_attention.dim() == 3 else "static",
+        "layout": "channels_last" if output_memory_format(input) is torch.channels_last else "nchw",
+        "map": "large" if prod(out_size(*size) for size in sizes) >= LARGE_MAP else "small",
+    }
+
+
+def file_of_the_cpu() -> Path:
+    """Processors with the same vector code share a table."""
+    return Path(__file__).parent / "winners" / f"cpu_{build_info()['cpu_vector']}.json"
+
+
+def read(file: Path) -> dict[int, Winner]:
+    """The classes that another backend than the native one wins; a class that nobody measured is native."""
+    rows = [row for measurement in json.loads(file.read_text())["measurements"] for row in measurement["rows"]]
+    return {
+        class_number(row): Winner(row["winner"], f"measured faster (ratio {row['ratio']:.2f})")
+        for row in rows
+        if row["winner"] != NATIVE
+    }
+
+
+def unmeasured() -> dict[int, Winner]:
+    """On a device that nobody measured: composite, except where it has no cheap form."""
+    composite = Winner("composite", "nobody measured this device")
+    return {class_number(of): composite for of in classes() if of["spatial"] == "static"}
+
+
+@functools.cache
+def table(device_type: str) -> dict[int, Winner]:
+    if device_type != "cpu":
+        return {}
+    file = file_of_the_cpu()
+    return read(file) if file.exists() else unmeasured()
+
+
+def winner_of(args: tuple[Any, ...]) -> Winner | None:
+    """Who wins the class of this call, where the table names another backend than the first of NAMES."""
+    return table(args[0].device.type).get(class_number(describe(*args)))
