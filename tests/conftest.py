@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import cases
-from kerneldna_ops import explain_backends
+from kerneldna_ops import backends, explain_backends
+from kerneldna_ops.backends import _winners
 
 FOLDER = Path(__file__).parent
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -102,3 +103,40 @@ def tests_pass_with():
         assert run.returncode == 0, run.stdout[-2000:]
 
     return run
+
+
+@pytest.fixture
+def winners():
+    """A function that sets what the table of measured winners says of the CPU, at first nothing: class -> winner."""
+    table = {}
+
+    def set_table(new):
+        table.clear()
+        table.update(new)
+        backends._selection.publish()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_winners, "table", lambda device_type: table if device_type == "cpu" else {})
+        set_table({})
+        yield set_table
+    backends._selection.publish()
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The names of the Python backends that ran, in order, as "name" or "name backward"."""
+    names = []
+
+    def spy(name, function, label):
+        original = getattr(backends.load(name), function)
+
+        def run(*args):
+            names.append(label)
+            return original(*args)
+
+        monkeypatch.setattr(backends.load(name), function, run)
+
+    for name in ("composite", "reference"):
+        spy(name, "conv", name)
+        spy(name, "conv_backward", f"{name} backward")
+    return names

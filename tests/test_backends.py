@@ -14,30 +14,10 @@ from cases import build, named
 from kerneldna_ops import backends, compatible_backends, explain_backends, use_backend
 from kerneldna_ops.functional import conv2d
 
-pytestmark = pytest.mark.usefixtures("threads")
+pytestmark = pytest.mark.usefixtures("threads", "winners")
 
 CALL = build(named("kernel_3x3_padding_1x1"))._asdict()
 conv = torch.ops.kerneldna.conv
-
-
-@pytest.fixture
-def ran(monkeypatch):
-    """The names of the Python backends that ran, in order, as "name" or "name backward"."""
-    names = []
-
-    def spy(name, function, label):
-        original = getattr(backends.load(name), function)
-
-        def run(*args):
-            names.append(label)
-            return original(*args)
-
-        monkeypatch.setattr(backends.load(name), function, run)
-
-    for name in ("composite", "reference"):
-        spy(name, "conv", name)
-        spy(name, "conv_backward", f"{name} backward")
-    return names
 
 
 @pytest.fixture
