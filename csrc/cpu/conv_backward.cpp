@@ -92,12 +92,12 @@ void input_and_channel_grad(const Call &call, Tensor &grad_input, Tensor *channe
       conv.in_scale = call.filter.scale;
       conv.tap_scale = call.spatial.scale;
       conv.out_scale = call.channel.scale;
+      conv.partner = channel_sums ? &partner : nullptr;
       plan_tiles(conv, call.dtype);
       Tensor partial;
       if (channel_sums) {
         const std::array<int64_t, 1> size{(conv.tiles + conv.batch) * shape.in_channels};
         partial = torch::stable::empty(size, channel_sums->scalar_type());
-        conv.partner = &partner;
         conv.partial = partial.data_ptr();
       }
       convolve(conv, call.dtype);

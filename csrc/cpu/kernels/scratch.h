@@ -6,6 +6,10 @@
 #include <cstdlib>
 #include <new>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace kerneldna::cpu {
 
 class Scratch {
@@ -17,6 +21,7 @@ public:
 
   // Starts over with room for `bytes`; take() then hands out 64-byte aligned parts of it.
   void reserve(int64_t bytes) {
+    bytes += kMostParts * kGap;
     if (bytes > size_) {
       std::free(data_);
       size_ = (bytes + 4095) / 4096 * 4096;
@@ -27,11 +32,17 @@ public:
       }
     }
     used_ = 0;
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_POISON_MEMORY_REGION(data_, size_);
+#endif
   }
 
   template <class T> T *take(int64_t count) {
     T *part = reinterpret_cast<T *>(data_ + used_);
-    used_ += bytes_of<T>(count);
+    used_ += bytes_of<T>(count) + kGap;
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_UNPOISON_MEMORY_REGION(part, count * sizeof(T));
+#endif
     return part;
   }
 
@@ -40,6 +51,13 @@ public:
   }
 
 private:
+  // Under the address sanitizer nothing but the parts may be touched, and there is a gap behind each.
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr int64_t kGap = 64, kMostParts = 16;
+#else
+  static constexpr int64_t kGap = 0, kMostParts = 0;
+#endif
+
   char *data_ = nullptr;
   int64_t size_ = 0, used_ = 0;
 };
