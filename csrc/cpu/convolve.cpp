@@ -41,10 +41,23 @@ template <class T> bool has_finite_taps(const TileConv &conv) {
 
 // Tiles are cut at whole vectors of pixels, so that only maps of whole vectors can be cut at their ends. An infinite s
 // in the weight would turn padding into NaN.
-bool can_share_rows(const TileConv &conv, ScalarType dtype) {
+bool can_share_rows(const TileConv &conv, Form form, ScalarType dtype) {
   const int64_t pixels = conv.lattice_height * conv.lattice_width;
   if (conv.tap_count < 2 || pixels < kSharedPixels || pixels % lanes_of(dtype))
     return false;
+  if (form == Form::tiles) {
+    // As shared_rows.h needs it: a dense source as wide as the lattice, and taps adjacent in the weight. With many
+    // filters the columns cost little.
+    constexpr int64_t kMostFilters = 256;
+    const Image &source = conv.source;
+    if (conv.out_channels > kMostFilters || source.width != conv.lattice_width || source.column_stride != 1 ||
+        source.row_stride != source.width || conv.source_step[0] != 1 || conv.source_step[1] != 1 ||
+        std::min(conv.weight_row, conv.weight_channel) != conv.tap_count)
+      return false;
+    for (int64_t t = 0; t < conv.tap_count; ++t)
+      if (conv.taps[t].weight != t || conv.lattice_height != source.height)
+        return false;
+  }
   return compute_dtype(dtype) == ScalarType::Double ? has_finite_taps<double>(conv) : has_finite_taps<float>(conv);
 }
 
@@ -165,7 +178,7 @@ void plan_tiles(TileConv &conv, ScalarType dtype) {
     conv.tiles = 1;
     return;
   }
-  conv.share_rows = form == Form::pixels && can_share_rows(conv, dtype);
+  conv.share_rows = can_share_rows(conv, form, dtype);
   if (conv.share_rows) {
     const int64_t pixels = conv.lattice_height * conv.lattice_width;
     const int64_t tiles = (pixels + kSharedPixels - 1) / kSharedPixels;

@@ -51,7 +51,7 @@ struct TileConv {
 
   const void *panels; // the same weight packed for conv_pixels, which reads this one instead; null for conv_tiles
   int64_t panel_width;
-  bool share_rows; // conv_pixels: every tile lies in one sample, and tap_scale is finite
+  bool share_rows; // every tile lies in one sample, and tap_scale is finite (shared_rows.h, conv_pixels.h)
 
   Scale in_scale, tap_scale, out_scale;
   const void *bias; // or null

@@ -6,6 +6,7 @@
 #include "columns.h"
 #include "gemm.h"
 #include "scratch.h"
+#include "shared_rows.h"
 
 namespace kerneldna::cpu::KERNELDNA_ISA {
 
@@ -14,19 +15,15 @@ constexpr int kStripRows = kRows == 8 ? 16 : 48;
 
 template <class S, class T> class TileKernel {
 public:
-  explicit TileKernel(const TileConv &conv) : conv_(conv) {
+  explicit TileKernel(const TileConv &conv)
+      : conv_(conv), channels_per_chunk_(chunk_channels(conv)), shared_(conv, channels_per_chunk_ * conv.tap_count) {
     pixels_ = conv.batch * conv.lattice_height * conv.lattice_width;
     vectors_ = (pixels_ + kLanes<T> - 1) / kLanes<T>;
     const int64_t tile_vectors = (vectors_ + conv.tiles - 1) / conv.tiles;
-    columns_row_ = (tile_vectors + 1) * kLanes<T>; // one vector of slack: builders store whole vectors
+    const int64_t built_vectors = tile_vectors + (shared_.halo() + kLanes<T> - 1) / kLanes<T>;
+    columns_row_ = (built_vectors + 1) * kLanes<T>; // one vector of slack: builders store whole vectors
     result_row_ = tile_vectors * kLanes<T>;
     rows_per_part_ = ((conv.out_channels + conv.out_split - 1) / conv.out_split + kRows - 1) / kRows * kRows;
-    const int64_t taps = conv.tap_count > 0 ? conv.tap_count : 1;
-    channels_per_chunk_ = kChunk / taps > 0 ? kChunk / taps : 1;
-    if (channels_per_chunk_ > kLanes<T>)
-      channels_per_chunk_ = channels_per_chunk_ / kLanes<T> * kLanes<T>;
-    if (channels_per_chunk_ >= conv.in_channels)
-      channels_per_chunk_ = conv.in_channels;
     one_chunk_ = channels_per_chunk_ == conv.in_channels;
     const int64_t chunk = channels_per_chunk_ * conv.tap_count;
     const int64_t result_rows = one_chunk_ ? kStripRows : (rows_per_part_ + kStripRows - 1) / kStripRows * kStripRows;
@@ -34,7 +31,7 @@ public:
     scratch.reserve(Scratch::bytes_of<T>(chunk * columns_row_ + kLanes<T>) +
                     Scratch::bytes_of<T>(result_rows * result_row_) + 2 * Scratch::bytes_of<int64_t>(chunk) +
                     2 * Scratch::bytes_of<Segment>(result_row_) +
-                    Scratch::bytes_of<Piece>(result_row_ * conv.tap_count) +
+                    Scratch::bytes_of<Piece>(columns_row_ * conv.tap_count) + shared_.bytes(rows_per_part_, chunk) +
                     Scratch::bytes_of<int64_t>(conv.tap_count + 1) + Scratch::bytes_of<uint64_t>(result_row_ / 64 + 2));
     columns_ = scratch.take<T>(chunk * columns_row_ + kLanes<T>);
     result_ = scratch.take<T>(result_rows * result_row_);
@@ -42,9 +39,10 @@ public:
     b_offset_ = scratch.take<int64_t>(chunk);
     tile_.segments = scratch.take<Segment>(result_row_);
     runs_ = scratch.take<Segment>(result_row_);
-    tile_.pieces = scratch.take<Piece>(result_row_ * conv.tap_count);
+    tile_.pieces = scratch.take<Piece>(columns_row_ * conv.tap_count);
     tile_.tap_begin = scratch.take<int64_t>(conv.tap_count + 1);
     tile_.inside = scratch.take<uint64_t>(result_row_ / 64 + 2);
+    shared_.take(scratch, rows_per_part_, chunk);
     for (int64_t k = 0; k < chunk; ++k)
       b_offset_[k] = k * columns_row_;
     from_channels_ = conv.source.column_stride != 1 && conv.source.channel_stride == 1;
@@ -67,6 +65,14 @@ private:
   // Length of the reduction that is built and multiplied at a time.
   static constexpr int64_t kChunk = 576;
 
+  static int64_t chunk_channels(const TileConv &conv) {
+    const int64_t taps = conv.tap_count > 0 ? conv.tap_count : 1;
+    int64_t channels = kChunk / taps > 0 ? kChunk / taps : 1;
+    if (channels > kLanes<T>)
+      channels = channels / kLanes<T> * kLanes<T>;
+    return channels < conv.in_channels ? channels : conv.in_channels;
+  }
+
   void run_tile(int64_t tile, int64_t group, int64_t part) {
     const int64_t row_begin = part * rows_per_part_;
     int64_t row_end = row_begin + rows_per_part_;
@@ -81,7 +87,9 @@ private:
       return;
     cut_into_segments(tile_, conv_);
     join_segments();
-    if (!from_channels_)
+    if (conv_.share_rows)
+      shared_.cut_into_pieces(tile_);
+    else if (!from_channels_)
       cut_into_pieces<T>(tile_, conv_);
 
     int64_t channel = 0;
@@ -91,11 +99,13 @@ private:
       build_columns(group, channel, chunk_end);
       const T *weight =
           static_cast<const T *>(conv_.weight) + group * conv_.weight_group + channel * conv_.weight_channel;
+      if (conv_.share_rows)
+        shared_.scale_weight(weight, row_begin, row_end, chunk_end - channel, tile_.segments[0].sample);
       const int64_t count = (chunk_end - channel) * conv_.tap_count;
       for (int64_t strip = row_begin; strip < row_end; strip += kStripRows) {
         const int64_t strip_end = strip + kStripRows < row_end ? strip + kStripRows : row_end;
         T *result = result_ + (one_chunk_ ? 0 : (strip - row_begin) * result_row_);
-        multiply_strip(result, weight, strip, strip_end, count, vector_end - vector_begin, channel == 0);
+        multiply_strip(result, weight, strip, strip_end, row_begin, count, vector_end - vector_begin, channel == 0);
         if (chunk_end == conv_.in_channels)
           finish(result, group, strip, strip_end);
       }
@@ -117,6 +127,8 @@ private:
 
   void build_columns(int64_t group, int64_t channel_begin, int64_t channel_end) {
     const int64_t channels = channel_end - channel_begin;
+    if (conv_.share_rows)
+      return build_shared_rows(group, channel_begin, channel_end);
     const ColumnOrder order = conv_.weight_channel == 1 ? ColumnOrder{1, channels} : ColumnOrder{conv_.tap_count, 1};
     if (channels != offsets_for_) {
       offsets_for_ = channels;
@@ -130,15 +142,30 @@ private:
       columns_from_rows<S, T>(columns_, columns_row_, order, conv_, tile_, group, channel_begin, channel_end);
   }
 
-  void multiply_strip(T *result, const T *weight, int64_t row_begin, int64_t row_end, int64_t count, int64_t vectors,
-                      bool fresh) {
+  void build_shared_rows(int64_t group, int64_t channel_begin, int64_t channel_end) {
+    const int64_t channels = channel_end - channel_begin, taps = conv_.tap_count;
+    if (channels != offsets_for_) {
+      offsets_for_ = channels;
+      for (int64_t k = 0; k < channels * taps; ++k) {
+        a_offset_[k] = shared_.weight_offset(k / taps, k % taps);
+        b_offset_[k] = shared_.offset(k / taps, k % taps, columns_row_);
+      }
+    }
+    columns_from_rows<S, T>(columns_, columns_row_, ColumnOrder{shared_.rows().tap_count, 1}, shared_.rows(), tile_,
+                            group, channel_begin, channel_end);
+  }
+
+  void multiply_strip(T *result, const T *weight, int64_t row_begin, int64_t row_end, int64_t part_begin, int64_t count,
+                      int64_t vectors, bool fresh) {
+    const int64_t a_row = conv_.share_rows ? shared_.row() : conv_.weight_row;
     for (int64_t row = row_begin; row < row_end; row += kRows, result += kRows * result_row_) {
       const int rows = row_end - row < kRows ? int(row_end - row) : kRows;
-      const T *a = weight + row / kRows * conv_.weight_block;
+      const T *a = conv_.share_rows ? shared_.weight() + (row - part_begin) / kRows * shared_.block_step()
+                                    : weight + row / kRows * conv_.weight_block;
       for (int64_t v = 0; v < vectors;) {
         const int panel = next_panel(vectors - v);
         with_block_size(rows, panel, [&]<int MR, int NV>() {
-          multiply_block<MR, NV, T>(a, conv_.weight_row, a_offset_, columns_ + v * kLanes<T>, b_offset_, count,
+          multiply_block<MR, NV, T>(a, a_row, a_offset_, columns_ + v * kLanes<T>, b_offset_, count,
                                     result + v * kLanes<T>, result_row_, fresh);
         });
         v += panel;
@@ -268,7 +295,9 @@ private:
   }
 
   const TileConv &conv_;
-  int64_t pixels_, vectors_, columns_row_, result_row_, rows_per_part_, channels_per_chunk_;
+  int64_t channels_per_chunk_;
+  SharedRows<T> shared_;
+  int64_t pixels_, vectors_, columns_row_, result_row_, rows_per_part_;
   bool one_chunk_, from_channels_, join_rows_;
   T *columns_, *result_;
   int64_t *a_offset_, *b_offset_;
