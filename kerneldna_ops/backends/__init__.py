@@ -35,6 +35,11 @@ _of_the_process = check_name(os.environ.get("KERNELDNA_BACKEND") or None, "KERNE
 _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("kerneldna_backend", default=_of_the_process)
 
 
+# The bare function under the op: torch.compile would take the op itself into a graph and, as nothing uses its result,
+# drop it from there.
+_select_in_python = torch.ops.kerneldna._select_in_python.default._op
+
+
 class _Selection:
     """Tells the C++ library (csrc/selection.h) which classes of calls Python decides.
 
@@ -58,7 +63,7 @@ class _Selection:
 
     def publish(self) -> None:
         classes = range(_winners.CLASSES) if self._holders else _winners.table("cpu")
-        torch.ops.kerneldna._select_in_python(list(classes))
+        _select_in_python(list(classes))
 
 
 _selection = _Selection()
