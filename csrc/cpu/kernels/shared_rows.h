@@ -80,13 +80,12 @@ public:
       const int64_t column = rows_.taps[t].column;
       const int64_t begin = column < 0 ? -column : 0, end = column > 0 ? width - column : width; // inside, of a row
       tile.tap_begin[t] = piece_count;
+      int64_t q = first, x = (first % width + width) % width; // source pixel and its column, where the tap is in place
       for (int64_t j = 0; j < count; j += lanes) {
         uint32_t mask = 0;
-        for (int64_t lane = 0; lane < lanes && j + lane < count; ++lane) {
-          const int64_t q = first + j + lane;
-          if (q < 0 || q >= pixels)
-            continue;
-          mask |= uint32_t(q % width >= begin && q % width < end) << lane;
+        for (int64_t lane = 0; lane < lanes && j + lane < count; ++lane, ++q) {
+          mask |= uint32_t(q >= 0 && q < pixels && x >= begin && x < end) << lane;
+          x = x + 1 == width ? 0 : x + 1;
         }
         tile.pieces[piece_count++] = {sample * source.batch_stride + first + j + column, int32_t(j), int32_t(sample),
                                       mask};
