@@ -39,7 +39,7 @@ demo: build ## train on real images three ways and write runs/demo/ (5 minutes)
 test: build ## all tests
 	$(BIN)/python -m pytest
 
-bench: build ## all measurements and their report in benchmarks/results/ (half an hour on an idle machine)
+bench: build ## all measurements and their report in benchmarks/results/ (a quarter of an hour on an idle machine)
 	mkdir -p $(RESULTS)
 	$(KEEP_MEMORY) $(BIN)/python -m pytest benchmarks/bench_latency.py -q --benchmark-json=$(RESULTS)/latency.json
 	$(BIN)/python -m benchmarks.memory --json $(RESULTS)/memory.json
