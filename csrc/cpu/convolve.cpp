@@ -50,12 +50,13 @@ bool can_share_rows(const TileConv &conv, Form form, ScalarType dtype) {
     // filters the columns cost little.
     constexpr int64_t kMostFilters = 256;
     const Image &source = conv.source;
-    if (conv.out_channels > kMostFilters || source.width != conv.lattice_width || source.column_stride != 1 ||
-        source.row_stride != source.width || conv.source_step[0] != 1 || conv.source_step[1] != 1 ||
+    if (conv.out_channels > kMostFilters || source.width != conv.lattice_width ||
+        source.height != conv.lattice_height || source.column_stride != 1 || source.row_stride != source.width ||
+        conv.source_step[0] != 1 || conv.source_step[1] != 1 ||
         std::min(conv.weight_row, conv.weight_channel) != conv.tap_count)
       return false;
     for (int64_t t = 0; t < conv.tap_count; ++t)
-      if (conv.taps[t].weight != t || conv.lattice_height != source.height)
+      if (conv.taps[t].weight != t)
         return false;
   }
   return compute_dtype(dtype) == ScalarType::Double ? has_finite_taps<double>(conv) : has_finite_taps<float>(conv);

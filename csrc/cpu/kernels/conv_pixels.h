@@ -6,6 +6,7 @@
 #include "conv_params.h"
 #include "gemm.h"
 #include "scratch.h"
+#include "taps.h"
 
 namespace kerneldna::cpu::KERNELDNA_ISA {
 
@@ -196,19 +197,11 @@ private:
 
   // Sets the extent of the taps, and returns the size of the band of a tile.
   int64_t band_size() {
-    const Tap *taps = conv_.taps;
-    int64_t last_row = first_row_ = taps[0].row, last_column = first_column_ = taps[0].column;
-    for (int64_t t = 1; t < conv_.tap_count; ++t) {
-      first_row_ = taps[t].row < first_row_ ? taps[t].row : first_row_;
-      last_row = taps[t].row > last_row ? taps[t].row : last_row;
-      first_column_ = taps[t].column < first_column_ ? taps[t].column : first_column_;
-      last_column = taps[t].column > last_column ? taps[t].column : last_column;
-    }
-    span_rows_ = last_row - first_row_ + 1;
-    band_width_ = (conv_.lattice_width - 1) * conv_.source_step[1] + last_column - first_column_ + 1;
+    extent_ = extent_of(conv_.taps, conv_.tap_count);
+    band_width_ = (conv_.lattice_width - 1) * conv_.source_step[1] + extent_.columns();
     const int64_t most = (tile_pixels_ + conv_.lattice_width - 2) / conv_.lattice_width + 1;
     const int64_t rows = most < conv_.lattice_height ? most : conv_.lattice_height;
-    return ((rows - 1) * conv_.source_step[0] + span_rows_) * band_width_ * conv_.in_channels;
+    return ((rows - 1) * conv_.source_step[0] + extent_.rows()) * band_width_ * conv_.in_channels;
   }
 
   // band[row][column][i] = in_scale[n,i] * source[n,i], from the first row to the last that the tile's taps reach.
@@ -220,8 +213,8 @@ private:
         static_cast<const T *>(conv_.in_scale.data) + begin.sample * conv_.in_scale.batch_stride + channel;
     const S *sample = static_cast<const S *>(source.data) + begin.sample * source.batch_stride + channel;
     T *out = columns_;
-    for (int64_t row = begin.source_row + first_row_; row < end.source_row + first_row_ + span_rows_; ++row)
-      for (int64_t column = first_column_; column < first_column_ + band_width_; ++column, out += count) {
+    for (int64_t row = begin.source_row + extent_.first_row; row < end.source_row + extent_.last_row + 1; ++row)
+      for (int64_t column = extent_.first_column; column < extent_.first_column + band_width_; ++column, out += count) {
         const bool outside = row < 0 || row >= source.height || column < 0 || column >= source.width;
         const S *in = sample + row * source.row_stride + column * source.column_stride;
         for (int64_t i = 0; i < count; i += lanes) { // the next pixel, or slack, takes what is too much
@@ -234,7 +227,7 @@ private:
   void point_into_band(int64_t tap_begin, int64_t tap_end, int64_t channel_begin, int64_t channel_end) {
     int64_t *offset = a_offset_;
     for (int64_t t = tap_begin; t < tap_end; ++t) {
-      const int64_t row = conv_.taps[t].row - first_row_, column = conv_.taps[t].column - first_column_;
+      const int64_t row = conv_.taps[t].row - extent_.first_row, column = conv_.taps[t].column - extent_.first_column;
       for (int64_t i = channel_begin; i < channel_end; ++i)
         *offset++ = (row * band_width_ + column) * conv_.in_channels + i;
     }
@@ -320,7 +313,8 @@ private:
   const TileConv &conv_;
   const int64_t width_;
   int64_t pixels_, tile_pixels_, panels_, panels_per_part_, channels_, taps_, row_, result_row_;
-  int64_t first_row_ = 0, first_column_ = 0, span_rows_ = 0, band_width_ = 0; // of the band
+  TapExtent extent_;
+  int64_t band_width_ = 0;
   T *columns_, *scaled_, *result_;
   int64_t *a_offset_, *b_offset_;
   Pixel *tile_;

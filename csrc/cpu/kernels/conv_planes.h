@@ -9,6 +9,7 @@
 #include "conv_params.h"
 #include "scratch.h"
 #include "simd.h"
+#include "taps.h"
 
 namespace kerneldna::cpu::KERNELDNA_ISA {
 
@@ -18,15 +19,11 @@ public:
   PaddedPlane(const Image &source, const Tap *taps, int64_t tap_count, const int64_t *step, int64_t lattice_height,
               int64_t lattice_width)
       : source_(source), step_(step[1]) {
-    int64_t last_row = first_row_, last_column = first_column_;
-    for (int64_t t = 0; t < tap_count; ++t) {
-      first_row_ = t == 0 || taps[t].row < first_row_ ? taps[t].row : first_row_;
-      last_row = t == 0 || taps[t].row > last_row ? taps[t].row : last_row;
-      first_column_ = t == 0 || taps[t].column < first_column_ ? taps[t].column : first_column_;
-      last_column = t == 0 || taps[t].column > last_column ? taps[t].column : last_column;
-    }
-    height_ = (lattice_height - 1) * step[0] + last_row - first_row_ + 1;
-    const int64_t width = (lattice_width - 1) * step_ + last_column - first_column_ + 1;
+    const TapExtent extent = extent_of(taps, tap_count);
+    first_row_ = extent.first_row;
+    first_column_ = extent.first_column;
+    height_ = (lattice_height - 1) * step[0] + extent.rows();
+    const int64_t width = (lattice_width - 1) * step_ + extent.columns();
     // Readers take whole vectors, from any column on.
     phase_ = ((width + step_ - 1) / step_ + 2 * lanes - 1) / lanes * lanes;
     row_step_ = step[0] * step_ * phase_;
@@ -83,7 +80,7 @@ private:
   }
 
   const Image &source_;
-  int64_t step_, first_row_ = 0, first_column_ = 0, height_, phase_, row_step_;
+  int64_t step_, first_row_, first_column_, height_, phase_, row_step_;
 };
 
 // A unit of work is a group of a sample.

@@ -8,6 +8,7 @@
 #include "conv_params.h"
 #include "gemm.h"
 #include "scratch.h"
+#include "taps.h"
 
 namespace kerneldna::cpu::KERNELDNA_ISA {
 
@@ -19,17 +20,11 @@ public:
     block_ = (vectors + channel_blocks_ - 1) / channel_blocks_ * lanes;
     out_rows_ = ((grad.out_channels + grad.out_blocks - 1) / grad.out_blocks + kRows - 1) / kRows * kRows;
 
-    int64_t last_row = grad.taps[0].row, last_column = grad.taps[0].column;
-    first_row_ = last_row;
-    first_column_ = last_column;
-    for (int64_t t = 1; t < grad.tap_count; ++t) {
-      first_row_ = grad.taps[t].row < first_row_ ? grad.taps[t].row : first_row_;
-      last_row = grad.taps[t].row > last_row ? grad.taps[t].row : last_row;
-      first_column_ = grad.taps[t].column < first_column_ ? grad.taps[t].column : first_column_;
-      last_column = grad.taps[t].column > last_column ? grad.taps[t].column : last_column;
-    }
-    span_rows_ = last_row - first_row_ + 1;
-    band_width_ = (grad.grad.width - 1) * grad.source_step[1] + last_column - first_column_ + 1;
+    const TapExtent extent = extent_of(grad.taps, grad.tap_count);
+    first_row_ = extent.first_row;
+    first_column_ = extent.first_column;
+    span_rows_ = extent.rows();
+    band_width_ = (grad.grad.width - 1) * grad.source_step[1] + extent.columns();
     band_rows_ = kBandPixels / grad.grad.width;
     band_rows_ = band_rows_ < 1 ? 1 : band_rows_ > grad.grad.height ? grad.grad.height : band_rows_;
     const int64_t band_pixels = band_rows_ * grad.grad.width;

@@ -7,6 +7,7 @@
 #include "columns.h"
 #include "gemm.h"
 #include "scratch.h"
+#include "taps.h"
 
 namespace kerneldna::cpu::KERNELDNA_ISA {
 
@@ -16,13 +17,9 @@ public:
   SharedRows(const TileConv &conv, int64_t chunk) : conv_(conv) {
     if (!conv.share_rows)
       return;
-    int64_t last_row = conv.taps[0].row;
-    first_row_ = last_row;
-    for (int64_t t = 0; t < conv.tap_count; ++t) {
-      first_row_ = conv.taps[t].row < first_row_ ? conv.taps[t].row : first_row_;
-      last_row = conv.taps[t].row > last_row ? conv.taps[t].row : last_row;
-    }
-    halo_ = (last_row - first_row_) * conv.lattice_width;
+    const TapExtent extent = extent_of(conv.taps, conv.tap_count);
+    first_row_ = extent.first_row;
+    halo_ = (extent.rows() - 1) * conv.lattice_width;
     in_place_ = conv.weight_row != conv.tap_count; // else packed: the filters of a block within a channel
     block_ = in_place_ ? 1 : kRows;
     pattern_size_ = in_place_ ? chunk : conv.tap_count * kRows;
