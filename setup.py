@@ -9,7 +9,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 try:
     import torch
@@ -149,6 +149,9 @@ def extension() -> Extension:
 
 if __name__ == "__main__":
     setup(
+        # A package named triton_kernels exists elsewhere and must not be shadowed: hence ours goes inside.
+        packages=[*find_packages(include=["kerneldna_ops*"]), "kerneldna_ops.triton_kernels"],
+        package_dir={"kerneldna_ops.triton_kernels": "triton_kernels"},
         ext_modules=[extension()],
         cmdclass={"build_ext": BuildExtension},
         options={"bdist_wheel": {"py_limited_api": f"cp{PYTHON_FLOOR[0]}{PYTHON_FLOOR[1]}"}},

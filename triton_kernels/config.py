@@ -1,0 +1,23 @@
+"""How a kernel cuts its work into tiles."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    """One way to run a convolution.
+
+    form: "P" (conv_forward.py) or "S", "M", "X" (conv_forward_tma.py).
+    block_m, block_n, block_k: pixels, filters and reduction indices of a tile.
+    split_k: how many programs share the reduction of a tile.
+    one_sample: form P only, whether a tile stays within one sample.
+    """
+
+    form: str = "P"
+    block_m: int = 128
+    block_n: int = 128
+    block_k: int = 64
+    num_warps: int = 8
+    num_stages: int = 3
+    split_k: int = 1
+    one_sample: bool = False

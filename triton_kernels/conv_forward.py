@@ -1,0 +1,392 @@
+"""Form P: the convolution as an implicit matrix product that gathers by pointers; any size, any GPU since sm_80.
+
+Flatten the pixels of all samples into rows p, and the taps t = (u, v) times the channels i into columns k. Then
+
+    y[p, o] = f[n(p), o] * sum_k (g[n(p), k] * X[p, k]) * W[o, k] + bias[o],     g[n, (t, i)] = s[n, t] * c[n, i]
+
+is a matrix product whose left operand X is read from the input as it is needed (row p, tap t: the pixel that tap t of
+output pixel p lies on) and scaled on its way to the tensor cores, and whose epilogue does the rest. A tile may hold
+pixels of several samples, so that small maps waste nothing; then g is a tile as X is. With ONE_SAMPLE a tile stays
+within one sample and g is a vector.
+
+The input gradient before c, with q a pixel of the input,
+
+    dx[q, i] = c[n, i] * sum_(t, o) (s[n, t] * f[n, o] * gy[p(q, t), o]) * W[o, t, i],    p * stride = q + padding - t * dilation
+
+is the same product with TRANSPOSED: it gathers from gy, f and c change places, and only the taps for which p is whole
+count. Those depend on q modulo the stride alone, so that the pixels of each remainder (a "class") are tiles of their
+own and no product with zero is computed.
+
+DOT adds what both need for their attention gradients: df[n, o] = sum_p gy[p, o] * u[p, o] over the forward product u
+before f, and dc[n, i] = sum_q x[q, i] * dxs[q, i] over the input gradient before c. A tile writes one partial sum for
+each sample that it holds, and conv_dot_kernel adds the tiles of a sample in a fixed order: no atomics.
+
+SPLIT_K programs share the reduction of a tile where there are too few tiles to fill the GPU; each writes its part in
+float32, [SPLIT_K, pixels, O], and conv_reduce_kernel adds the parts and does the epilogue.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .config import Config
+from .launch import cdiv, input_precision, launch
+from .operands import Scale
+from .problem import Problem
+
+
+# fmt: off
+@triton.jit
+def first_tap(remainder, S: tl.constexpr, D: tl.constexpr, K: tl.constexpr):
+    """The lowest tap u < K with remainder - u*D divisible by S; K if there is none."""
+    u = remainder * 0 + K
+    for i in tl.static_range(K):
+        # S*D*K is divisible by S and keeps the dividend positive.
+        u = tl.where((remainder + (S * K - (K - 1 - i)) * D) % S == 0, K - 1 - i, u)
+    return u
+
+
+@triton.jit
+def epilogue(b_acc, f, bias, residual, o_y, m_y, b_n, o_n, m_n, stride_fn,
+             HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, RELU: tl.constexpr):
+    """relu(f * acc + bias + residual); b_n are the samples of the rows, o_y the offsets of the elements in y."""
+    if HAS_F:
+        p_f = f + b_n.to(tl.int64)[:, None] * stride_fn + o_n[None, :]
+        b_acc = b_acc * tl.load(p_f, mask=m_y, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        b_acc = b_acc + tl.load(bias + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]
+    if HAS_RESIDUAL:
+        b_acc = b_acc + tl.load(residual + o_y, mask=m_y, other=0.0).to(tl.float32)
+    if RELU:
+        b_acc = tl.where(b_acc < 0.0, 0.0, b_acc)  # as torch.relu, which lets NaN through
+    return b_acc
+
+
+@triton.jit
+def conv_kernel(
+    x, w, g, f, bias, residual, y, z, dots,
+    N, H, W, OH, OW, stride_gn, stride_gt, stride_fn, tiles, k_steps,
+    K: tl.constexpr, O: tl.constexpr, GROUPS: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
+    SH: tl.constexpr, SW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
+    TRANSPOSED: tl.constexpr, STEP_H: tl.constexpr, STEP_W: tl.constexpr,
+    HAS_G: tl.constexpr, HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, RELU: tl.constexpr,
+    HAS_DOT: tl.constexpr, SEGMENTS: tl.constexpr, ONE_SAMPLE: tl.constexpr, SPLIT_K: tl.constexpr,
+    PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
+):
+    """From x [N, H, W, GROUPS*K] to y [N, OH, OW, GROUPS*O]; w is the forward's [out, T, in] in both directions.
+
+    grid: blocks of pixels and of filters (the filters of one block of pixels side by side), GROUPS * classes, SPLIT_K.
+    A class is the output pixels (class_h + SH*i, class_w + SW*j) if TRANSPOSED; otherwise there is one, of all pixels.
+    """
+    CLASS_H: tl.constexpr = SH if TRANSPOSED else 1
+    CLASS_W: tl.constexpr = SW if TRANSPOSED else 1
+    CLASSES: tl.constexpr = CLASS_H * CLASS_W
+    BLOCKS_N: tl.constexpr = (O + BN - 1) // BN
+    i_tile = tl.program_id(0) // BLOCKS_N
+    o_n = tl.program_id(0) % BLOCKS_N * BN + tl.arange(0, BN)
+    m_n = o_n < O
+    i_group = tl.program_id(1) // CLASSES
+    class_h = tl.program_id(1) % CLASSES // CLASS_W
+    class_w = tl.program_id(1) % CLASS_W
+    i_split = tl.program_id(2)
+
+    # Rows are the pixels of this class. Those beyond the end stand on the last pixel: computed, but not stored.
+    CW = (OW - class_w + CLASS_W - 1) // CLASS_W
+    P = (OH - class_h + CLASS_H - 1) // CLASS_H * CW
+    if ONE_SAMPLE:
+        blocks_of_sample = (P + BM - 1) // BM
+        i_n = i_tile // blocks_of_sample
+        if i_n >= N:
+            return
+        o_p = i_tile % blocks_of_sample * BM + tl.arange(0, BM)
+        m_m = o_p < P
+        o_p = tl.minimum(o_p, P - 1)
+        b_n = tl.zeros((BM,), tl.int32) + i_n
+    else:
+        if i_tile * BM >= N * P:
+            return
+        o_m = i_tile * BM + tl.arange(0, BM)
+        m_m = o_m < N * P
+        o_m = tl.minimum(o_m, N * P - 1)
+        i_n = i_tile * BM // P
+        b_n = o_m // P
+        o_p = o_m % P
+    o_h = o_p // CW
+    o_w = o_p % CW
+
+    # Tap (i, j) of this class is tap (u0 + i*STEP_H, v0 + j*STEP_W) of the kernel and lies at (h0 + i*DELTA_H, ..) in x.
+    if TRANSPOSED:
+        DELTA_H: tl.constexpr = -(STEP_H * DH // SH)
+        DELTA_W: tl.constexpr = -(STEP_W * DW // SW)
+    else:
+        DELTA_H: tl.constexpr = DH
+        DELTA_W: tl.constexpr = DW
+    if CLASSES == 1:
+        u0 = 0
+        v0 = 0
+        TAPS_W: tl.constexpr = KW
+        TAPS: tl.constexpr = KH * KW
+        h0 = o_h + PH if TRANSPOSED else o_h * SH - PH
+        w0 = o_w + PW if TRANSPOSED else o_w * SW - PW
+    else:
+        u0 = first_tap(class_h + PH, SH, DH, KH)
+        v0 = first_tap(class_w + PW, SW, DW, KW)
+        TAPS_W = (KW - v0 + STEP_W - 1) // STEP_W
+        TAPS = (KH - u0 + STEP_H - 1) // STEP_H * TAPS_W
+        h0 = o_h + (class_h + PH - u0 * DH) // SH
+        w0 = o_w + (class_w + PW - v0 * DW) // SW
+
+    # One bit for each row of taps and one for each column of them: set where the tap lies on x and not on the padding.
+    UNPADDED: tl.constexpr = CLASSES == 1 and KH == 1 and KW == 1 and PH == 0 and PW == 0
+    if not UNPADDED:
+        m_h = tl.zeros((BM,), tl.int32)
+        m_w = tl.zeros((BM,), tl.int32)
+        for i in tl.static_range(KH):
+            h = h0 + i * DELTA_H
+            m_h |= (m_m & (h >= 0) & (h < H)).to(tl.int32) << i
+        for j in tl.static_range(KW):
+            v = w0 + j * DELTA_W
+            m_w |= ((v >= 0) & (v < W)).to(tl.int32) << j
+
+    # The element of w for (tap t, reduction index k, filter n) of one group.
+    W_T: tl.constexpr = O if TRANSPOSED else K
+    W_K: tl.constexpr = KH * KW * O if TRANSPOSED else 1
+    W_N: tl.constexpr = 1 if TRANSPOSED else KH * KW * K
+    o_k = tl.arange(0, BK)
+    p_x = x + (b_n.to(tl.int64) * H * W * (GROUPS * K) + (h0 * W + w0) * (GROUPS * K) + i_group * K)[:, None] + o_k[None, :]
+    p_w = w + i_group * (KH * KW * K * O) + o_k[:, None] * W_K + tl.minimum(o_n, O - 1)[None, :] * W_N
+    if HAS_G:
+        if ONE_SAMPLE:
+            p_g = g + i_n.to(tl.int64) * stride_gn + i_group * K + o_k[None, :]
+        else:
+            p_g = g + (b_n.to(tl.int64) * stride_gn + i_group * K)[:, None] + o_k[None, :]
+
+    b_acc = tl.zeros((BM, BN), tl.float32)
+    first = i_split * k_steps
+    last = tl.minimum(first + k_steps, TAPS * ((K + BK - 1) // BK))
+    for step in tl.range(first, last, num_stages=STAGES):
+        # All taps of one block of channels before the next block: neighbouring taps share most of their pixels.
+        tap = step % TAPS
+        k = step // TAPS * BK
+        i = tap // TAPS_W
+        j = tap % TAPS_W
+        t = (u0 + i * STEP_H) * KW + v0 + j * STEP_W
+        o_x = (i * DELTA_H * W + j * DELTA_W) * (GROUPS * K) + k
+        m_k = k + o_k < K
+        if UNPADDED:
+            if K % BK == 0:
+                b_x = tl.load(p_x + o_x)
+            else:
+                b_x = tl.load(p_x + o_x, mask=m_k[None, :], other=0.0)
+        else:
+            m_x = (((m_h >> i) & (m_w >> j) & 1) != 0)[:, None]
+            if K % BK != 0:
+                m_x = m_x & m_k[None, :]
+            b_x = tl.load(p_x + o_x, mask=m_x, other=0.0)
+        if K % BK == 0:
+            b_w = tl.load(p_w + (t * W_T + k * W_K))
+        else:
+            b_w = tl.load(p_w + (t * W_T + k * W_K), mask=m_k[:, None], other=0.0)
+        if HAS_G:
+            if K % BK == 0:
+                b_g = tl.load(p_g + (t * stride_gt + k))
+            else:
+                b_g = tl.load(p_g + (t * stride_gt + k), mask=m_k[None, :], other=0.0)
+            b_x = b_x * b_g
+        b_acc = tl.dot(b_x, b_w, b_acc, input_precision=PRECISION)
+
+    row = (b_n * OH + class_h + o_h * CLASS_H).to(tl.int64) * OW + class_w + o_w * CLASS_W
+    o_n += i_group * O
+    o_y = row[:, None] * (GROUPS * O) + o_n[None, :]
+    m_y = m_m[:, None] & m_n[None, :]
+    if HAS_DOT:
+        b_dot = b_acc * tl.load(z + o_y, mask=m_y, other=0.0).to(tl.float32)
+        block = (i_split * CLASSES + class_h * CLASS_W + class_w) * tiles + i_tile
+        p_dots = dots + block.to(tl.int64) * SEGMENTS * (GROUPS * O) + o_n
+        for i in tl.static_range(SEGMENTS):
+            m_dot = m_m if ONE_SAMPLE else m_m & (b_n == i_n + i)
+            tl.store(p_dots + i * (GROUPS * O), tl.sum(tl.where(m_dot[:, None], b_dot, 0.0), 0), mask=m_n)
+    if SPLIT_K == 1:
+        b_acc = epilogue(b_acc, f, bias, residual, o_y, m_y, b_n, o_n, m_n, stride_fn, HAS_F, HAS_BIAS, HAS_RESIDUAL, RELU)
+        tl.store(y + o_y, b_acc.to(y.dtype.element_ty), mask=m_y)
+    else:
+        part = i_split.to(tl.int64) * N * OH * OW * (GROUPS * O)
+        tl.store(y + part + o_y, b_acc, mask=m_y)
+
+
+@triton.jit
+def conv_reduce_kernel(
+    parts, f, bias, residual, y, rows, P, stride_fn, O: tl.constexpr,
+    HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, RELU: tl.constexpr,
+    SPLIT_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):
+    """y [rows, O] = epilogue(sum of parts [SPLIT_K, rows, O]), where P rows belong to one sample."""
+    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
+    o_n = tl.program_id(1) * BN + tl.arange(0, BN)
+    m_n = o_n < O
+    m_y = (o_m < rows)[:, None] & m_n[None, :]
+    o_y = o_m.to(tl.int64)[:, None] * O + o_n[None, :]
+    b_acc = tl.zeros((BM, BN), tl.float32)
+    for i in tl.static_range(SPLIT_K):
+        b_acc += tl.load(parts + i * rows.to(tl.int64) * O + o_y, mask=m_y, other=0.0)
+    b_acc = epilogue(b_acc, f, bias, residual, o_y, m_y, o_m // P, o_n, m_n, stride_fn, HAS_F, HAS_BIAS, HAS_RESIDUAL, RELU)
+    tl.store(y + o_y, b_acc.to(y.dtype.element_ty), mask=m_y)
+
+
+@triton.jit
+def conv_dot_kernel(
+    dots, sums, OH, OW, tiles, O: tl.constexpr, CLASS_H: tl.constexpr, CLASS_W: tl.constexpr, SEGMENTS: tl.constexpr,
+    ONE_SAMPLE: tl.constexpr, SPLIT_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):
+    """sums [N, O] from dots [SPLIT_K, classes, tiles, SEGMENTS, O]: the tiles that hold pixels of sample n, in order."""
+    i_n = tl.program_id(0)
+    o_n = tl.program_id(1) * BN + tl.arange(0, BN)
+    m_n = o_n < O
+    b_sum = tl.zeros((BN,), tl.float32)
+    for i in range(SPLIT_K * CLASS_H * CLASS_W):
+        class_h = i % (CLASS_H * CLASS_W) // CLASS_W
+        class_w = i % CLASS_W
+        P = ((OH - class_h + CLASS_H - 1) // CLASS_H) * ((OW - class_w + CLASS_W - 1) // CLASS_W)
+        if P > 0:
+            if ONE_SAMPLE:
+                first = i_n * ((P + BM - 1) // BM)
+                last = first + (P + BM - 1) // BM
+            else:
+                first = i_n * P // BM
+                last = ((i_n + 1) * P + BM - 1) // BM
+            for tile in range(first, last):
+                segment = 0 if ONE_SAMPLE else i_n - tile * BM // P
+                offset = ((i * tiles + tile).to(tl.int64) * SEGMENTS + segment) * O
+                b_sum += tl.load(dots + offset + o_n, mask=m_n, other=0.0)
+    tl.store(sums + i_n.to(tl.int64) * O + o_n, b_sum, mask=m_n)
+# fmt: on
+
+
+class Result(NamedTuple):
+    """dots [N, channels of y] in float32: the sums over a sample's pixels of z times the product before f; None if no z."""
+
+    y: Tensor
+    dots: Tensor | None
+
+
+def forward(
+    x: Tensor,
+    w: Tensor,
+    problem: Problem,
+    config: Config,
+    g: Scale | None = None,
+    f: Scale | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    dot_with: Tensor | None = None,
+) -> Result:
+    """y [N, OH, OW, O] = relu(f * conv(g * x, w) + bias + residual) of contiguous x [N, H, W, C] and w [O, T, C/groups].
+
+    residual has y's shape. dot_with [N, OH, OW, O] asks for Result.dots. Workspace, beside the result: for split_k > 1,
+    split_k * y in float32; for dot_with, at most (SEGMENTS + 1)/block_m of y in float32.
+    """
+    sizes = (problem.height, problem.width, problem.out_height, problem.out_width)
+    return _run(x, w, problem, config, g, f, bias, residual, relu, dot_with, sizes, transposed=False)
+
+
+def input_gradient(
+    grad_output: Tensor,
+    w: Tensor,
+    problem: Problem,
+    config: Config,
+    g: Scale | None = None,
+    f: Scale | None = None,
+    dot_with: Tensor | None = None,
+) -> Result:
+    """The gradient [N, H, W, C] for x, of contiguous grad_output [N, OH, OW, O]; all else as in `forward`.
+
+    Here g [N, T, O] scales grad_output (f * s of the forward) and f [N, C] the result (c of the forward).
+    """
+    sizes = (problem.out_height, problem.out_width, problem.height, problem.width)
+    return _run(grad_output, w, problem, config, g, f, None, None, False, dot_with, sizes, transposed=True)
+
+
+def dot_segments(config: Config, smallest_map: int) -> int:
+    """How many samples a tile may hold pixels of."""
+    return 1 if config.one_sample else (config.block_m - 2) // max(smallest_map, 1) + 2
+
+
+def _run(x, w, problem, config, g, f, bias, residual, relu, dot_with, sizes, transposed):  # type: ignore[no-untyped-def]
+    height, width, out_height, out_width = sizes
+    per_group = (problem.in_channels // problem.groups, problem.out_channels // problem.groups)
+    k, o = reversed(per_group) if transposed else per_group
+    class_h, class_w = problem.stride if transposed else (1, 1)
+    step = [s // math.gcd(s, d) if transposed else 1 for s, d in zip(problem.stride, problem.dilation, strict=True)]
+    # Of the classes, the first is the largest and the last the smallest.
+    pixels = cdiv(out_height, class_h) * cdiv(out_width, class_w)
+    fewest = (out_height // class_h) * (out_width // class_w)
+    batch, block_m = problem.batch, config.block_m
+    tiles = batch * cdiv(pixels, block_m) if config.one_sample else cdiv(batch * pixels, block_m)
+    taps = math.prod(cdiv(size, s) for size, s in zip(problem.kernel_size, step, strict=True))
+    channels = problem.groups * o
+
+    y = x.new_empty(batch, out_height, out_width, channels)
+    out = y if config.split_k == 1 else x.new_empty(config.split_k, *y.shape, dtype=torch.float32)
+    segments = dot_segments(config, fewest)
+    shape = (config.split_k, class_h * class_w, tiles, segments, channels)
+    dots = None if dot_with is None else x.new_empty(shape, dtype=torch.float32)
+    scale = Scale(x, 0) if g is None else g
+    after = Scale(x, 0) if f is None else f
+    flags = {
+        "HAS_F": f is not None,
+        "HAS_BIAS": bias is not None,
+        "HAS_RESIDUAL": residual is not None,
+        "RELU": relu,
+        "SPLIT_K": config.split_k,
+    }
+    launch(
+        conv_kernel,
+        (tiles * cdiv(o, config.block_n), problem.groups * class_h * class_w, config.split_k),
+        *(x, w, scale.tensor, after.tensor, bias, residual, out, dot_with, dots),
+        *(batch, height, width, out_height, out_width, scale.sample_stride, scale.tap_stride, after.sample_stride),
+        *(tiles, cdiv(taps * cdiv(k, config.block_k), config.split_k)),
+        *(k, o, problem.groups, *problem.kernel_size, *problem.stride, *problem.dilation, *problem.padding),
+        *(transposed, *step),
+        HAS_G=g is not None,
+        HAS_DOT=dots is not None,
+        SEGMENTS=segments,
+        ONE_SAMPLE=config.one_sample,
+        PRECISION=input_precision(),
+        BM=block_m,
+        BN=config.block_n,
+        BK=config.block_k,
+        STAGES=config.num_stages,
+        num_warps=config.num_warps,
+        **flags,
+    )
+    if config.split_k > 1:
+        rows = batch * out_height * out_width
+        launch(
+            conv_reduce_kernel,
+            (cdiv(rows, 16), cdiv(channels, 128), 1),
+            *(out, after.tensor, bias, residual, y, rows, out_height * out_width, after.sample_stride, channels),
+            BM=16,
+            BN=128,
+            num_warps=4,
+            **flags,
+        )
+    if dots is None:
+        return Result(y, None)
+    sums = x.new_empty(batch, channels, dtype=torch.float32)
+    launch(
+        conv_dot_kernel,
+        (batch, cdiv(channels, 128), 1),
+        *(dots, sums, out_height, out_width, tiles, channels, class_h, class_w),
+        SEGMENTS=segments,
+        ONE_SAMPLE=config.one_sample,
+        SPLIT_K=config.split_k,
+        BM=block_m,
+        BN=128,
+        num_warps=4,
+    )
+    return Result(y, sums)
