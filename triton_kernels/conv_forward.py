@@ -158,7 +158,7 @@ def conv_kernel(
     W_N: tl.constexpr = 1 if TRANSPOSED else KH * KW * K
     o_k = tl.arange(0, BK)
     p_x = x + (b_n.to(tl.int64) * H * W * (GROUPS * K) + (h0 * W + w0) * (GROUPS * K) + i_group * K)[:, None] + o_k[None, :]
-    p_w = w + i_group * (KH * KW * K * O) + o_k[:, None] * W_K + tl.minimum(o_n, O - 1)[None, :] * W_N
+    p_w = w + i_group * (KH * KW * K * O) + o_k[:, None] * W_K + o_n[None, :] * W_N
     if HAS_G:
         if ONE_SAMPLE:
             p_g = g + i_n.to(tl.int64) * stride_gn + i_group * K + o_k[None, :]
@@ -172,10 +172,10 @@ def conv_kernel(
         # All taps of one block of channels before the next block: neighbouring taps share most of their pixels.
         tap = step % TAPS
         k = step // TAPS * BK
-        i = tap // TAPS_W
-        j = tap % TAPS_W
-        t = (u0 + i * STEP_H) * KW + v0 + j * STEP_W
-        o_x = (i * DELTA_H * W + j * DELTA_W) * (GROUPS * K) + k
+        i_h = tap // TAPS_W
+        i_w = tap % TAPS_W
+        t = (u0 + i_h * STEP_H) * KW + v0 + i_w * STEP_W
+        o_x = (i_h * DELTA_H * W + i_w * DELTA_W) * (GROUPS * K) + k
         m_k = k + o_k < K
         if UNPADDED:
             if K % BK == 0:
@@ -183,14 +183,14 @@ def conv_kernel(
             else:
                 b_x = tl.load(p_x + o_x, mask=m_k[None, :], other=0.0)
         else:
-            m_x = (((m_h >> i) & (m_w >> j) & 1) != 0)[:, None]
+            m_x = (((m_h >> i_h) & (m_w >> i_w) & 1) != 0)[:, None]
             if K % BK != 0:
                 m_x = m_x & m_k[None, :]
             b_x = tl.load(p_x + o_x, mask=m_x, other=0.0)
-        if K % BK == 0:
+        if K % BK == 0 and O % BN == 0:
             b_w = tl.load(p_w + (t * W_T + k * W_K))
         else:
-            b_w = tl.load(p_w + (t * W_T + k * W_K), mask=m_k[:, None], other=0.0)
+            b_w = tl.load(p_w + (t * W_T + k * W_K), mask=m_k[:, None] & m_n[None, :], other=0.0)
         if HAS_G:
             if K % BK == 0:
                 b_g = tl.load(p_g + (t * stride_gt + k))
