@@ -1,0 +1,212 @@
+"""The analytic model: it counts tiles and bytes right, never calls more work faster, and prefers what it should."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kerneldna_ops.triton_kernels.config import Config
+from kerneldna_ops.triton_kernels.cost_model import (
+    CUDNN_EFFICIENCY,
+    DEVICES,
+    LAUNCH,
+    box,
+    composite,
+    device_of,
+    grouped,
+    pixel_tiles,
+    predict,
+    rank,
+    static,
+)
+from kerneldna_ops.triton_kernels.problem import Problem
+
+H200 = DEVICES["H200"]
+SHAPES = {"64@56": (64, 56), "128@28": (128, 28), "256@14": (256, 14), "512@7": (512, 7)}
+# More of any of these is more work for tiles of flattened pixels.
+SIZES = ("batch", "in_channels", "out_channels", "height", "width")
+
+devices = st.sampled_from(list(DEVICES.values()))
+configs = st.builds(
+    Config,
+    form=st.just("P"),
+    block_m=st.sampled_from([64, 128, 256]),
+    block_n=st.sampled_from([64, 128, 256]),
+    block_k=st.sampled_from([32, 64]),
+    num_warps=st.sampled_from([4, 8]),
+    num_stages=st.integers(2, 5),
+    split_k=st.sampled_from([1, 2, 4, 8]),
+    one_sample=st.booleans(),
+)
+problems = st.builds(
+    Problem,
+    batch=st.integers(1, 256),
+    in_channels=st.integers(1, 1024),
+    out_channels=st.integers(1, 1024),
+    height=st.integers(3, 64),
+    width=st.integers(3, 64),
+    stride=st.sampled_from([(1, 1), (2, 2), (2, 1)]),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.float32]),
+    has_g=st.booleans(),
+)
+
+
+def square(shape, batch, **changes):
+    channels, size = SHAPES[shape]
+    return Problem(batch, channels, channels, size, size, **changes)
+
+
+def microseconds(problem, config, device):
+    return predict(problem, config, device).microseconds
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch", "block_m", "block_n", "tiles", "efficiency"),
+    [
+        ("256@14", 128, 128, 256, 196, 0.74),
+        ("256@14", 128, 128, 128, 392, 0.99),
+        ("512@7", 128, 128, 128, 196, 0.74),
+        ("512@7", 128, 64, 128, 392, 0.99),
+        ("256@14", 32, 128, 128, 98, 0.74),
+        ("256@14", 32, 64, 64, 392, 0.99),
+    ],
+)
+def test_wave_quantisation_on_132_multiprocessors(shape, batch, block_m, block_n, tiles, efficiency):
+    problem, config = square(shape, batch), Config(block_m=block_m, block_n=block_n)
+    assert pixel_tiles(problem, config) * math.ceil(problem.out_channels / block_n) == tiles
+    assert predict(problem, config, H200).wave_efficiency == pytest.approx(efficiency, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("shape", "form", "block_m", "expected"),
+    [
+        ("64@56", "M", 128, (2, 8, 8)),
+        ("128@28", "M", 128, (8, 4, 4)),
+        ("256@14", "M", 128, (32, 2, 2)),
+        ("512@7", "M", 128, (128, 1, 1)),
+        ("512@7", "X", 128, (128, 1, 1)),
+        ("128@28", "S", 128, (1, 4, 32)),
+        ("64@56", "S", 256, (1, 4, 64)),
+        ("256@14", "S", 256, (1, 16, 16)),
+    ],
+)
+def test_boxes_of_the_tma_forms(shape, form, block_m, expected):
+    assert box(square(shape, 128), Config(form, block_m=block_m)) == expected
+
+
+def test_form_x_leaves_out_the_taps_on_the_padding():
+    """361 of 441 at 7x7, so that a tile takes 7.4 of 9 taps on average, rounded up to whole steps of a block."""
+    problem = square("512@7", 128)
+    x, m = (predict(problem, Config(form), dataclasses.replace(H200, l2=1e9)) for form in "XM")
+    assert x.bound == m.bound == "tensor"
+    assert x.microseconds / m.microseconds == pytest.approx(361 / 441, abs=0.03)
+
+
+@given(problem=problems, config=configs, device=devices, size=st.sampled_from(SIZES), more=st.integers(1, 64))
+def test_more_work_is_never_predicted_faster(problem, config, device, size, more):
+    larger = dataclasses.replace(problem, **{size: getattr(problem, size) + more})
+    assert microseconds(larger, config, device) >= microseconds(problem, config, device)
+    for model in (static, composite, grouped):
+        assert model(larger, device) >= model(problem, device)
+
+
+@given(problem=problems, config=configs, device=devices, form=st.sampled_from("PSMX"))
+def test_a_scale_on_the_reduction_axis_never_saves_time(problem, config, device, form):
+    config = dataclasses.replace(config, form=form, one_sample=False)
+    plain = dataclasses.replace(problem, has_g=False)
+    scaled = dataclasses.replace(problem, has_g=True)
+    assert microseconds(scaled, config, device) >= microseconds(plain, config, device)
+
+
+@given(problem=problems, config=configs, device=devices)
+def test_nothing_beats_the_roofline(problem, config, device):
+    rate = device.tensor * 1e6 / (2 if problem.dtype == torch.float32 else 1)
+    assert microseconds(problem, config, device) > 2 * problem.macs / rate
+    size = problem.dtype.itemsize
+    moved = problem.batch * problem.in_channels * problem.height * problem.width
+    assert microseconds(problem, config, device) > moved * size / (device.memory * 1e6)
+
+
+@pytest.mark.parametrize("device", ["A100", "H100", "H200", "B200"])
+def test_split_reduction_at_512_7_batch_32(device):
+    candidates = [Config(block_m=m, block_n=n, split_k=k) for m, n in [(128, 256), (128, 128)] for k in (1, 2, 4, 8)]
+    best = rank(square("512@7", 32), candidates, DEVICES[device])[0].config
+    assert best.split_k > 1
+
+
+@pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
+def test_no_split_where_tiles_fill_the_device(device):
+    candidates = [Config(split_k=k) for k in (8, 4, 2, 1)]
+    assert rank(square("128@28", 256), candidates, device)[0].config.split_k == 1
+
+
+def test_rank_orders_by_time_and_keeps_equal_ones():
+    problem, candidates = square("256@14", 128), [Config(), Config(block_m=64), Config(block_n=256), Config()]
+    ranked = rank(problem, candidates, H200)
+    assert [entry.microseconds for entry in ranked] == sorted(microseconds(problem, c, H200) for c in candidates)
+    assert sorted(map(str, (entry.config for entry in ranked))) == sorted(map(str, candidates))
+
+
+def test_what_bounds_a_convolution():
+    pointwise = Problem(128, 256, 64, 56, 56, kernel_size=(1, 1), padding=(0, 0), has_g=False)
+    assert predict(pointwise, Config(block_n=64), H200).bound == "memory"
+    dense = square("256@14", 128)
+    assert predict(dense, Config(), DEVICES["A100"]).bound == "tensor"
+    assert predict(dense, Config(), H200).bound == "l2"
+    assert (
+        predict(dense, Config(block_m=32, block_n=32, num_warps=8), dataclasses.replace(H200, l2=1e9)).bound == "issue"
+    )
+
+
+@pytest.mark.parametrize(("shape", "expected"), [("64@56", 37.5), ("256@14", 37.5), ("512@7", 37.5)])
+def test_static_is_the_roofline_over_its_efficiency(shape, expected):
+    """29.6 GFLOP at 790 TFLOP/s: 37.5 us; and a launch."""
+    assert static(square(shape, 128), H200) == pytest.approx(LAUNCH + expected / CUDNN_EFFICIENCY, rel=0.01)
+
+
+def test_the_order_of_the_rivals_where_weights_of_every_sample_are_large():
+    problem = square("512@7", 128)
+    assert static(problem, H200) < composite(problem, H200) < grouped(problem, H200) / 3
+
+
+@pytest.mark.parametrize(("batch", "rate"), [(32, H200.l2), (8192, H200.memory)])
+def test_what_fits_into_l2_is_read_from_there_by_the_next_pass(batch, rate):
+    """x*c and y*f each read and write a tensor of batch * 512 * 7 * 7 * 2 bytes."""
+    problem = square("512@7", batch)
+    passes = composite(problem, H200) - static(problem, H200) - 2 * LAUNCH
+    assert passes == pytest.approx(4 * batch * 512 * 49 * 2 / (rate * 1e6))
+
+
+def test_float32_is_slower_than_half_precision():
+    for device in DEVICES.values():
+        single = dataclasses.replace(square("256@14", 128), dtype=torch.float32)
+        assert microseconds(single, Config(block_k=32), device) > microseconds(square("256@14", 128), Config(), device)
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "multiprocessors", "like"),
+    [
+        ("NVIDIA H200", 90, 132, "H200"),
+        ("NVIDIA A100-SXM4-80GB", 80, 108, "A100"),
+        ("NVIDIA H100 PCIe", 90, 114, "H100"),
+        ("NVIDIA L4", 89, 58, "RTX 4090"),
+        ("NVIDIA RTX PRO 6000 Blackwell", 120, 188, "RTX 4090"),
+        ("NVIDIA GB300", 103, 148, "B200"),
+    ],
+)
+def test_devices_as_the_driver_calls_them(name, arch, multiprocessors, like):
+    device, known = device_of(name, arch, multiprocessors), DEVICES[like]
+    assert (device.name, device.arch, device.multiprocessors) == (name, arch, multiprocessors)
+    assert device.tensor == pytest.approx(known.tensor * multiprocessors / known.multiprocessors)
+    assert device.clock == pytest.approx(known.clock)
+    assert device.memory / device.l2 == pytest.approx(known.memory / known.l2)
+
+
+def test_importing_the_model_imports_no_triton():
+    code = "import sys, kerneldna_ops.triton_kernels.cost_model; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
