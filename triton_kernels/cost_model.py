@@ -176,7 +176,10 @@ def pixel_tiles(problem: Problem, config: Config) -> int:
 
 
 def box(problem: Problem, config: Config) -> tuple[int, int, int]:
-    """Samples, rows and columns of a tile of the TMA forms: the powers of two with the fewest tiles, then samples."""
+    """Samples, rows and columns of a tile of forms S, M and X: the config's, or else the powers of two with the fewest
+    tiles, and then the fewest samples."""
+    if config.box is not None:
+        return config.box
     if config.form == "X":
         return config.block_m, 1, 1
 
