@@ -6,6 +6,8 @@ RESULTS ?= benchmarks/results
 LIBRARY := kerneldna_ops/_C.abi3.so
 CXX_SOURCES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+# The oldest Triton that the kernels support, beside the one that is installed.
+OLDEST_TRITON := build/triton/3.6.0
 # glibc's allocator keeps its memory: see benchmarks/process.py.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
 
@@ -13,10 +15,10 @@ KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test bench lint format wheel clean
+.PHONY: help venv build demo test bench gpu-compile lint format wheel clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 venv: .venv/installed ## the virtual environment .venv, with torch as pinned in constraints.txt and the package installed editable
 
@@ -46,6 +48,12 @@ bench: build ## all measurements and their report in benchmarks/results/ (a quar
 	$(BIN)/python -m benchmarks.odconv_resnet18 --json $(RESULTS)/odconv_resnet18.json
 	$(BIN)/python -m benchmarks.import_time
 	$(BIN)/python -m benchmarks.report $(RESULTS)
+
+gpu-compile: build ## the tables of compiled Triton kernels, and the predicted times, in benchmarks/results/compile/ (half an hour, no GPU)
+	$(BIN)/python -m benchmarks.compile_matrix
+	test -d $(OLDEST_TRITON) || $(PIP_INSTALL) --no-deps --target $(OLDEST_TRITON) triton==$(notdir $(OLDEST_TRITON))
+	PYTHONPATH=$(OLDEST_TRITON) $(BIN)/python -m benchmarks.compile_matrix
+	$(BIN)/python -m benchmarks.compile_matrix.predictions
 
 lint: .venv/installed ## ruff, mypy, clang-format
 	$(BIN)/ruff check .

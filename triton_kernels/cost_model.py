@@ -196,25 +196,23 @@ def box(problem: Problem, config: Config) -> tuple[int, int, int]:
 
 
 def loop_instructions(problem: Problem, config: Config, device: Device) -> float:
-    """Of one warp and step, as the compile table shows them (benchmarks/results/compile), within a third."""
+    """Of one warp in one step: what the compiled kernels in benchmarks/results/compile have, within a third."""
     threads = 32 * config.num_warps
     size = problem.dtype.itemsize
-    scaled = config.block_m if config.form != "S" else config.block_n
+    rows = config.block_m + config.block_n
     instructions = 90.0
     if config.form == "P":
-        instructions += _COPY * _step_bytes(problem, config) / 16 / threads
-    if problem.has_g:
-        # The scaled operand goes through registers: read, multiplied two at a time (one at a time in float32).
-        elements = scaled * config.block_k / threads
-        instructions += elements * size / 4 + 2 * elements * size / 16
+        # For 16 bytes to shared memory: the address, the predicate, the copy.
+        instructions += 4 * rows * config.block_k * size / 16 / threads
     if not has_wide_products(device.arch):
+        # And the loads from shared memory for them.
         products = config.block_m * config.block_n * config.block_k * size / (16 * 8 * 32) / config.num_warps
-        instructions += 1.5 * products
+        instructions += 1.6 * products
+    if problem.has_g:
+        # The operand that is scaled goes through registers: g comes, both are loaded, and multiplied.
+        scaled = config.block_n if config.form == "S" else config.block_m
+        instructions += 0.7 * size * scaled * config.block_k / threads
     return instructions
-
-
-# Instructions for a copy of 16 bytes to shared memory: its address, its predicate and itself.
-_COPY = 4
 
 
 def _step(problem: Problem, config: Config, device: Device) -> dict[str, float]:

@@ -1,0 +1,55 @@
+"""Rebuilds the tables in benchmarks/results/compile/ for the version of Triton that is installed, or compiles a part.
+
+python -m benchmarks.compile_matrix
+python -m benchmarks.compile_matrix --sample 20
+python -m benchmarks.compile_matrix --form P
+"""
+
+import argparse
+import sys
+import time
+
+import triton
+
+from .jobs import NotCompiled, compile_all, jobs, sample, with_extra_products
+from .markdown import markdown
+from .matrix import cells
+from .rules import violations
+from .table import FOLDER, dump
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compile_matrix")
+    parser.add_argument("--sample", type=int, metavar="N", help="compile N kernels, always the same; saves nothing")
+    parser.add_argument("--form", metavar="F", help="compile the forms whose names begin with F; saves nothing")
+    parser.add_argument("--processes", type=int, default=2, help="default: %(default)s")
+    options = parser.parse_args()
+
+    start = time.perf_counter()
+    chosen = jobs(cell for cell in cells() if cell.form.startswith(options.form or ""))
+    if options.sample is not None:
+        chosen = sample(chosen, options.sample)
+    if not chosen:
+        print(f"No form's name begins with {options.form}.", file=sys.stderr)
+        return 1
+    try:
+        rows = with_extra_products(compile_all(chosen, options.processes), chosen)
+    except NotCompiled as error:
+        print(error, file=sys.stderr)
+        return 1
+    seconds = time.perf_counter() - start
+
+    table = dump(triton.__version__, rows)
+    if options.sample is None and options.form is None:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        (FOLDER / f"{triton.__version__}.json").write_text(table)
+        (FOLDER / f"{triton.__version__}.md").write_text(markdown(triton.__version__, rows))
+    else:
+        print(table, end="")
+    broken = [sentence for row in rows for sentence in violations(row)]
+    print(f"{len(rows)} kernels in {seconds:.0f} s, {len(broken)} broken rules", *broken, sep="\n", file=sys.stderr)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""A cell of the matrix: one call of a kernel's host function, for one architecture."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kerneldna_ops.triton_kernels.config import Config
+from kerneldna_ops.triton_kernels.problem import Problem
+
+_DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """flags: g (channel attention per sample), s (spatial attention per sample), f (filter attention), b (bias),
+    r (residual and ReLU), d (sums for the attention gradients). tf32: whether PyTorch allows it for convolutions."""
+
+    form: str  # a name in forms.FORMS
+    problem: Problem
+    flags: str
+    arch: int  # 90 for sm_90
+    config: Config | None = None
+    tf32: bool = True
+
+    @property
+    def name(self) -> str:
+        """Unlike that of any other cell."""
+        parts = (self.form, size_of(self.problem), self.dtype, self.flags or "-", tile_of(self.config))
+        return " ".join(part for part in (*parts, f"sm_{self.arch}") if part)
+
+    @property
+    def dtype(self) -> str:
+        name = _DTYPES[self.problem.dtype]
+        return "tf32" if name == "fp32" and self.tf32 else name
+
+    def empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self.problem.dtype, device="meta")
+
+
+def size_of(problem: Problem) -> str:
+    """ "256@14 3x3", "100>36@13 3x3 s2x2"."""
+    channels = str(problem.in_channels)
+    if problem.out_channels != problem.in_channels:
+        channels += f">{problem.out_channels}"
+    size = f"{channels}@{problem.height} {problem.kernel_size[0]}x{problem.kernel_size[1]}"
+    if problem.batch != 128:
+        size = f"b{problem.batch} {size}"
+    if problem.stride != (1, 1):
+        size += f" s{problem.stride[0]}x{problem.stride[1]}"
+    if problem.groups > 1 and not problem.depthwise:
+        size += f" groups={problem.groups}"
+    return size
+
+
+def tile_of(config: Config | None) -> str:
+    """ "128x128x64 w8 s3", with " k4" for a split reduction, " one" for tiles of one sample, " [8, 4, 4]" for a box."""
+    if config is None:
+        return ""
+    tile = f"{config.block_m}x{config.block_n}x{config.block_k} w{config.num_warps} s{config.num_stages}"
+    box = "" if config.box is None else f" {list(config.box)}"
+    return tile + f" k{config.split_k}" * (config.split_k > 1) + " one" * config.one_sample + box

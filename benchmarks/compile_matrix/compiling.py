@@ -1,0 +1,69 @@
+"""From a recorded launch to machine code, for a GPU that need not be there.
+
+What is specialised (16-byte alignment, integers that are 1 or divisible by 16, descriptors) is decided by the functions
+that Triton's own launcher calls, so that the code is that of a real launch.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import create_function_from_signature
+
+from kerneldna_ops.triton_kernels.launch import Launch
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A compiled kernel: machine code, Triton's code before and after layouts are chosen, shared memory in bytes."""
+
+    cubin: bytes
+    ttir: str
+    ttgir: str
+    shared: int
+    num_warps: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What decides the machine code."""
+
+    kernel: Any
+    signature: dict[str, str]
+    constants: dict[tuple[int, ...], Any]
+    attributes: dict[tuple[int, ...], Any]
+    options: Any
+    target: GPUTarget
+
+    @classmethod
+    def of(cls, launch: Launch, arch: int) -> "Request":
+        """arch: 90 for sm_90. Raises TypeError if arguments are missing or too many."""
+        if triton.knobs.runtime.interpret:
+            raise RuntimeError("Kernels decorated while TRITON_INTERPRET is set cannot be compiled; unset it.")
+        kernel, options = launch.kernel, {**launch.options, "enable_fp_fusion": True, "debug": False}
+        target = GPUTarget("cuda", arch, 32)
+        backend = make_backend(target)
+        bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+        bound, specialization, _ = bind(**launch.args, **options)
+        packed = kernel._pack_args(backend, options, bound, specialization, options)
+        chosen, signature, constants, attributes = packed
+        return cls(kernel, signature, constants, attributes, chosen, target)
+
+    @property
+    def identity(self) -> str:
+        """Equal for launches that run the same machine code."""
+        source = (self.signature, self.constants, self.attributes, sorted(self.options.__dict__.items()))
+        return f"{self.target.arch} {self.kernel.__name__} {source}"
+
+    def compile(self) -> Binary:
+        """Raises what the compiler raises."""
+        source = ASTSource(self.kernel, self.signature, self.constants, self.attributes)
+        # A cache of its own: nothing is taken from an earlier run, nothing is left behind.
+        with tempfile.TemporaryDirectory() as folder, triton.knobs.cache.scope():
+            triton.knobs.cache.dir = folder
+            compiled = triton.compile(source, target=self.target, options=self.options.__dict__)
+        code, metadata = compiled.asm, compiled.metadata
+        return Binary(code["cubin"], code["ttir"], code["ttgir"], metadata.shared, metadata.num_warps)

@@ -1,0 +1,50 @@
+"""The table for people: the kernels that take the time, in bfloat16, with and without the scales."""
+
+from collections.abc import Iterator
+from typing import Any
+
+Row = dict[str, Any]
+
+_COLUMNS = {
+    "registers": "registers",
+    "spills": "spills",
+    "shared": "shared KB",
+    "tensor": "tensor cores",
+    "tma": "TMA",
+    "loop": "loop",
+    "extra_products": "extra products",
+    "issue": "issue",
+}
+
+
+def markdown(version: str, rows: list[Row]) -> str:
+    return "\n".join(_lines(version, rows)) + "\n"
+
+
+def _lines(version: str, rows: list[Row]) -> Iterator[str]:
+    yield f"# Compiled kernels, Triton {version}"
+    yield ""
+    yield (
+        "Read off machine code that `make gpu-compile` compiles; no GPU ran it. All kernels are in the JSON file beside"
+        " this one; here are those with products on tensor cores in bfloat16."
+    )
+    yield ""
+    yield "* loop: instructions of the innermost loop with tensor-core instructions, for each warp"
+    yield "* extra products: multiplications in it beyond those of the same kernel without g"
+    yield "* issue: instructions the loop starts, per instruction that could start while its tensor-core work runs"
+    yield "* flags: g channel and s spatial attention per sample, f filter attention, b bias, r residual and ReLU,"
+    yield "  d sums for the attention gradients; config: pixels x filters x reduction, warps, stages"
+    yield ""
+    yield "| kernel | " + " | ".join(_COLUMNS.values()) + " |"
+    yield "| --- |" + " ---: |" * len(_COLUMNS)
+    for row in rows:
+        if row["dots"] == "bf16":
+            yield f"| {row['kernel']} | " + " | ".join(_cell(name, row[name]) for name in _COLUMNS) + " |"
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None or value == "":
+        return ""
+    if name == "shared":
+        return f"{value / 1024:.0f}"
+    return f"{value:.0%}" if name == "issue" else str(value)

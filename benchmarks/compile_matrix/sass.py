@@ -1,0 +1,162 @@
+"""Machine code as text: its instructions, and its loops.
+
+A loop is what compilers call a natural loop: a jump back to a block through which every path to the jump leads. A wait
+that was moved to the end of the kernel jumps back too, but is no loop.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+_LABEL = re.compile(r"\s*(\.L_x_\d+):")
+_INSTRUCTION = re.compile(r"\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;")
+_TARGET = re.compile(r"`\((\.L_x_\d+)\)")
+_RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+)")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    text: str
+
+    @cached_property
+    def predicated(self) -> bool:
+        return self.text.startswith("@")
+
+    @cached_property
+    def name(self) -> str:
+        """With its modifiers: "HGMMA.64x128x16.F32.BF16"."""
+        return self.text.split()[1 if self.predicated else 0]
+
+    @cached_property
+    def opcode(self) -> str:
+        """Without them: "HGMMA"."""
+        return self.name.split(".")[0]
+
+    @property
+    def operands(self) -> str:
+        return self.text.split(self.name, 1)[1]
+
+
+@dataclass(frozen=True)
+class Sass:
+    """One kernel."""
+
+    instructions: tuple[Instruction, ...]
+    labels: dict[str, int]  # of the instruction that follows
+
+    @classmethod
+    def parse(cls, text: str) -> "Sass":
+        instructions: list[Instruction] = []
+        labels = {}
+        for line in text.splitlines():
+            if found := _LABEL.match(line):
+                labels[found[1]] = len(instructions)
+            elif found := _INSTRUCTION.match(line):
+                instructions.append(Instruction(found[1]))
+        return cls(tuple(instructions), labels)
+
+    def loops(self) -> list[frozenset[int]]:
+        """The numbers of each loop's instructions, innermost loops first."""
+        blocks = self._blocks()
+        successors = {start: self._successors(end - 1) for start, end in blocks.items()}
+        dominators = _dominators(successors)
+        bodies: dict[int, set[int]] = {}
+        for block in dominators:
+            for head in successors[block]:
+                if head in dominators[block]:
+                    bodies.setdefault(head, {head}).update(_body(head, block, successors))
+        loops = [frozenset(i for start in body for i in range(start, blocks[start])) for body in bodies.values()]
+        return sorted(loops, key=lambda loop: (len(loop), min(loop)))
+
+    def _blocks(self) -> dict[int, int]:
+        """First instruction of each basic block -> the one behind its last."""
+        after_jumps = (i + 1 for i, instruction in enumerate(self.instructions) if instruction.opcode in _JUMPS)
+        count = len(self.instructions)
+        starts = sorted({0, *self.labels.values(), *after_jumps} - {count})
+        return dict(zip(starts, [*starts[1:], count], strict=True))
+
+    def _successors(self, last: int) -> list[int]:
+        """The blocks that may run after the block with this last instruction."""
+        instruction = self.instructions[last]
+        following = [last + 1] if last + 1 < len(self.instructions) else []
+        if instruction.opcode in ("EXIT", "RET"):
+            return following if instruction.predicated else []
+        if instruction.opcode != "BRA":
+            return following
+        target = _TARGET.search(instruction.text)
+        jump = [self.labels[target[1]]] if target and target[1] in self.labels else []
+        before_target = instruction.operands.split("`")[0]
+        return jump + following if instruction.predicated or "P" in before_target else jump
+
+
+_JUMPS = ("BRA", "EXIT", "RET")
+
+
+def _dominators(successors: dict[int, list[int]]) -> dict[int, set[int]]:
+    """Of each block that can be reached from the first: the blocks that every path to it leads through."""
+    reached = _reachable(0, successors)
+    predecessors = _reversed(successors)
+    dominators = {block: {0} if block == 0 else set(reached) for block in sorted(reached)}
+    changed = True
+    while changed:
+        changed = False
+        for block in dominators:
+            if block:
+                before = [dominators[p] for p in predecessors.get(block, ()) if p in dominators]
+                found = set.intersection(*before) | {block}
+                changed |= found != dominators[block]
+                dominators[block] = found
+    return dominators
+
+
+def _body(head: int, back: int, successors: dict[int, list[int]]) -> set[int]:
+    """The blocks from which the jump back is reached without passing the head."""
+    predecessors = _reversed(successors)
+    predecessors[head] = []
+    return _reachable(back, predecessors)
+
+
+def _reversed(edges: dict[int, list[int]]) -> dict[int, list[int]]:
+    result: dict[int, list[int]] = {}
+    for start, ends in edges.items():
+        for end in ends:
+            result.setdefault(end, []).append(start)
+    return result
+
+
+def _reachable(start: int, edges: dict[int, list[int]]) -> set[int]:
+    seen, open_ends = set(), [start]
+    while open_ends:
+        block = open_ends.pop()
+        if block not in seen:
+            seen.add(block)
+            open_ends += edges.get(block, [])
+    return seen
+
+
+def disassemble(cubin: bytes, tools: Path) -> tuple[Sass, int, int]:
+    """The code, its registers a thread and its stack in bytes. tools: the folder of nvdisasm and cuobjdump."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        code = _output(tools / "nvdisasm", "-c", file.name)
+        resources = _RESOURCES.search(_output(tools / "cuobjdump", "--dump-resource-usage", file.name))
+    if resources is None:
+        raise RuntimeError("cuobjdump printed no resource usage.")
+    return Sass.parse(code), int(resources[1]), int(resources[2])
+
+
+def _output(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def count(instructions: Iterable[Instruction], *opcodes: str) -> int:
+    return sum(instruction.opcode in opcodes for instruction in instructions)
+
+
+def named(instructions: Iterable[Instruction], *opcodes: str) -> Iterator[Instruction]:
+    return (instruction for instruction in instructions if instruction.opcode in opcodes)
