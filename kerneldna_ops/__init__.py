@@ -14,13 +14,28 @@ from .functional import compatible_backends, explain_backends
 
 if TYPE_CHECKING:
     from . import nn as nn
+    from ._warmup import warmup as warmup
+    from .backends._autotune import autotune as autotune
 
-__all__ = ["build_info", "compatible_backends", "explain_backends", "functional", "nn", "use_backend"]
+__all__ = [
+    "autotune",
+    "build_info",
+    "compatible_backends",
+    "explain_backends",
+    "functional",
+    "nn",
+    "use_backend",
+    "warmup",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name == "nn":
         return importlib.import_module(".nn", __name__)
+    if name == "autotune":
+        return importlib.import_module(".backends._autotune", __name__).autotune
+    if name == "warmup":
+        return importlib.import_module("._warmup", __name__).warmup
     if name == "__version__":
         from importlib.metadata import version
 

@@ -1,5 +1,6 @@
 """What all tests share: backends, dtypes, seeds, poisoned memory, and the count of what was skipped."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -18,6 +19,13 @@ FOLDER = Path(__file__).parent
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # name -> (whether it runs on this machine at all, why or why not)
 BACKENDS = explain_backends(**cases.build(cases.SMALL[0], torch.float32)._asdict())
+
+
+@functools.cache
+def takes(backend, dtype):
+    """Whether the backend has kernels for the dtype; a test of its own says which have not (test_backends.py)."""
+    return explain_backends(**cases.build(cases.SMALL[0], dtype)._asdict())[backend][0]
+
 
 # The same examples on every run of continuous integration, new ones on every run by hand.
 hypothesis.settings.register_profile(
@@ -55,6 +63,16 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("backend", [name for name in chosen if name not in without])
     if "dtype" in metafunc.fixturenames:
         metafunc.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+
+
+def pytest_collection_modifyitems(config, items):
+    def has_kernels(item):
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        dtypes = (value for value in params.values() if isinstance(value, torch.dtype))
+        return "backend" not in params or all(takes(params["backend"], dtype) for dtype in dtypes)
+
+    config.hook.pytest_deselected(items=[item for item in items if not has_kernels(item)])
+    items[:] = filter(has_kernels, items)
 
 
 def pytest_terminal_summary(terminalreporter):

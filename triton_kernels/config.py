@@ -11,6 +11,7 @@ class Config:
     block_m, block_n, block_k: pixels, filters and reduction indices of a tile.
     split_k: how many programs share the reduction of a tile.
     one_sample: form P only, whether a tile stays within one sample.
+    box: forms S, M and X only, the samples, rows and columns of the block_m pixels of a tile.
     """
 
     form: str = "P"
@@ -21,3 +22,4 @@ class Config:
     num_stages: int = 3
     split_k: int = 1
     one_sample: bool = False
+    box: tuple[int, int, int] | None = None

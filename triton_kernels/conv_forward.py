@@ -11,7 +11,7 @@ within one sample and g is a vector.
 
 The input gradient before c, with q a pixel of the input,
 
-    dx[q, i] = c[n, i] * sum_(t, o) (s[n, t] * f[n, o] * gy[p(q, t), o]) * W[o, t, i],    p * stride = q + padding - t * dilation
+    dx[q, i] = c[n, i] * sum_(t, o) (s[n, t] * f[n, o] * gy[p, o]) * W[o, t, i], p * stride = q + padding - t * dilation
 
 is the same product with TRANSPOSED: it gathers from gy, f and c change places, and only the taps for which p is whole
 count. Those depend on q modulo the stride alone, so that the pixels of each remainder (a "class") are tiles of their
@@ -118,7 +118,7 @@ def conv_kernel(
     o_h = o_p // CW
     o_w = o_p % CW
 
-    # Tap (i, j) of this class is tap (u0 + i*STEP_H, v0 + j*STEP_W) of the kernel and lies at (h0 + i*DELTA_H, ..) in x.
+    # Tap (i, j) of this class is tap (u0 + i*STEP_H, v0 + j*STEP_W) of the kernel, and pixel (h0 + i*DELTA_H, ..) of x.
     if TRANSPOSED:
         DELTA_H: tl.constexpr = -(STEP_H * DH // SH)
         DELTA_W: tl.constexpr = -(STEP_W * DW // SW)
@@ -157,7 +157,8 @@ def conv_kernel(
     W_K: tl.constexpr = KH * KW * O if TRANSPOSED else 1
     W_N: tl.constexpr = 1 if TRANSPOSED else KH * KW * K
     o_k = tl.arange(0, BK)
-    p_x = x + (b_n.to(tl.int64) * H * W * (GROUPS * K) + (h0 * W + w0) * (GROUPS * K) + i_group * K)[:, None] + o_k[None, :]
+    o_x = b_n.to(tl.int64) * H * W * (GROUPS * K) + (h0 * W + w0) * (GROUPS * K) + i_group * K
+    p_x = x + o_x[:, None] + o_k[None, :]
     p_w = w + i_group * (KH * KW * K * O) + o_k[:, None] * W_K + o_n[None, :] * W_N
     if HAS_G:
         if ONE_SAMPLE:
@@ -175,18 +176,18 @@ def conv_kernel(
         i_h = tap // TAPS_W
         i_w = tap % TAPS_W
         t = (u0 + i_h * STEP_H) * KW + v0 + i_w * STEP_W
-        o_x = (i_h * DELTA_H * W + i_w * DELTA_W) * (GROUPS * K) + k
+        shift = (i_h * DELTA_H * W + i_w * DELTA_W) * (GROUPS * K) + k
         m_k = k + o_k < K
         if UNPADDED:
             if K % BK == 0:
-                b_x = tl.load(p_x + o_x)
+                b_x = tl.load(p_x + shift)
             else:
-                b_x = tl.load(p_x + o_x, mask=m_k[None, :], other=0.0)
+                b_x = tl.load(p_x + shift, mask=m_k[None, :], other=0.0)
         else:
             m_x = (((m_h >> i_h) & (m_w >> i_w) & 1) != 0)[:, None]
             if K % BK != 0:
                 m_x = m_x & m_k[None, :]
-            b_x = tl.load(p_x + o_x, mask=m_x, other=0.0)
+            b_x = tl.load(p_x + shift, mask=m_x, other=0.0)
         if K % BK == 0 and O % BN == 0:
             b_w = tl.load(p_w + (t * W_T + k * W_K))
         else:
@@ -211,7 +212,9 @@ def conv_kernel(
             m_dot = m_m if ONE_SAMPLE else m_m & (b_n == i_n + i)
             tl.store(p_dots + i * (GROUPS * O), tl.sum(tl.where(m_dot[:, None], b_dot, 0.0), 0), mask=m_n)
     if SPLIT_K == 1:
-        b_acc = epilogue(b_acc, f, bias, residual, o_y, m_y, b_n, o_n, m_n, stride_fn, HAS_F, HAS_BIAS, HAS_RESIDUAL, RELU)
+        b_acc = epilogue(
+            b_acc, f, bias, residual, o_y, m_y, b_n, o_n, m_n, stride_fn, HAS_F, HAS_BIAS, HAS_RESIDUAL, RELU
+        )
         tl.store(y + o_y, b_acc.to(y.dtype.element_ty), mask=m_y)
     else:
         part = i_split.to(tl.int64) * N * OH * OW * (GROUPS * O)
@@ -233,7 +236,9 @@ def conv_reduce_kernel(
     b_acc = tl.zeros((BM, BN), tl.float32)
     for i in tl.static_range(SPLIT_K):
         b_acc += tl.load(parts + i * rows.to(tl.int64) * O + o_y, mask=m_y, other=0.0)
-    b_acc = epilogue(b_acc, f, bias, residual, o_y, m_y, o_m // P, o_n, m_n, stride_fn, HAS_F, HAS_BIAS, HAS_RESIDUAL, RELU)
+    b_acc = epilogue(
+        b_acc, f, bias, residual, o_y, m_y, o_m // P, o_n, m_n, stride_fn, HAS_F, HAS_BIAS, HAS_RESIDUAL, RELU
+    )
     tl.store(y + o_y, b_acc.to(y.dtype.element_ty), mask=m_y)
 
 
@@ -242,7 +247,7 @@ def conv_dot_kernel(
     dots, sums, OH, OW, tiles, O: tl.constexpr, CLASS_H: tl.constexpr, CLASS_W: tl.constexpr, SEGMENTS: tl.constexpr,
     ONE_SAMPLE: tl.constexpr, SPLIT_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):
-    """sums [N, O] from dots [SPLIT_K, classes, tiles, SEGMENTS, O]: the tiles that hold pixels of sample n, in order."""
+    """sums [N, O] of dots [SPLIT_K, classes, tiles, SEGMENTS, O]: the tiles that hold pixels of a sample, in order."""
     i_n = tl.program_id(0)
     o_n = tl.program_id(1) * BN + tl.arange(0, BN)
     m_n = o_n < O
@@ -267,7 +272,7 @@ def conv_dot_kernel(
 
 
 class Result(NamedTuple):
-    """dots [N, channels of y] in float32: the sums over a sample's pixels of z times the product before f; None if no z."""
+    """dots [N, channels of y], float32: the sums over a sample's pixels of dot_with times the product before f."""
 
     y: Tensor
     dots: Tensor | None
@@ -285,10 +290,11 @@ def forward(
     relu: bool = False,
     dot_with: Tensor | None = None,
 ) -> Result:
-    """y [N, OH, OW, O] = relu(f * conv(g * x, w) + bias + residual) of contiguous x [N, H, W, C] and w [O, T, C/groups].
+    """y [N, OH, OW, O] = relu(f * conv(g * x, w) + bias + residual).
 
-    residual has y's shape. dot_with [N, OH, OW, O] asks for Result.dots. Workspace, beside the result: for split_k > 1,
-    split_k * y in float32; for dot_with, at most (SEGMENTS + 1)/block_m of y in float32.
+    x is [N, H, W, C] and w [O, T, C/groups], both contiguous; residual has y's shape. dot_with, of y's shape, asks for
+    Result.dots. Workspace beside the result, in float32: split_k times y if split_k > 1; for dot_with, dot_segments /
+    block_m of y.
     """
     sizes = (problem.height, problem.width, problem.out_height, problem.out_width)
     return _run(x, w, problem, config, g, f, bias, residual, relu, dot_with, sizes, transposed=False)

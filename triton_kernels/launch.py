@@ -5,12 +5,17 @@ a real call: that is how kernels are compiled ahead of time and how their cost i
 """
 
 import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 import triton
+
+from .operands import input_precision  # noqa: F401
+
+# Kernels run in Triton's interpreter, on CPU tensors: decided when they are defined, by TRITON_INTERPRET.
+interpreted: bool = triton.knobs.runtime.interpret
 
 # What the launcher takes besides the kernel's own arguments.
 _OPTIONS = ("num_warps", "num_stages")
@@ -49,7 +54,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **named: Any) -> None
         launches.append(Launch(kernel, grid, dict(zip(kernel.arg_names, args, strict=False)) | named, options))
         return
     with _device_of(args):
-        kernel[grid](*args, **named)
+        # Fused multiply-add is what Triton did before its default changed; naming it keeps old and new alike.
+        kernel[grid](*args, enable_fp_fusion=True, **named)
 
 
 def _device_of(args: tuple[Any, ...]) -> Any:
@@ -59,12 +65,3 @@ def _device_of(args: tuple[Any, ...]) -> Any:
 
 def cdiv(a: int, b: int) -> int:
     return -(-a // b)
-
-
-# tl.dot's input_precision for float32: that of PyTorch's own convolutions.
-def input_precision() -> str:
-    """ "tf32" where PyTorch allows it for convolutions, else "ieee"."""
-    return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"
-
-
-interpreted: bool = triton.knobs.runtime.interpret

@@ -46,7 +46,7 @@ def sample_scale(factor: Tensor | None) -> Scale | None:
 
 
 def reduction_scale(channel: Tensor | None, spatial: Tensor | None, channels: int) -> Scale | None:
-    """g of channel attention [N, C] or [C] and spatial attention [N, KH, KW] or [KH, KW]; None if no sample has its own."""
+    """g of channel attention [N, C] or [C] and spatial [N, KH, KW] or [KH, KW]; None if no sample has its own."""
     if not per_sample(channel, spatial):
         return None
     if spatial is None:
@@ -73,3 +73,8 @@ def folded(
     if filter is not None:
         w = w * filter[:, None, None]
     return w
+
+
+def input_precision() -> str:
+    """How tl.dot multiplies float32: in TF32 where PyTorch allows its own convolutions that ("tf32"), else "ieee"."""
+    return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"

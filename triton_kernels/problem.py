@@ -1,15 +1,19 @@
 """The sizes of one convolution, which decide everything about its kernels but the values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+from . import operands
 
 Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One call of the op: input [batch, in_channels, height, width], weight [out_channels, in_channels/groups, *kernel].
+    """One call of the op, of input [N, C_in, H, W] and weight [C_out, C_in/groups, KH, KW].
 
     has_g: whether a scale per sample stands on the reduction axis (channel or spatial attention per sample).
     """
@@ -26,6 +30,25 @@ class Problem:
     groups: int = 1
     dtype: torch.dtype = torch.bfloat16
     has_g: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        input: Tensor,
+        weight: Tensor,
+        channel_attention: Tensor | None,
+        spatial_attention: Tensor | None,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+    ) -> "Problem":
+        """The sizes of a call of the op."""
+        batch, in_channels, height, width = input.shape
+        out_channels, _, *kernel_size = weight.shape
+        pairs = (tuple(pair) for pair in (kernel_size, stride, padding, dilation))
+        has_g = operands.per_sample(channel_attention, spatial_attention)
+        return cls(batch, in_channels, out_channels, height, width, *pairs, groups, input.dtype, has_g)
 
     @property
     def out_height(self) -> int:
@@ -56,3 +79,13 @@ class Problem:
     def macs(self) -> int:
         """Multiply-accumulates, taps on the padding included."""
         return self.out_pixels * self.out_channels * (self.in_channels // self.groups) * self.taps
+
+    @property
+    def key(self) -> str:
+        """The shape class, in the files of tuned results: batches up to the same power of two share one."""
+        pairs = (self.kernel_size, self.stride, self.padding, self.dilation)
+        kernel, stride, padding, dilation = (f"{a}x{b}" for a, b in pairs)
+        batch = 1 << max(self.batch - 1, 0).bit_length()
+        sizes = f"{self.in_channels}->{self.out_channels}@{self.height}x{self.width} batch<={batch}"
+        geometry = f"kernel {kernel} stride {stride} padding {padding} dilation {dilation} groups {self.groups}"
+        return f"{str(self.dtype).removeprefix('torch.')} {sizes} {geometry}"

@@ -19,7 +19,7 @@ from . import _winners
 # In order of preference, unless the table of measured winners says otherwise (_winners.py). A backend is a module of
 # this folder with three functions: can_run, which says with its reason whether it takes a call, conv and conv_backward.
 # They take the arguments of the ops of those names, by position.
-NAMES = ("cpu", "composite", "reference")
+NAMES = ("cpu", "triton", "composite", "reference")
 
 _log = logging.getLogger("kerneldna_ops")
 
@@ -104,9 +104,12 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def preference(args: tuple[Any, ...]) -> dict[str, str]:
-    """The backends in the order in which the automatic choice tries them for this call, each with the reason why."""
-    winner = _winners.winner_of(args)
+def preference(args: tuple[Any, ...], function: str = "conv") -> dict[str, str]:
+    """The backends in the order in which the automatic choice tries them for this call, each with the reason why.
+
+    args are those of the forward, whichever of "conv" and "conv_backward" the function is.
+    """
+    winner = _winners.winner_of(args, function)
     order = dict.fromkeys(NAMES, "automatic choice")
     if winner is None:
         return order
@@ -114,13 +117,16 @@ def preference(args: tuple[Any, ...]) -> dict[str, str]:
     return {winner.backend: f"automatic choice, {winner.reason}", **order}
 
 
-def select(args: tuple[Any, ...]) -> ModuleType:
-    """The backend that answers a call of the op with these arguments."""
+def select(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> ModuleType:
+    """The backend that answers a call of `function` with args; conv_args are those of its forward."""
     chosen = _chosen.get()
+    if chosen in (None, "triton"):
+        load("_autotune").tune_if_asked(function, conv_args, args)
     refusals: list[str] = []
-    for name, why in (preference(args) if chosen is None else {chosen: "explicit choice"}).items():
+    order = preference(conv_args, function) if chosen is None else {chosen: "explicit choice"}
+    for name, why in order.items():
         module = load(name)
-        runs, reason = module.can_run(*args)
+        runs, reason = module.can_run(*conv_args)
         if runs:
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("%s: %s, %s", name, why, "; ".join([reason, *refusals]))
@@ -144,7 +150,7 @@ def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
 
 def _run(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
     try:
-        return getattr(select(conv_args), function)(*args)
+        return getattr(select(function, conv_args, args), function)(*args)
     except BaseException as error:
         _raised.error = error
         raise

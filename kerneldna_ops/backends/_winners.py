@@ -19,6 +19,7 @@ from torch import Tensor
 from .._arguments import output_memory_format
 from .._checks import out_size
 from .._library import build_info
+from . import _tuned
 
 # The digits of a class's number, the lowest first; call_class in csrc/selection.cpp counts the same way.
 AXES: dict[str, tuple[str, ...]] = {
@@ -106,12 +107,14 @@ def unmeasured() -> dict[int, Winner]:
 
 @functools.cache
 def table(device_type: str) -> dict[int, Winner]:
-    if device_type != "cpu":
-        return {}
     file = file_of_the_cpu()
-    return read(file) if file.exists() else unmeasured()
+    return read(file) if device_type == "cpu" and file.exists() else unmeasured()
 
 
-def winner_of(args: tuple[Any, ...]) -> Winner | None:
+def winner_of(args: tuple[Any, ...], function: str = "conv") -> Winner | None:
     """Who wins the class of this call, where the table names another backend than the first of NAMES."""
+    if args[0].device.type == "cuda":
+        entry = _tuned.find(function, args)
+        if entry is not None:
+            return Winner(entry.backend, "measured fastest on this device")
     return table(args[0].device.type).get(class_number(describe(*args)))

@@ -1,0 +1,129 @@
+"""Measures the candidates for a call and keeps the fastest. Only where it was asked for: tuning a shape takes seconds.
+
+Candidates are composite and at most eleven ways of the Triton backend (backends/triton.py). Each is called as the op
+calls it; the median of some runs counts. A candidate that does not run, for lack of memory say, is left out.
+"""
+
+import contextvars
+import functools
+import logging
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from . import _tuned, composite, triton
+from ._tuned import Entry
+
+_log = logging.getLogger("kerneldna_ops")
+
+_RUNS = 20
+
+Reaction = Callable[[str, tuple[Any, ...], tuple[Any, ...]], None]
+
+
+@contextmanager
+def autotune(on_tuned: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Calls of the op that Triton can run measure their candidates if nobody has tuned their shape class here.
+
+    For the calls of this thread; KERNELDNA_AUTOTUNE=1 does so for the whole process. What is found is kept on disk, in
+    the folder KERNELDNA_CACHE (else kerneldna_ops in the user's folder for caches), by device, driver and version of
+    Triton. While a CUDA graph is captured nothing is measured. on_tuned is called after each shape class.
+    """
+
+    def measure_and_keep(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
+        _keep(function, conv_args, args)
+        on_tuned()
+
+    with _reacting(measure_and_keep):
+        yield
+
+
+@contextmanager
+def collect() -> Iterator[set[tuple[str, str]]]:
+    """The functions and shape classes of this thread's calls that the autotuner would measure."""
+    found: set[tuple[str, str]] = set()
+    with _reacting(lambda function, conv_args, args: found.add((function, _tuned.key_of(*conv_args)))):
+        yield found
+
+
+@contextmanager
+def _reacting(reaction: Reaction) -> Iterator[None]:
+    token = _reaction.set(reaction)
+    try:
+        yield
+    finally:
+        _reaction.reset(token)
+
+
+def tune_if_asked(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
+    """Before a call of `function`, "conv" or "conv_backward", with args; conv_args are those of its forward."""
+    reaction = _reaction.get()
+    if reaction is None or not triton.can_run(*conv_args)[0] or _tuned.find(function, conv_args) is not None:
+        return
+    if conv_args[0].device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return
+    reaction(function, conv_args, args)
+
+
+def _keep(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
+    table = _tuned.table(conv_args[0].device)
+    assert table is not None
+    table.add(function, _tuned.key_of(*conv_args), tune(function, conv_args, args))
+
+
+_of_the_process = _keep if os.environ.get("KERNELDNA_AUTOTUNE") == "1" else None
+_reaction: contextvars.ContextVar[Reaction | None] = contextvars.ContextVar(
+    "kerneldna_autotune", default=_of_the_process
+)
+
+
+def tune(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Entry:
+    """The entry for the shape class of a call."""
+    device = conv_args[0].device
+    milliseconds: dict[str, float] = {}
+
+    def time_of(name: str, run: Callable[[], object]) -> float:
+        try:
+            milliseconds[name] = measure(run, device)
+        except Exception as error:  # whatever a compiler or a driver has against it
+            _log.info("autotune: %s left out: %s", name, error)
+            return math.inf
+        return milliseconds[name]
+
+    others = time_of("composite", lambda: getattr(composite, function)(*args))
+    fastest, chosen = math.inf, {}
+    for options in triton.candidates(function, conv_args):
+        name = " ".join(["triton", *(f"{key}={value}" for key, value in options.items())])
+        time = time_of(name, functools.partial(triton.run, function, args, options))
+        if time < fastest:
+            fastest, chosen = time, options
+    return Entry("triton" if fastest < others else "composite", chosen, milliseconds)
+
+
+def measure(run: Callable[[], object], device: torch.device) -> float:
+    """Median milliseconds of a run, with the device's caches as the run before left them; the first do not count."""
+    run()
+    if device.type == "cpu":
+        return statistics.median(_seconds(run) for _ in range(3)) * 1e3
+    with torch.cuda.device(device):
+        run()
+        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(_RUNS)]
+        for start, end in events:
+            start.record()
+            run()
+            end.record()
+        torch.cuda.synchronize()
+        times: list[float] = [start.elapsed_time(end) for start, end in events]
+        return statistics.median(times)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

@@ -1,0 +1,131 @@
+"""What was measured on GPUs: for each shape class the fastest way to run it, shipped or found by the autotuner.
+
+One file for each device, shipped as triton_kernels/configs/tuned/<device>.json; what the autotuner finds goes to the
+user's cache, one file for each device, driver and version of Triton, and counts for more than what is shipped.
+
+    {"device": .., "driver": .., "triton": .., "torch": ..,
+     "shapes": {"conv": {shape class: Entry}, "conv_backward": {shape class: Entry}}}
+"""
+
+import functools
+import json
+import logging
+import os
+import re
+import tempfile
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._arguments import output_memory_format
+from ..triton_kernels import operands
+from ..triton_kernels.problem import Problem
+
+_log = logging.getLogger("kerneldna_ops")
+
+FUNCTIONS = ("conv", "conv_backward")
+_SHIPPED = Path(__file__).parent.parent / "triton_kernels" / "configs" / "tuned"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """backend: the fastest, "composite" or "triton". options: of the fastest way that Triton's kernels ran, if any did.
+    milliseconds: of each candidate that ran, by name."""
+
+    backend: str
+    options: dict[str, Any]
+    milliseconds: dict[str, float]
+
+
+def key_of(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    channel_attention: Tensor | None,
+    filter_attention: Tensor | None,
+    spatial_attention: Tensor | None,
+    *geometry: Any,
+) -> str:
+    """The shape class of a call of the op."""
+
+    def kind(factor: Tensor | None, static_dim: int) -> str:
+        return "absent" if factor is None else "static" if factor.dim() == static_dim else "per sample"
+
+    problem = Problem.of(input, weight, channel_attention, spatial_attention, *geometry)
+    layout = "channels_last" if output_memory_format(input) is torch.channels_last else "nchw"
+    kinds = kind(channel_attention, 1), kind(filter_attention, 1), kind(spatial_attention, 2)
+    attentions = ", ".join(f"{name} {kind}" for name, kind in zip("cfs", kinds, strict=True))
+    precision = f" {operands.input_precision()}" if input.dtype is torch.float32 else ""
+    return f"{problem.key}{precision} {layout}; {attentions}"
+
+
+def cache_folder() -> Path:
+    """KERNELDNA_CACHE, or kerneldna_ops in the user's folder for caches."""
+    chosen = os.environ.get("KERNELDNA_CACHE")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(chosen) if chosen else caches / "kerneldna_ops"
+
+
+class Table:
+    """The entries of one device."""
+
+    def __init__(self, device: str, driver: str, triton: str) -> None:
+        self.about = {"device": device, "driver": driver, "triton": triton, "torch": torch.__version__}
+        name = re.sub(r"[^A-Za-z0-9.]+", "_", f"{device} driver {driver} triton {triton}")
+        self.file = cache_folder() / f"{name}.json"
+        self._lock = threading.Lock()
+        shipped = _SHIPPED / f"{re.sub(r'[^A-Za-z0-9.]+', '_', device)}.json"
+        self._entries = {function: _read(shipped, function) | _read(self.file, function) for function in FUNCTIONS}
+
+    def find(self, function: str, key: str) -> Entry | None:
+        return self._entries[function].get(key)
+
+    def add(self, function: str, key: str, entry: Entry) -> None:
+        """Keeps the entry, and writes it beside those that other processes have written meanwhile."""
+        with self._lock:
+            self._entries[function][key] = entry
+            shapes = {name: _read(self.file, name) for name in FUNCTIONS}
+            shapes[function][key] = entry
+            rows = {name: {k: asdict(e) for k, e in sorted(found.items())} for name, found in shapes.items()}
+            _write(self.file, json.dumps({**self.about, "shapes": rows}, indent=1))
+
+
+def _read(file: Path, function: str) -> dict[str, Entry]:
+    if not file.exists():
+        return {}
+    try:
+        return {key: Entry(**entry) for key, entry in json.loads(file.read_text())["shapes"][function].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        _log.warning("%s is no table of tuned shapes and is not used; the autotuner will write it anew", file)
+        return {}
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all: another process may be reading it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as new:
+        new.write(text)
+    os.replace(new.name, file)
+
+
+def find(function: str, conv_args: tuple[Any, ...]) -> Entry | None:
+    """What is known of the shape class of a call; nothing where Triton, whose table it is, is not installed."""
+    found = table(conv_args[0].device)
+    return None if found is None else found.find(function, key_of(*conv_args))
+
+
+@functools.cache
+def table(device: torch.device) -> Table | None:
+    """Of a CUDA device, or of the CPU, where Triton's kernels run interpreted. None if there is no Triton."""
+    try:
+        import triton
+    except ImportError:
+        return None
+    if device.type == "cpu":
+        return Table("interpreter", "none", triton.__version__)
+    driver = str(torch._C._cuda_getDriverVersion())  # type: ignore[attr-defined]
+    return Table(torch.cuda.get_device_name(device), driver, triton.__version__)

@@ -1,0 +1,198 @@
+"""The fused Triton kernels of triton_kernels/, for GPUs; in tests, on CPU tensors in Triton's interpreter.
+
+They work on channels_last tensors without a copy; an NCHW tensor is brought into that layout first.
+"""
+
+import functools
+import importlib
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..triton_kernels import operands
+from ..triton_kernels.config import Config
+from ..triton_kernels.problem import Problem
+from . import _tuned
+
+TRITON_FLOOR = (3, 6)
+OLDEST_GPU = (8, 0)
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_LARGEST_KERNEL = 32  # a bit for each row and each column of taps
+_LARGEST_INT32 = 2**31 - 1
+_LARGEST_GRID_AXIS = 65_535  # groups times the remainders modulo the stride
+
+
+def can_run(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    channel_attention: Tensor | None,
+    filter_attention: Tensor | None,
+    spatial_attention: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[bool, str]:
+    runs, reason = runs_on(input)
+    if not runs:
+        return runs, reason
+    if max(weight.shape[2:]) > _LARGEST_KERNEL:
+        return False, f"its kernels take at most {_LARGEST_KERNEL} taps a side, not {list(weight.shape[2:])}"
+    if groups * math.prod(stride) > _LARGEST_GRID_AXIS:
+        return False, f"groups times the stride's area is {groups * math.prod(stride)}, over {_LARGEST_GRID_AXIS}"
+    geometry = (stride, padding, dilation, groups)
+    problem = Problem.of(input, weight, channel_attention, spatial_attention, *geometry)
+    sample = max(math.prod(input.shape[1:]), problem.out_pixels // max(problem.batch, 1) * problem.out_channels)
+    pixels = max(input.shape[0] * math.prod(input.shape[2:]), problem.out_pixels)
+    sizes = {"elements in the weight": weight.numel(), "elements in a sample": sample, "pixels": pixels}
+    for what, size in sizes.items():
+        if size > _LARGEST_INT32:
+            return False, f"{size} {what}, its kernels count to {_LARGEST_INT32}"
+    return True, "fused Triton kernels" + (", interpreted" if input.device.type == "cpu" else "")
+
+
+def runs_on(input: Tensor) -> tuple[bool, str]:
+    """Whether Triton kernels run on tensors of this device and dtype; if not, why."""
+    if input.device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(input.device)
+        if (major, minor) < OLDEST_GPU:
+            return False, f"the GPU has compute capability {major}.{minor}, {OLDEST_GPU[0]}.{OLDEST_GPU[1]} is needed"
+    elif input.device.type != "cpu":
+        return False, f"input is on {input.device}, not on a CUDA device"
+    elif os.environ.get("TRITON_INTERPRET") != "1":
+        return False, "input is on the CPU, where Triton only runs interpreted (TRITON_INTERPRET=1)"
+    elif input.dtype is torch.bfloat16:
+        return False, "Triton's interpreter miscalculates bfloat16"
+    if input.dtype not in _DTYPES:
+        return False, f"it has no kernel for {str(input.dtype).removeprefix('torch.')}"
+    reason = _triton_missing()
+    return not reason, reason
+
+
+@functools.cache
+def _triton_missing() -> str:
+    try:
+        import triton
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    if tuple(map(int, triton.__version__.split(".")[:2])) < TRITON_FLOOR:
+        return f"Triton {triton.__version__} is installed, {TRITON_FLOOR[0]}.{TRITON_FLOOR[1]} or newer is needed"
+    return ""
+
+
+def _kernels(name: str) -> Any:
+    """A module of the kernels. They import triton, which takes its time and which only a call that runs here needs."""
+    return importlib.import_module(f"kerneldna_ops.triton_kernels.{name}")
+
+
+def conv(*args: Any) -> Tensor:
+    output: Tensor = run("conv", args, _tuned_options("conv", args))
+    return output
+
+
+def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
+    grads: tuple[Tensor | None, ...] = run("conv_backward", args, _tuned_options("conv_backward", args[1:-1]))
+    return grads
+
+
+def _tuned_options(function: str, conv_args: tuple[Any, ...]) -> dict[str, Any]:
+    entry = _tuned.find(function, conv_args)
+    return {} if entry is None else entry.options
+
+
+def candidates(function: str, conv_args: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """The options that are worth measuring for a call."""
+    input, weight, _, channel, filter, spatial, *geometry = conv_args
+    problem = Problem.of(input, weight, channel, spatial, *geometry)
+    if problem.depthwise:
+        return [{}]
+    if function == "conv":
+        ways = _kernels("forward_choice").candidates(problem, _gpu(input.device))
+    else:
+        attentions = operands.per_sample(filter, None), operands.per_sample(None, spatial)
+        ways = _kernels("backward_choice").choices(*attentions)
+    return [asdict(way) for way in ways]
+
+
+def run(function: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """The call with some of the candidates' options; with none, as the rules for what nobody tuned choose."""
+    return (_forward if function == "conv" else _backward)(options, *args)
+
+
+def _forward(
+    options: dict[str, Any],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    channel_attention: Tensor | None,
+    filter_attention: Tensor | None,
+    spatial_attention: Tensor | None,
+    *geometry: Any,
+) -> Tensor:
+    channel, filter, spatial = channel_attention, filter_attention, spatial_attention
+    problem = Problem.of(input, weight, channel, spatial, *geometry)
+    x = operands.pixels(input)
+    if not problem.batch:
+        return input.new_empty(0, problem.out_channels, problem.out_height, problem.out_width)
+    if problem.depthwise:
+        depthwise = _kernels("conv_depthwise").depthwise_forward
+        y = depthwise(x, weight[:, 0].contiguous(), channel, filter, spatial, bias, *geometry[:3])
+        return operands.image(y)  # type: ignore[no-any-return]
+    choice = _kernels("forward_choice")
+    config = Config(**options) if options else choice.candidates(problem, _gpu(input.device))[0]
+    g = operands.reduction_scale(channel, spatial, problem.in_channels)
+    w = operands.taps_of(weight)
+    if g is None:
+        w = operands.folded(w, channel=channel, spatial=spatial)
+    bias = None if bias is None else bias.contiguous()
+    form = _kernels(choice.FORMS[config.form])
+    y = form.forward(x, w, problem, config, g, operands.sample_scale(filter), bias).y
+    return operands.image(y)  # type: ignore[no-any-return]
+
+
+def _backward(
+    options: dict[str, Any],
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    channel_attention: Tensor | None,
+    filter_attention: Tensor | None,
+    spatial_attention: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    attentions = (channel_attention, filter_attention, spatial_attention)
+    problem = Problem.of(input, weight, channel_attention, spatial_attention, stride, padding, dilation, groups)
+    if problem.depthwise:
+        x, gy = operands.pixels(input), operands.pixels(grad_output)
+        geometry = (stride, padding, dilation)
+        depthwise = _kernels("conv_depthwise").depthwise_backward
+        grads = depthwise(gy, x, weight[:, 0].contiguous(), *attentions, bias, *geometry, output_mask)
+        dx, dw = grads[:2]
+        return None if dx is None else operands.image(dx), None if dw is None else dw[:, None], *grads[2:]
+    backward = _kernels("conv_backward")
+    choice = _kernels("backward_choice").Choice(**options) if options else None
+    gradients: tuple[Tensor | None, ...] = backward.gradients(
+        grad_output, input, weight, bias, *attentions, problem, output_mask, choice
+    )
+    return gradients
+
+
+@functools.cache
+def _gpu(device: torch.device) -> Any:
+    """What cost_model.py knows of the device; of an A100 for the CPU, where the kernels run interpreted."""
+    cost_model = _kernels("cost_model")
+    if device.type == "cpu":
+        return cost_model.DEVICES["A100"]
+    found = torch.cuda.get_device_properties(device)
+    return cost_model.device_of(found.name, 10 * found.major + found.minor, found.multi_processor_count)

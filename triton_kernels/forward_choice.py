@@ -1,0 +1,76 @@
+"""Which configurations of the forward convolution are worth trying on a GPU, in the order of their predicted times."""
+
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+from .config import Config
+from .cost_model import Device, pixel_tiles, rank
+from .launch import cdiv
+from .problem import Problem
+
+# Where the form of a configuration is: a module with the function forward.
+FORMS = {"P": "conv_forward", "S": "conv_forward_tma", "M": "conv_forward_tma", "X": "conv_forward_tma"}
+
+MOST_CANDIDATES = 11  # composite is the twelfth
+_SPLITS = (1, 2, 3, 4, 6, 8)
+# Steps of a program below which starting it and adding its part up costs more than it saves.
+_STEPS_OF_A_PROGRAM = 8
+
+_CONFIGS = Path(__file__).parent / "configs"
+
+
+@functools.lru_cache(maxsize=4096)
+def candidates(problem: Problem, device: Device) -> tuple[Config, ...]:
+    """At most MOST_CANDIDATES configurations, the one predicted to be fastest first.
+
+    Several splits of the reduction of one tile count as one candidate, its best.
+    """
+    tiles = (config for config in tiles_for(device.arch, problem.dtype.itemsize * 8) if _fits(problem, config))
+    best = [rank(problem, _splits(problem, config, device), device)[0].config for config in tiles]
+    return tuple(ranked.config for ranked in rank(problem, best, device)[:MOST_CANDIDATES])
+
+
+@functools.cache
+def tiles_for(arch: int, bits: int) -> tuple[Config, ...]:
+    """All tiles that the data file names for an architecture (90 for sm_90) and the bits of an element."""
+    nearest = max((known for known in _archs() if known <= arch), default=min(_archs()))
+    return tuple(
+        Config(form=entry["form"], **tile)
+        for entry in _entries()
+        if nearest in entry["archs"] and bits == entry["bits"]
+        for tile in entry["tiles"]
+    )
+
+
+@functools.cache
+def _entries() -> list[dict]:
+    return json.loads((_CONFIGS / "forward.json").read_text())
+
+
+@functools.cache
+def _archs() -> set[int]:
+    return {arch for entry in _entries() for arch in entry["archs"]}
+
+
+def _fits(problem: Problem, config: Config) -> bool:
+    if config.form == "P":
+        return True
+    fits, _ = import_module(f".{FORMS[config.form]}", __package__).can_run(problem, config)
+    return fits
+
+
+def _splits(problem: Problem, config: Config, device: Device) -> Iterator[Config]:
+    """The reduction whole, and where that leaves multiprocessors idle, split; only form P can."""
+    yield config
+    if config.form != "P":
+        return
+    filters = problem.out_channels // problem.groups
+    programs = pixel_tiles(problem, config) * cdiv(filters, config.block_n) * problem.groups
+    steps = problem.taps * cdiv(problem.in_channels // problem.groups, config.block_k)
+    for split in _SPLITS[1:]:
+        if programs * split <= 2 * device.multiprocessors and split * _STEPS_OF_A_PROGRAM <= steps:
+            yield replace(config, split_k=split)
