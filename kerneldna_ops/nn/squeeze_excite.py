@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._squeeze_excite import runs_on_triton, triton_kernels
 from ._check_input import check_layer_input
 from ._fold_cache import FoldCache, in_training
 
@@ -20,7 +21,8 @@ class SqueezeExcite(nn.Module):
 
     In eval mode, with no gradient asked for and none waiting in `.grad`, BatchNorm is folded into fc1 once and all runs
     as the one op torch.ops.kerneldna.squeeze_excite. The folded weight follows every change that PyTorch counts; after
-    a write through `.data`, which it does not count, call eval() again.
+    a write through `.data`, which it does not count, call eval() again. Otherwise, on a GPU, Triton kernels do all
+    of it in three launches and the gradients in two, where they can (triton_kernels/squeeze_excite_training.py).
 
     Args:
         channels: C.
@@ -67,7 +69,8 @@ class SqueezeExcite(nn.Module):
         check_layer_input("SqueezeExcite", input, self.channels, "fc1.weight", fc1_weight)
         if bn.training or in_training(input, *sources, fc2_weight, fc2_bias):
             self._folded.clear()
-            return self.gate(self.hidden(input))
+            fused = self._fused(input)
+            return self.gate(self.hidden(input)) if fused is None else fused
         fc1_weight, fc1_bias = self._folded.get(self._fold, *sources)
         return _squeeze_excite(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias)  # type: ignore[no-any-return]
 
@@ -84,6 +87,28 @@ class SqueezeExcite(nn.Module):
     def gate(self, hidden: Tensor) -> Tensor:
         """The gate [N, C] from the features [N, R]."""
         return torch.sigmoid(self.fc2(hidden))
+
+    def _fused(self, input: Tensor) -> Tensor | None:
+        """The gate with its gradient from Triton kernels, or None where these do not run or would not be the same."""
+        layers: dict[nn.Module, type[nn.Module]] = {self.fc1: nn.Linear, self.bn: nn.BatchNorm1d, self.fc2: nn.Linear}
+        if not runs_on_triton(input) or not all(_is_bare(layer, kind) for layer, kind in layers.items()):
+            return None
+        kernels = triton_kernels("squeeze_excite_training")
+        bn: Any = self.bn
+        tensors = (self.fc1.weight, bn.weight, bn.bias, self.fc2.weight, self.fc2.bias)
+        running = (bn.running_mean, bn.running_var)
+        if (
+            any(tensor is None or tensor.dtype != input.dtype or tensor.device != input.device for tensor in tensors)
+            or any(tensor is None or tensor.dtype != input.dtype or not tensor.is_contiguous() for tensor in running)
+            or not (2 if bn.training else 1) <= len(input) <= kernels.MOST_SAMPLES
+            or input[:1].numel() == 0
+            or torch.is_autocast_enabled(input.device.type)
+            or torch._C._are_functorch_transforms_active()
+        ):
+            return None
+        statistics = kernels.Statistics(*running, bn.num_batches_tracked, bn.eps, bn.momentum, bn.training)
+        gate: Tensor = kernels.TrainableGate.apply(input, *tensors, statistics)
+        return gate
 
     def train(self, mode: bool = True) -> "SqueezeExcite":
         self._folded.clear()
@@ -107,3 +132,9 @@ class SqueezeExcite(nn.Module):
             if key in state_dict and state_dict[key].shape[2:] == (1, 1):
                 state_dict[key] = state_dict[key].flatten(1)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _is_bare(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling the layer is what `kind` does and nothing else: no parametrization, no hook."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return type(layer) is kind and not any(hooks)
