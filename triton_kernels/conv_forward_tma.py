@@ -1,0 +1,258 @@
+"""Forms S, M and X: the convolution as an implicit matrix product whose tiles are boxes of the image, moved by the TMA.
+
+sm_90 and newer copy a box of a tensor into shared memory with one instruction, with zeros where the box leaves the
+tensor: the padding costs nothing, and no thread computes an address. So a tile of BM output pixels is a box of
+NB samples, TH rows and TW columns, and for tap t = (u, v) its inputs are a box again, moved by (u*DH - PH, v*DW - PW):
+
+    y[p, o] = f[n, o] * sum_(t, i) (g[n, t, i] * x[n, h + u*DH - PH, w + v*DW - PW, i]) * w[o, t, i] + bias[o]
+
+Tensor cores take one operand of a product from registers, which is where g can be multiplied in on the way.
+
+    M  many samples in a box, for small maps: x is that operand, and g a tile with a row for each sample
+    X  as M with one pixel of many samples, for maps as small as 7x7: which taps fall on the padding is then the same
+       for the whole tile, and those are never computed (18 % of the products at 7x7 with padding 1)
+    S  swapped, transposed y = w x: the weight is that operand, g a vector for the one sample of the box, the pixels lie
+       on the other side; for large maps and few filters, where a tall tile of x would be scaled for few products
+
+A stride divides the map: x is seen as [N, H/SH, SH, W/SW, SW*C], where output pixels that lie side by side need inputs
+that lie side by side; e = h*SH + u*DH - PH is row e // SH of e % SH, for every h the same remainder.
+"""
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from .config import Config
+from .conv_forward import Result, epilogue
+from .cost_model import box as box_of
+from .launch import cdiv, input_precision, interpreted, launch
+from .operands import Scale
+from .problem import Problem
+
+
+# fmt: off
+@triton.jit
+def store_tile(
+    b_acc, y, f, bias, residual, N, OH, OW, stride_fn, n0, h0, w0, o0, O: tl.constexpr,
+    HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, RELU: tl.constexpr,
+    NB: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, BN: tl.constexpr,
+):
+    """The epilogue of b_acc [NB*TH*TW, BN], from pixel (n0, h0, w0) and filter o0 on; what leaves y is not stored."""
+    o_m = tl.arange(0, NB * TH * TW)
+    o_n = o0 + tl.arange(0, BN)
+    m_n = o_n < O
+    # Pixels beyond the end read the residual, and samples beyond it f, of the last one.
+    b_n = n0 + tl.zeros((1,), tl.int32) if NB == 1 else tl.minimum(n0 + o_m // (TH * TW), N - 1)
+    o_h = tl.minimum(h0 + o_m // TW % TH, OH - 1)
+    o_w = tl.minimum(w0 + o_m % TW, OW - 1)
+    row = (b_n.to(tl.int64) * OH + o_h) * OW + o_w
+    o_y = row[:, None] * O + o_n[None, :]
+    b_acc = epilogue(
+        b_acc, f, bias, residual, o_y, m_n[None, :], b_n, o_n, m_n, stride_fn, HAS_F, HAS_BIAS, HAS_RESIDUAL, RELU
+    )
+    y.store([n0, h0, w0, o0], b_acc.to(y.dtype).reshape(NB, TH, TW, BN))
+
+
+@triton.jit
+def conv_tma_kernel(
+    x, w, y, g, f, bias, residual,
+    N, H, W, OH, OW, stride_gn, stride_gt, stride_fn,
+    C: tl.constexpr, O: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
+    SH: tl.constexpr, SW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
+    HAS_G: tl.constexpr, HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, RELU: tl.constexpr,
+    SWAPPED: tl.constexpr, SKIP_PADDING: tl.constexpr, PRECISION: tl.constexpr,
+    NB: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
+):
+    """From x [N, H/SH, SH, W/SW, SW*C] and w [O, T*C] (C rounded up to BK) to y [N, OH, OW, O], all three descriptors.
+
+    grid: boxes of pixels and blocks of filters, the filters of one box side by side.
+    """
+    BM: tl.constexpr = NB * TH * TW
+    C_BLOCKS: tl.constexpr = (C + BK - 1) // BK
+    BLOCKS_N: tl.constexpr = (O + BN - 1) // BN
+    o0 = tl.program_id(0) % BLOCKS_N * BN
+    i_tile = tl.program_id(0) // BLOCKS_N
+    if SKIP_PADDING:
+        # Tiles with all taps first: rows and columns start behind the padding, and those before it come last.
+        blocks = (N + NB - 1) // NB
+        n0 = i_tile % blocks * NB
+        h0 = (i_tile // blocks // OW + PH) % OH
+        w0 = (i_tile // blocks % OW + PW) % OW
+        top = h0 * SH - PH
+        left = w0 * SW - PW
+        # The taps that lie on the map; if there is none, one that does not: see below.
+        u0 = tl.minimum((tl.maximum(-top, 0) + DH - 1) // DH, KH - 1)
+        v0 = tl.minimum((tl.maximum(-left, 0) + DW - 1) // DW, KW - 1)
+        u1 = tl.maximum(tl.minimum((tl.maximum(H - top, 0) + DH - 1) // DH, KH), u0 + 1)
+        v1 = tl.maximum(tl.minimum((tl.maximum(W - left, 0) + DW - 1) // DW, KW), v0 + 1)
+    else:
+        blocks_w = (OW + TW - 1) // TW
+        blocks = (OH + TH - 1) // TH * blocks_w
+        n0 = i_tile // blocks * NB
+        h0 = i_tile % blocks // blocks_w * TH
+        w0 = i_tile % blocks_w * TW
+        u0 = 0
+        v0 = 0
+        u1 = KH
+        v1 = KW
+
+    o_k = tl.arange(0, BK)
+    b_n = tl.minimum(n0 + tl.arange(0, NB), N - 1)
+    p_g = g + b_n.to(tl.int64)[:, None] * stride_gn + o_k[None, :]
+    b_acc = tl.zeros((BN, BM) if SWAPPED else (BM, BN), tl.float32)
+
+    # All taps of one block of channels before the next block: neighbouring taps share most of their pixels. Counting is
+    # cheaper than to divide the number of the step.
+    u = u0
+    v = v0
+    k = 0
+    steps = (u1 - u0) * (v1 - v0) * C_BLOCKS
+    if SKIP_PADDING:
+        # Of a loop that may be empty ptxas cannot overlap the products: it would wait for each.
+        tl.assume(steps > 0)
+    for _ in tl.range(steps, num_stages=STAGES):
+        # Dividends must not be negative: this is u*DH - PH with PH rows of the view, SH*PH of the map, added.
+        e_h = u * DH + (SH - 1) * PH
+        e_w = v * DW + (SW - 1) * PW
+        b_x = x.load([n0, h0 + e_h // SH - PH, e_h % SH, w0 + e_w // SW - PW, e_w % SW * C + k])
+        t = u * KW + v
+        b_w = w.load([o0, t * (C_BLOCKS * BK) + k])
+        if HAS_G:
+            if C % BK == 0:
+                b_g = tl.load(p_g + (t * stride_gt + k))
+            else:
+                b_g = tl.load(p_g + (t * stride_gt + k), mask=(k + o_k < C)[None, :], other=0.0)
+        if SWAPPED:
+            if HAS_G:
+                b_w = b_w * b_g
+            b_acc = tl.dot(b_w, b_x.reshape(BM, BK).T, b_acc, input_precision=PRECISION)
+        else:
+            if HAS_G:
+                b_x = b_x.reshape(NB, TH * TW, BK) * b_g[:, None, :]
+            b_acc = tl.dot(b_x.reshape(BM, BK), b_w.T, b_acc, input_precision=PRECISION)
+
+        v += 1
+        u = tl.where(v == v1, u + 1, u)
+        v = tl.where(v == v1, v0, v)
+        k = tl.where(u == u1, k + BK, k)
+        u = tl.where(u == u1, u0, u)
+
+    if SWAPPED:
+        store_tile(
+            b_acc.T, y, f, bias, residual, N, OH, OW, stride_fn, n0, h0, w0, o0, O,
+            HAS_F, HAS_BIAS, HAS_RESIDUAL, RELU, NB, TH, TW, BN,
+        )
+    else:
+        # In two halves: f and the residual of a whole tile would not fit into the registers beside it.
+        b_0, b_1 = b_acc.reshape(BM, 2, BN // 2).permute(0, 2, 1).split()
+        store_tile(
+            b_0, y, f, bias, residual, N, OH, OW, stride_fn, n0, h0, w0, o0, O,
+            HAS_F, HAS_BIAS, HAS_RESIDUAL, RELU, NB, TH, TW, BN // 2,
+        )
+        store_tile(
+            b_1, y, f, bias, residual, N, OH, OW, stride_fn, n0, h0, w0, o0 + BN // 2, O,
+            HAS_F, HAS_BIAS, HAS_RESIDUAL, RELU, NB, TH, TW, BN // 2,
+        )
+# fmt: on
+
+
+def can_run(problem: Problem, config: Config) -> tuple[bool, str]:
+    """Whether the config's form takes the problem on a GPU of sm_90 or newer, and if not, why not."""
+    reason = _refusal(problem, config)
+    return not reason, reason
+
+
+def _refusal(problem: Problem, config: Config) -> str:
+    form, itemsize = config.form, problem.dtype.itemsize
+    if form not in ("S", "M", "X"):
+        return f"forms S, M and X are not form {form}"
+    samples, height, width = box_of(problem, config)
+    if samples * height * width != config.block_m:
+        return f"a box of {samples}x{height}x{width} pixels is not a block of {config.block_m}"
+    if form == "S" and problem.has_g and samples != 1:
+        return f"form S scales the pixels of one sample, not of the {samples} in its box"
+    if form == "X" and height * width != 1:
+        return f"form X takes boxes of one pixel, not of {height}x{width}"
+    if config.split_k != 1:
+        return f"form {form} does not split the reduction, split_k is {config.split_k}"
+    if problem.groups != 1:
+        return f"form {form} has no groups, groups is {problem.groups}"
+    for name, channels in (("in_channels", problem.in_channels), ("out_channels", problem.out_channels)):
+        if channels * itemsize % 16:
+            return f"form {form} needs pixels of a multiple of 16 bytes, {name} is {channels} of {itemsize} bytes each"
+    for name, size, stride in zip(("height", "width"), (problem.height, problem.width), problem.stride, strict=True):
+        if size % stride:
+            return f"form {form} needs a stride that divides the input, {name} is {size} and the stride {stride}"
+    if problem.stride[1] > 1 and problem.in_channels % config.block_k:
+        return f"form {form} with a stride needs in_channels divisible by {config.block_k}, not {problem.in_channels}"
+    if problem.dtype is torch.float32 and input_precision() == "ieee" and not interpreted:
+        return f"form {form} computes float32 in TF32 only, which PyTorch is set not to use for convolutions"
+    return ""
+
+
+def forward(
+    x: Tensor,
+    w: Tensor,
+    problem: Problem,
+    config: Config,
+    g: Scale | None = None,
+    f: Scale | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Result:
+    """y [N, OH, OW, O] = relu(f * conv(g * x, w) + bias + residual), as conv_forward.forward, where can_run says so.
+
+    Workspace: a copy of w with its channels rounded up to block_k, where they are no multiple of it.
+    """
+    samples, box_height, box_width = box_of(problem, config)
+    batch, out_height, out_width = problem.batch, problem.out_height, problem.out_width
+    channels, filters, block_k = problem.in_channels, problem.out_channels, config.block_k
+    stride_h, stride_w = problem.stride
+    y = x.new_empty(batch, out_height, out_width, filters)
+    if y.numel() == 0:
+        return Result(y, None)
+
+    swapped = config.form == "S"
+    x_view = x.view(batch, problem.height // stride_h, stride_h, problem.width // stride_w, stride_w * channels)
+    if problem.taps > 1 and channels % block_k:
+        w = F.pad(w, (0, -channels % block_k))
+    stored = config.block_n if swapped else config.block_n // 2
+    scale = Scale(x, 0) if g is None else g
+    after = Scale(x, 0) if f is None else f
+    boxes = cdiv(batch, samples) * cdiv(out_height, box_height) * cdiv(out_width, box_width)
+    launch(
+        conv_tma_kernel,
+        (boxes * cdiv(filters, config.block_n), 1, 1),
+        _descriptor(x_view, samples, box_height, 1, box_width, block_k),
+        _descriptor(w.flatten(1), config.block_n, block_k),
+        _descriptor(y, samples, box_height, box_width, stored),
+        *(scale.tensor, after.tensor, bias, residual),
+        *(batch, problem.height, problem.width, out_height, out_width),
+        *(scale.sample_stride, scale.tap_stride, after.sample_stride),
+        *(channels, filters, *problem.kernel_size, *problem.stride, *problem.dilation, *problem.padding),
+        HAS_G=g is not None,
+        HAS_F=f is not None,
+        HAS_BIAS=bias is not None,
+        HAS_RESIDUAL=residual is not None,
+        RELU=relu,
+        SWAPPED=swapped,
+        SKIP_PADDING=config.form == "X",
+        PRECISION=input_precision(),
+        NB=samples,
+        TH=box_height,
+        TW=box_width,
+        BN=config.block_n,
+        BK=block_k,
+        STAGES=config.num_stages,
+        num_warps=config.num_warps,
+    )
+    return Result(y, None)
+
+
+def _descriptor(tensor: Tensor, *box: int) -> TensorDescriptor:
+    """The TMA reads from addresses that are multiples of 16 bytes, as every tensor has them that is no slice."""
+    return TensorDescriptor.from_tensor(tensor if tensor.data_ptr() % 16 == 0 else tensor.clone(), list(box))
