@@ -193,7 +193,10 @@ def conv_kernel(
         else:
             b_w = tl.load(p_w + (t * W_T + k * W_K), mask=m_k[:, None] & m_n[None, :], other=0.0)
         if HAS_G:
-            if K % BK == 0:
+            # Under the mask of x the padding stays zero whatever stands in g.
+            if not UNPADDED and not ONE_SAMPLE:
+                b_g = tl.load(p_g + (t * stride_gt + k), mask=m_x, other=0.0)
+            elif K % BK == 0:
                 b_g = tl.load(p_g + (t * stride_gt + k))
             else:
                 b_g = tl.load(p_g + (t * stride_gt + k), mask=m_k[None, :], other=0.0)
