@@ -49,13 +49,13 @@ _TENSOR_SUSTAINED = 790 / 989
 _MEMORY_SUSTAINED = 4.3 / 4.8
 
 # Multiprocessors, TFLOP/s (dense, float32 sums), TB/s: NVIDIA's datasheets (SXM parts). Operations a clock: its
-# architecture papers. L2 MB and shared KB: its programming guide. L2 TB/s: estimates, rounded from published
-# microbenchmarks and from what Triton's matrix products are known to reach; that of the B200 is a guess.
+# architecture papers. L2 MB and shared KB: its programming guide. L2 TB/s are estimates: 80 % of 5120 bytes a clock,
+# for the B200, which has two dies, twice that; of the RTX 4090 what published microbenchmarks say.
 _DATASHEETS = {
-    "A100": (80, 108, 312.0, 2048, 2.04, 5.0, 40, 164),
+    "A100": (80, 108, 312.0, 2048, 2.04, 5.8, 40, 164),
     "H100": (90, 132, 989.0, 4096, 3.35, 7.5, 50, 228),
     "H200": (90, 132, 989.0, 4096, 4.80, 7.5, 60, 228),
-    "B200": (100, 148, 2250.0, 8192, 8.00, 12.0, 126, 228),
+    "B200": (100, 148, 2250.0, 8192, 8.00, 15.0, 126, 228),
     "RTX 4090": (89, 128, 165.2, 512, 1.01, 5.0, 72, 100),
 }
 DEVICES = {

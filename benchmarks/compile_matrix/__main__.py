@@ -1,4 +1,6 @@
-"""Rebuilds the tables in benchmarks/results/compile/ for the version of Triton that is installed, or compiles a part.
+"""Brings the tables in benchmarks/results/compile/ up to date for the version of Triton that is installed.
+
+What has not changed since is not compiled again. Parts, of which nothing is saved, always are.
 
 python -m benchmarks.compile_matrix
 python -m benchmarks.compile_matrix --sample 20
@@ -11,11 +13,11 @@ import time
 
 import triton
 
-from .jobs import NotCompiled, compile_all, jobs, sample, with_extra_products
+from .jobs import NotCompiled, compile_all, jobs, sample
 from .markdown import markdown
 from .matrix import cells
 from .rules import violations
-from .table import FOLDER, dump
+from .table import FOLDER, dump, tables
 
 
 def main() -> int:
@@ -25,6 +27,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2, help="default: %(default)s")
     options = parser.parse_args()
 
+    whole = options.sample is None and options.form is None
     start = time.perf_counter()
     chosen = jobs(cell for cell in cells() if cell.form.startswith(options.form or ""))
     if options.sample is not None:
@@ -33,14 +36,14 @@ def main() -> int:
         print(f"No form's name begins with {options.form}.", file=sys.stderr)
         return 1
     try:
-        rows = with_extra_products(compile_all(chosen, options.processes), chosen)
+        rows = compile_all(chosen, options.processes, tables().get(triton.__version__, []) if whole else [])
     except NotCompiled as error:
         print(error, file=sys.stderr)
         return 1
     seconds = time.perf_counter() - start
 
     table = dump(triton.__version__, rows)
-    if options.sample is None and options.form is None:
+    if whole:
         FOLDER.mkdir(parents=True, exist_ok=True)
         (FOLDER / f"{triton.__version__}.json").write_text(table)
         (FOLDER / f"{triton.__version__}.md").write_text(markdown(triton.__version__, rows))

@@ -54,9 +54,11 @@ class Request:
 
     @property
     def identity(self) -> str:
-        """Equal for launches that run the same machine code."""
-        source = (self.signature, self.constants, self.attributes, sorted(self.options.__dict__.items()))
-        return f"{self.target.arch} {self.kernel.__name__} {source}"
+        """Equal for launches that run the same machine code, as long as neither the kernels nor Triton change."""
+        # Where libdevice lies is no matter; that it comes with Triton is.
+        options = sorted(item for item in self.options.__dict__.items() if item[0] != "extern_libs")
+        arguments = (self.signature, self.constants, self.attributes, options)
+        return f"{self.target.arch} {self.kernel.cache_key} {arguments}"
 
     def compile(self) -> Binary:
         """Raises what the compiler raises."""

@@ -13,6 +13,7 @@ from kerneldna_ops.triton_kernels import (
     conv_spatial_gradient,
     conv_weight_gradient,
     squeeze_excite,
+    squeeze_excite_training,
 )
 from kerneldna_ops.triton_kernels.config import Config
 from kerneldna_ops.triton_kernels.launch import Launch, recording
@@ -119,17 +120,17 @@ def squeeze_excite_inference(cell: Cell) -> None:
     squeeze_excite.squeeze_excite(channels_last(cell), fc1, biases[0], fc2, biases[1])
 
 
-def squeeze_excite_training(cell: Cell) -> None:
+def squeeze_excite_gradients(cell: Cell) -> None:
     """Forward and backward, in BatchNorm's training mode."""
     channels, hidden = cell.problem.in_channels, cell.problem.in_channels // REDUCTION
     shapes = ((hidden, channels), (hidden,), (hidden,), (channels, hidden), (channels,))
     operands = [channels_last(cell), *(cell.empty(*shape) for shape in shapes)]
     batches = torch.empty((), dtype=torch.int64, device="meta")
     running = cell.empty(hidden), cell.empty(hidden), batches
-    statistics = squeeze_excite.Statistics(*running, eps=1e-5, momentum=0.1, from_batch=True)
+    statistics = squeeze_excite_training.Statistics(*running, eps=1e-5, momentum=0.1, from_batch=True)
     for operand in operands:
         operand.requires_grad_()
-    gate = squeeze_excite.TrainableGate.apply(*operands, statistics)
+    gate = squeeze_excite_training.TrainableGate.apply(*operands, statistics)
     torch.autograd.grad(gate, operands, torch.empty_like(gate))
 
 
@@ -145,7 +146,7 @@ FORMS: dict[str, Callable[[Cell], None]] = {
     "depthwise": depthwise,
     "depthwise backward": depthwise_backward,
     "squeeze-excite": squeeze_excite_inference,
-    "squeeze-excite training": squeeze_excite_training,
+    "squeeze-excite training": squeeze_excite_gradients,
 }
 # Channels over hidden features of a squeeze-excite module.
 REDUCTION = 4

@@ -2,10 +2,11 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 from .cells import Cell
@@ -23,6 +24,7 @@ class Job:
     cell: Cell
     number: int
     kernel: str
+    source: str  # of the machine code and its figures: equal where they cannot differ, for one version of Triton
 
     @property
     def name(self) -> str:
@@ -39,9 +41,17 @@ def jobs(cells: Iterable[Cell]) -> list[Job]:
     found: dict[str, Job] = {}
     for cell in cells:
         for number, launch in enumerate(launches(cell)):
-            identity = Request.of(launch, cell.arch).identity
-            found.setdefault(identity, Job(cell, number, launch.kernel.__name__))
+            source = _digest(Request.of(launch, cell.arch).identity, _TOOL)
+            found.setdefault(source, Job(cell, number, launch.kernel.__name__, source))
     return list(found.values())
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+# What reads the figures off the machine code.
+_TOOL = _digest(*(Path(__file__).with_name(name).read_text() for name in ("compiling.py", "figures.py", "sass.py")))
 
 
 def compile_job(job: Job) -> Row:
@@ -52,16 +62,19 @@ def compile_job(job: Job) -> Row:
         # Triton's own errors do not survive the way between two processes.
         raise NotCompiled(f"{job.name} does not compile: {type(error).__name__}: {error}") from None
     found = dataclasses.asdict(figures(binary, cell.arch))
-    return {"kernel": job.name, "arch": cell.arch, **found}
+    return {"kernel": job.name, "arch": cell.arch, **found, "source": job.source}
 
 
-def compile_all(jobs: list[Job], processes: int) -> Iterator[Row]:
-    """In the order of jobs. Raises NotCompiled."""
+def compile_all(jobs: list[Job], processes: int, known: Iterable[Row]) -> list[Row]:
+    """The row of each job; those that are known are not compiled again. Raises NotCompiled."""
+    rows = {row["source"]: row for row in known}
+    missing = [job for job in jobs if job.source not in rows]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(compile_job, jobs, chunksize=4)
+        rows.update((row["source"], row) for row in pool.map(compile_job, missing, chunksize=4))
+    return with_extra_products([{**rows[job.source], "kernel": job.name} for job in jobs], jobs)
 
 
-def with_extra_products(rows: Iterable[Row], jobs: list[Job]) -> list[Row]:
+def with_extra_products(rows: list[Row], jobs: list[Job]) -> list[Row]:
     """Adds the products in the loop that the scale on the reduction axis costs: those beyond the same kernel's without
     it; None where it has none, or where the one without was not compiled."""
     paired = list(zip(jobs, rows, strict=True))
@@ -73,7 +86,7 @@ def with_extra_products(rows: Iterable[Row], jobs: list[Job]) -> list[Row]:
         before = products.get(dataclasses.replace(job, cell=unscaled).name)
         return None if before is None or unscaled == cell else row["products"] - before
 
-    return [{**row, "extra_products": extra(job, row)} for job, row in paired]
+    return [{**row, "extra_products": extra(job, row), "source": job.source} for job, row in paired]
 
 
 _NO_SCALE = str.maketrans("", "", "gs")

@@ -6,144 +6,144 @@ and one for each other case. From there one thing at a time is changed:
     every tile that the data files name    all architectures    with the scales       bfloat16, TF32
                                            sm_80, 90, 100       without them          bfloat16
                                            sm_80, 90            with the scales       float32 without TF32
-    the first of them                      sm_80, 90, 100       with the scales       float16, every case of a problem
+    the first of them                      sm_90                with the scales       float16
                                            sm_80, 90, 100       every set of flags    bfloat16
+    the one that is chosen                 sm_80, 90, 100       with the scales       bfloat16, every case of a problem
 
-Kernels without tiles of their own count as one tile. Launches that run the same machine code are compiled once.
+The input gradient has the tiles and the kernel of the forward: sm_80, 90, 100 only. Kernels without tiles of their own
+count as one tile. Launches that run the same machine code are compiled once.
 """
 
-import dataclasses
 import itertools
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from kerneldna_ops import triton_kernels
+from kerneldna_ops.triton_kernels import backward_choice, forward_choice
 from kerneldna_ops.triton_kernels.config import Config
-from kerneldna_ops.triton_kernels.forward_choice import tiles_for
+from kerneldna_ops.triton_kernels.cost_model import DEVICES
 from kerneldna_ops.triton_kernels.problem import Problem
 
 from .cells import Cell
 
+CONFIGS = Path(forward_choice.__file__).parent / "configs"
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
-# One for each kind of tensor-core instruction.
-OF_EACH_KIND = (80, 90, 100)
+# One for each kind of tensor-core instruction, and the device for whose choices it stands.
+OF_EACH_KIND = {80: DEVICES["A100"], 90: DEVICES["H200"], 100: DEVICES["B200"]}
 # Without tensor cores code differs little.
 WITHOUT_TF32 = (80, 90)
-MAIN = Problem(128, 256, 256, 14, 14)
-DEPTHWISE = dataclasses.replace(MAIN, groups=256)
 
-CONFIGS = Path(triton_kernels.__file__).parent / "configs"
+MAIN = Problem(128, 256, 256, 14, 14)
+DEPTHWISE = replace(MAIN, groups=256)
+_STRIDED = replace(MAIN, stride=(2, 2))
+_POINTWISE = replace(MAIN, kernel_size=(1, 1), padding=(0, 0))
+_FEW_CHANNELS = Problem(128, 64, 64, 56, 56)
+_ODD = Problem(128, 100, 36, 13, 13)
+_CASES = (_STRIDED, _POINTWISE, _FEW_CHANNELS, _ODD, replace(MAIN, groups=4))
+_SQUEEZE_EXCITE_CASES = (Problem(128, 64, 64, 56, 56), Problem(1, 512, 512, 7, 7))
 
 
 @dataclass(frozen=True)
 class Form:
     """flags: those of the main cells, without and with the scales on the reduction axis; then the other sets."""
 
-    name: str
+    name: str  # in forms.FORMS
     unscaled: str
     scaled: str
     others: tuple[str, ...] = ()
     cases: tuple[Problem, ...] = ()
     problem: Problem = MAIN
-    tiled: bool = True
 
-
-@dataclass(frozen=True)
-class Tile:
-    arch: int
-    bits: int  # of the operands
-    config: Config | None
-
-
-# They compute float32 in TF32 only.
-TMA_FORMS = ("S", "M", "X")
-_STRIDED = dataclasses.replace(MAIN, stride=(2, 2))
-_POINTWISE = dataclasses.replace(MAIN, kernel_size=(1, 1), padding=(0, 0))
-_ODD = Problem(128, 100, 36, 13, 13)
-_GROUPED = dataclasses.replace(MAIN, groups=4)
-_CASES = (_STRIDED, _POINTWISE, _ODD, _GROUPED)
 
 FORMS = (
     Form("P", "fb", "gfb", ("", "g", "gs", "gfbr", "gfbd"), _CASES),
-    Form("S", "fb", "gfb", ("gs", "gfbr"), (_STRIDED, _POINTWISE)),
-    Form("M", "fb", "gfb", ("gs", "gfbr"), (_STRIDED, _POINTWISE)),
-    Form("X", "fb", "gfb", ("gs", "gfbr"), (_STRIDED,)),
+    Form("S", "fb", "gfb", ("gs", "gfbr"), _CASES),
+    Form("M", "fb", "gfb", ("gs", "gfbr"), _CASES),
+    Form("X", "fb", "gfb", ("gs", "gfbr"), _CASES),
     Form("dx", "fd", "gfd", ("", "gf"), _CASES),
-    Form("dx ds", "d", "gfd", ("",), _CASES),
-    Form("dW", "", "gf", ("g", "gsf"), _CASES),
-    Form("dW df dg", "d", "gfd", ("gf", "gsfd"), _CASES),
-    Form("depthwise", "", "gsfb", ("g", "s"), (dataclasses.replace(DEPTHWISE, stride=(2, 2)),), DEPTHWISE, tiled=False),
-    Form(
-        "depthwise backward",
-        "",
-        "gsfb",
-        ("g", "s"),
-        (dataclasses.replace(DEPTHWISE, stride=(2, 2)),),
-        DEPTHWISE,
-        tiled=False,
-    ),
-    Form("squeeze-excite", "", "b", cases=(Problem(128, 64, 64, 56, 56), Problem(1, 512, 512, 7, 7)), tiled=False),
-    Form("squeeze-excite training", "", "b", cases=(Problem(32, 512, 512, 7, 7),), tiled=False),
+    Form("dx ds", "fd", "gfd", ("",), _CASES),
+    Form("dW", "f", "gf", ("", "g", "gsf"), _CASES),
+    Form("dW df dg", "fd", "gfd", ("gf", "gsfd"), _CASES),
+    Form("depthwise", "fb", "gsfb", ("", "g", "s"), (replace(DEPTHWISE, stride=(2, 2)),), DEPTHWISE),
+    Form("depthwise backward", "fb", "gsfb", ("", "g", "s"), (replace(DEPTHWISE, stride=(2, 2)),), DEPTHWISE),
+    Form("squeeze-excite", "", "b", (), _SQUEEZE_EXCITE_CASES),
+    Form("squeeze-excite training", "", "b", (), _SQUEEZE_EXCITE_CASES[:1]),
 )
-
-# The form that each kernel of backward.json belongs to.
-_BACKWARD = {"input": "dx", "spatial": "dx ds", "forward": "P", "weight": "dW", "blocks": "dW df dg"}
+_FORWARD = ("P", "S", "M", "X")
+# What backward_choice calls the kernel of a form.
+_BACKWARD = {"dx": "input", "dx ds": "spatial", "dW": "weight", "dW df dg": "blocks"}
 
 
 def cells() -> Iterator[Cell]:
     for form in FORMS:
-        tiles = list(_tiles(form))
-        yield from _of_tiles(form, tiles)
-        yield from _of_flags_and_cases(form, tiles)
+        for arch in ARCHITECTURES:
+            if arch in OF_EACH_KIND or form.name != "dx":
+                yield from _of_tiles(form, arch)
+        for arch in OF_EACH_KIND:
+            yield from _of_first_tile(form, arch)
+            yield from _of_cases(form, arch)
 
 
-def _of_tiles(form: Form, tiles: list[Tile]) -> Iterator[Cell]:
-    for tile in tiles:
-        dtype = torch.bfloat16 if tile.bits == 16 else torch.float32
-        yield _cell(form, form.problem, form.scaled, tile, dtype)
-        if tile.bits == 16 and tile.arch in OF_EACH_KIND:
-            yield _cell(form, form.problem, form.unscaled, tile, dtype)
-        if tile.bits == 32 and tile.arch in WITHOUT_TF32 and form.name not in TMA_FORMS:
-            yield _cell(form, form.problem, form.scaled, tile, dtype, tf32=False)
+def _of_tiles(form: Form, arch: int) -> Iterator[Cell]:
+    for tile in _tiles(form, arch, 16):
+        yield _cell(form, form.scaled, arch, tile)
+        if arch in OF_EACH_KIND:
+            yield _cell(form, form.unscaled, arch, tile)
+    single = replace(form.problem, dtype=torch.float32)
+    for tile in _tiles(form, arch, 32):
+        yield _cell(form, form.scaled, arch, tile, single)
+        # The TMA forms compute float32 in TF32 only.
+        if arch in WITHOUT_TF32 and form.name not in ("S", "M", "X"):
+            yield replace(_cell(form, form.scaled, arch, tile, single), tf32=False)
 
 
-def _of_flags_and_cases(form: Form, tiles: list[Tile]) -> Iterator[Cell]:
-    for arch in OF_EACH_KIND:
-        for tile in itertools.islice((tile for tile in tiles if (tile.arch, tile.bits) == (arch, 16)), 1):
-            for flags in form.others:
-                yield _cell(form, form.problem, flags, tile, torch.bfloat16)
-            for problem in form.cases:
-                yield _cell(form, problem, form.scaled, tile, torch.bfloat16)
-            yield _cell(form, form.problem, form.scaled, tile, torch.float16)
-            if form.name == "P":
-                assert tile.config is not None
-                split = dataclasses.replace(tile, config=dataclasses.replace(tile.config, split_k=4))
-                yield _cell(form, form.problem, form.scaled, split, torch.bfloat16)
+def _of_first_tile(form: Form, arch: int) -> Iterator[Cell]:
+    for tile in itertools.islice(_tiles(form, arch, 16), 1):
+        for flags in form.others:
+            yield _cell(form, flags, arch, tile)
+        if arch == 90:
+            yield _cell(form, form.scaled, arch, tile, replace(form.problem, dtype=torch.float16))
+        if form.name == "P" and tile is not None:
+            yield _cell(form, form.scaled, arch, replace(tile, split_k=4))
 
 
-def _cell(form: Form, problem: Problem, flags: str, tile: Tile, dtype: torch.dtype, tf32: bool = True) -> Cell:
-    problem = dataclasses.replace(problem, dtype=dtype, has_g="g" in flags or "s" in flags)
-    return Cell(form.name, problem, flags, tile.arch, tile.config, tf32)
+def _of_cases(form: Form, arch: int) -> Iterator[Cell]:
+    for problem in form.cases:
+        for tile in itertools.islice(_chosen(form, arch, problem), 1):
+            yield _cell(form, form.scaled, arch, tile, problem)
 
 
-def _tiles(form: Form) -> list[Tile]:
-    """In the order of the data files; of a kernel that has none in them, one for each architecture."""
-    every = list(itertools.product(ARCHITECTURES, (16, 32)))
-    if not form.tiled:
-        return [Tile(arch, bits, None) for arch, bits in every]
-    forward = [
-        Tile(arch, bits, tile) for arch, bits in every for tile in tiles_for(arch, bits) if tile.form == form.name
-    ]
-    kernels = json.loads((CONFIGS / "backward.json").read_text())
-    backward = [
-        Tile(arch, bits, Config(**tile))
-        for kernel, widths in kernels.items()
-        if _BACKWARD[kernel] == form.name
-        for arch, bits in every
-        for tile in widths[str(bits)]
-    ]
-    return forward + backward
+def _cell(form: Form, flags: str, arch: int, tile: Config | None, problem: Problem | None = None) -> Cell:
+    scaled = "g" in flags or "s" in flags
+    return Cell(form.name, replace(problem or form.problem, has_g=scaled), flags, arch, tile)
+
+
+def _tiles(form: Form, arch: int, bits: int) -> Iterable[Config | None]:
+    """In the order of the data files."""
+    if form.name in _FORWARD:
+        return _forward_tiles(form.name, arch, bits)
+    if form.name == "dx":
+        return (tile for tile in _forward_tiles("P", arch, bits) if not tile.one_sample)
+    if form.name in _BACKWARD:
+        return backward_choice.candidates(_BACKWARD[form.name], arch, bits)
+    return [None]
+
+
+def _forward_tiles(form: str, arch: int, bits: int) -> Iterator[Config]:
+    for path in sorted(CONFIGS.glob("*.json")):
+        for entry in json.loads(path.read_text()):
+            if entry.get("form") == form and arch in entry["archs"] and entry["bits"] == bits:
+                yield from (Config(form=form, **tile) for tile in entry["tiles"])
+
+
+def _chosen(form: Form, arch: int, problem: Problem) -> Iterable[Config | None]:
+    """For a call on a GPU that nobody tuned, first."""
+    device = OF_EACH_KIND[arch]
+    if form.name in _FORWARD:
+        return (tile for tile in forward_choice.candidates(problem, device) if tile.form == form.name)
+    if form.name in _BACKWARD:
+        return [getattr(backward_choice.BackwardConfigs.of(problem, device), _BACKWARD[form.name])]
+    return [None]

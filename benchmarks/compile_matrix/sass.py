@@ -7,7 +7,7 @@ that was moved to the end of the kernel jumps back too, but is no loop.
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -156,7 +156,3 @@ def _output(*command: str | Path) -> str:
 
 def count(instructions: Iterable[Instruction], *opcodes: str) -> int:
     return sum(instruction.opcode in opcodes for instruction in instructions)
-
-
-def named(instructions: Iterable[Instruction], *opcodes: str) -> Iterator[Instruction]:
-    return (instruction for instruction in instructions if instruction.opcode in opcodes)
