@@ -15,7 +15,7 @@ KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test bench gpu-compile lint format wheel clean
+.PHONY: help venv build demo test bench gpu-compile gpu-check lint format wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -54,6 +54,9 @@ gpu-compile: build ## the tables of compiled Triton kernels, and the predicted t
 	test -d $(OLDEST_TRITON) || $(PIP_INSTALL) --no-deps --target $(OLDEST_TRITON) triton==$(notdir $(OLDEST_TRITON))
 	PYTHONPATH=$(OLDEST_TRITON) $(BIN)/python -m benchmarks.compile_matrix
 	$(BIN)/python -m benchmarks.compile_matrix.predictions
+
+gpu-check: ## on a machine with an NVIDIA GPU, torch and triton: is all right and how fast, in benchmarks/results/gpu/ (10 minutes)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check
 
 lint: .venv/installed ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
