@@ -241,13 +241,14 @@ def depthwise_forward(
 ) -> Tensor:
     """y [N, OH, OW, C], contiguous, of x [N, H, W, C] and w [C, KH, KW], both contiguous.
 
-    c and f are [N, C] or [C], s is [N, KH, KW] or [KH, KW], bias is [C], each of them or None. All have one dtype:
-    float32, float16 or bfloat16. A sample of x or y holds fewer than 2**31 elements. No workspace.
+    c and f are [N, C] or [C], s is [N, KH, KW] or [KH, KW], bias is [C], each of them any strides or None. All have
+    one dtype: float32, float16 or bfloat16. A sample of x or y holds fewer than 2**31 elements. No workspace.
     """
     batch, height, width, channels = x.shape
     sizes = zip((height, width), w.shape[1:], stride, padding, dilation, strict=True)
     out = [(size + 2 * pad - d * (k - 1) - 1) // step + 1 for size, k, step, pad, d in sizes]
     y = x.new_empty(batch, *out, channels)
+    c, f, s, bias = (None if tensor is None else tensor.contiguous() for tensor in (c, f, s, bias))
     _convolve(x, w, c, f, s, bias, y, stride, padding, dilation, transposed=False)
     return y
 
@@ -274,6 +275,7 @@ def depthwise_backward(
     wants_x, wants_w, wants_bias, wants_c, wants_f, wants_s = (
         wanted and tensor is not None for wanted, tensor in zip(output_mask, (x, w, bias, c, f, s), strict=True)
     )
+    c, f, s = (None if tensor is None else tensor.contiguous() for tensor in (c, f, s))
     dx = x.new_empty(x.shape) if wants_x else None
     if dx is not None:
         _convolve(grad_output, w, f, c, s, None, dx, stride, padding, dilation, transposed=True)

@@ -73,12 +73,12 @@ def pool_kernel(
     per_part = (P + parts * BP - 1) // (parts * BP) * BP
     first = (i_row % parts).to(tl.int32) * per_part
     o_c = i_c * BC + tl.arange(0, BC)
-    p_x = x + i_row // parts * stride_n + o_c[None, :] * stride_c
+    p_x = x + i_row // parts * stride_n + o_c.to(tl.int64)[None, :] * stride_c
     b_acc = tl.zeros((BP, BC), tl.float32)
     for p in range(first, tl.minimum(first + per_part, P), BP):
         o_p = p + tl.arange(0, BP)
         m_x = (o_p < P)[:, None] & (o_c < C)[None, :]
-        b_acc += tl.load(p_x + (o_p * stride_p)[:, None], mask=m_x, other=0.0).to(tl.float32)
+        b_acc += tl.load(p_x + (o_p.to(tl.int64) * stride_p)[:, None], mask=m_x, other=0.0).to(tl.float32)
     tl.store(sums + i_row * C + o_c, tl.sum(b_acc, 0), mask=o_c < C)
 
 
@@ -92,12 +92,12 @@ def sample_kernel(
     i_n = tl.program_id(0).to(tl.int64)
     o_c = tl.arange(0, BC)
     m_c = o_c < C
-    p_x = x + i_n * stride_n + o_c[None, :] * stride_c
+    p_x = x + i_n * stride_n + o_c.to(tl.int64)[None, :] * stride_c
     b_acc = tl.zeros((BP, BC), tl.float32)
     for p in range(0, P, BP):
         o_p = p + tl.arange(0, BP)
         m_x = (o_p < P)[:, None] & m_c[None, :]
-        b_acc += tl.load(p_x + (o_p * stride_p)[:, None], mask=m_x, other=0.0).to(tl.float32)
+        b_acc += tl.load(p_x + (o_p.to(tl.int64) * stride_p)[:, None], mask=m_x, other=0.0).to(tl.float32)
     b_mean = tl.sum(b_acc, 0) / P
 
     b_logits = tl.zeros((BC,), tl.float32)

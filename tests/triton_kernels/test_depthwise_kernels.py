@@ -51,6 +51,7 @@ ATTENTIONS = [
     for i, (c, f, s) in enumerate(product((ABSENT, STATIC, SAMPLE), repeat=3))
     for bias in (i % 2 == 0,)
 ]
+STRIDED = depthwise("strided_attentions", 5, padding=(1, 1), vector_layout="strided")
 CALLS = [(case, torch.float32) for case in CASES] + [(case, torch.float16) for case in CASES[:8]]
 PRECISIONS = pytest.mark.parametrize(("case", "precision"), CALLS, ids=str)
 
@@ -103,7 +104,7 @@ def test_gradients(case, precision):
     check_gradients(case, precision)
 
 
-@pytest.mark.parametrize("case", ATTENTIONS, ids=str)
+@pytest.mark.parametrize("case", [*ATTENTIONS, STRIDED], ids=str)
 def test_every_form_of_every_attention(case):
     check_output(case, torch.float32)
     check_gradients(case, torch.float32)
