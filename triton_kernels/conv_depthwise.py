@@ -1,14 +1,14 @@
-"""Depthwise convolution (groups = C_in = C_out): limited by memory, so the taps are added up directly, without tl.dot.
+"""Depthwise convolution (groups = C_in = C_out): nothing for tensor cores, so the taps are added up directly.
 
 With one filter per channel, f and c stand on the same channel i and the convolution is
 
     y[n, p, i] = f[n, i] * sum_t s[n, t] * W[i, t] * (c[n, i] * x[n, p@t, i]) + bias[i]
 
 where p@t is the input pixel under tap t of output pixel p. For 3x3 that is 9 multiply-adds for an element read and one
-written: a GPU could do several times as many. So each element should come from memory once. A program takes a block of
-neighbouring pixels of one sample and a block of channels, and goes over the taps; the T reads of an element lie within
-one program or in neighbouring ones and all but the first are served by the caches. As pixels are neighbours along W,
-that holds for several outputs of a row in one program, and as a program has one sample, c, f and s are vectors.
+written, so that memory and the issue of instructions are about equally scarce. A program takes a block of neighbouring
+pixels of one sample and a block of channels, and goes over the taps: the T reads of an element lie within one program
+or in neighbouring ones, and all but the first are served by the caches. As it has one sample only, c and f are vectors
+that meet the sum once, and s is a scalar; a tap costs one multiply-add an element, and its conversion to float32.
 
 The input gradient is the same sum with f and c in each other's place and x replaced by gy,
 
