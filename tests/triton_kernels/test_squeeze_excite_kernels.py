@@ -78,6 +78,20 @@ def test_inference_of_any_layout(layout, launches):
     check_inference(args)
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_parts_of_a_sample(layout, monkeypatch):
+    """Several programs share its pixels; the last has fewer."""
+    monkeypatch.setattr(kernels, "_BLOCK", 64)
+    monkeypatch.setattr(kernels, "_SAMPLE_BYTES", 0)
+    args = arguments((3, 19, 7, 5), 5)
+    args[0] = IMAGES[layout](args[0])
+    with recording() as recorded:
+        kernels.squeeze_excite(*args)
+    assert recorded[0].args["parts"] > 2
+    check_inference(args)
+    check_training(layer(19, 5), args[0])
+
+
 @pytest.mark.parametrize("absent", [(2,), (4,), (2, 4)], ids=["fc1_bias", "fc2_bias", "both"])
 def test_inference_without_bias(absent, launches):
     args = arguments((3, 8, 5, 5), 4)
