@@ -50,7 +50,6 @@ shapes = (8, 64, 7, 7), (16, 64), (16,), (64, 16), (64,)
 def call(device):
     squeeze_excite(*(torch.zeros(shape, dtype=torch.bfloat16, device=device) for shape in shapes))
 warm.thunks = lambda machine: [("bf16", lambda: call("meta"))]
-warm.start(90)
 ((number, job),) = warm.jobs(machine)
 assert warm.compile_one(machine, (number, job)) is None
 files = lambda: sum(1 for _ in Path(os.environ["TRITON_CACHE_DIR"]).rglob("*.cubin"))
@@ -134,11 +133,13 @@ def test_the_proposed_winners_are_a_table_that_the_tuner_reads(dry_run):
 def test_a_wrong_kernel_stops_the_run(tmp_path):
     ran = run("-c", WITH_A_WRONG_KERNEL, "--dry-run", "--out", str(tmp_path))
     assert ran.returncode == 1, ran.stderr[-2000:]
-    (line,) = [line for line in ran.stdout.splitlines() if "WRONG RESULT" in line]
-    assert "kernel_3x3 fp16" in line
-    assert "output: off by" in line
+    lines = [line for line in ran.stdout.splitlines() if line.startswith("WRONG RESULT: ")]
+    assert lines
+    assert all("kernel_3x3 fp16" in line and "output: off by" in line for line in lines)
+    assert {line.split()[2] for line in lines} == {"P", "the"}  # the kernel, and the op which has it
+    assert "nothing was timed" in ran.stdout
     data = json.loads((tmp_path / "dry_run.json").read_text())
-    assert len(data["wrong"]) == 1
+    assert len(data["wrong"]) == len(lines)
     assert data["rows"] == []
     assert not data["complete"]
 

@@ -5,8 +5,11 @@ Needs an NVIDIA GPU, torch, triton, a C++ compiler and nothing else; takes under
 checkout     a checkout that nobody installed is made importable
 machine      the GPU, its versions, its clocks and its two ceilings; or, for a dry run, the CPU
 ways         the ways to compute the op and its gradients that are checked and timed
-checks       which calls are checked; correctness runs them against float64, in_torch as a part of PyTorch
-cells        which calls are timed, against which rivals; timing times them
+checks       which calls are checked; correctness runs them, comparison holds them against float64, and in_torch tries
+             the op as a part of PyTorch
+cells        which calls are timed, against which rivals, and others what else is; measure checks them once more,
+             timing times them
 warm         compiles the kernels of all of these first, in parallel
-record       what was found, as JSON that grows with the run; report prints it, targets and winners judge it
+sections     the steps of a run in their order; record keeps what they find, as JSON that grows with the run
+report       the tables at the end; targets and winners judge what was measured, profile asks the hardware counters
 """

@@ -3,10 +3,11 @@
 Knows nothing of torch or of the package, so that it can run before either is imported.
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,13 +26,21 @@ def build() -> None:
         raise SystemExit(f"the op library does not build:\n{(built.stdout + built.stderr)[-2000:]}")
 
 
+class _InFolderOfAnotherName:
+    """Finds the package of the kernels as an installation would: its folder is triton_kernels/ of the checkout."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name != "kerneldna_ops.triton_kernels":
+            return None
+        folder = ROOT / "triton_kernels"
+        return spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+
+
 def ready() -> None:
     """Lets this process import kerneldna_ops, kerneldna_ops.triton_kernels and the modules of tests/."""
     for folder in (str(ROOT / "tests"), str(ROOT)):
         if folder not in sys.path:
             sys.path.insert(0, folder)
-    import kerneldna_ops
-
-    # An installation says where this package of another folder lies; here the folder has its name.
-    if importlib.util.find_spec("kerneldna_ops.triton_kernels") is None:
-        kerneldna_ops.__path__.append(str(ROOT))
+    if _InFolderOfAnotherName not in sys.meta_path:
+        sys.meta_path.append(_InFolderOfAnotherName)  # behind an installation's own

@@ -1,22 +1,22 @@
-"""Every kernel against float64, before anything is timed. The first wrong result ends the run."""
+"""Every kernel against float64, before anything is timed."""
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 import truths
-from cases import numbers
+from cases import Call, numbers
 from kerneldna_ops import use_backend
 from kerneldna_ops.nn import SqueezeExcite
 from kerneldna_ops.triton_kernels import operands
 from kerneldna_ops.triton_kernels.config import Config
-from tolerance import Truth, assert_within, largest
+from tolerance import Truth, largest
 
 from . import ways
 from .checks import Checked, cases, checked
+from .comparison import Comparisons, Results, poisoned
 from .machine import PRECISIONS, Machine, precision
 from .ways import Way
 
@@ -25,87 +25,51 @@ GATES = [(3, 19, 7, 5), (5, 70, 20, 17), (33, 264, 23, 21)]
 DRY_GATES = [(2, 6, 3, 2)]
 
 
-class Wrong(Exception):
-    """Names the kernel, the case and the precision, and says how far off it is."""
-
-
-@contextmanager
-def poisoned(device: torch.device) -> Iterator[None]:
-    """New tensors come full of NaN."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            if not torch.empty(3, device=device).isnan().all():
-                raise Wrong("new tensors are not poisoned, so nothing can be checked")
-            yield
-        finally:
-            torch.use_deterministic_algorithms(False)
-
-
-def run(machine: Machine, done: Callable[[str], None]) -> int:
-    """How many results were compared. Raises Wrong. `done` is told of each precision."""
-    compared = 0
+def run(machine: Machine, done: Callable[[str], None]) -> Comparisons:
+    """Goes on after a wrong result, so that one run finds them all. `done` is told of each precision."""
+    comparisons = Comparisons(machine)
     for name in machine.precisions:
         with precision(name), poisoned(machine.device):
             for case in cases(machine, name):
-                compared += _check_case(machine, checked(case, name, machine.device), name)
+                _check_case(machine, comparisons, checked(case, name, machine.device), name)
             for shape in DRY_GATES if machine.dry else GATES:
-                compared += _check_gate(machine, shape, name)
-        done(f"{name}: right so far, {compared} results compared")
-    return compared
+                _check_gate(machine, comparisons, shape, name)
+        done(f"{name}: {comparisons.count} results compared so far, {len(comparisons.wrong)} wrong")
+    return comparisons
 
 
-def _check_case(machine: Machine, c: Checked, precision: str) -> int:
+def _check_case(machine: Machine, comparisons: Comparisons, c: Checked, precision: str) -> None:
     args, where = tuple(c.call), f"{c.case.name} {precision}"
-    forward_ways = ways.one_of_each_kind(machine, args)
-    backward_ways = ways.backward(args)
+    residual = numbers("residual", *c.case.output)
 
-    def right(way: str, run: Callable[[], Sequence[Tensor | None]], truth: Sequence, plain: Sequence) -> None:
-        compare(f"{way}, {where}", run, truth, plain)
+    def output(what: str, run: Callable[[], Tensor]) -> None:
+        comparisons.check(f"{what}, {where}", lambda: [run()], [c.output], c.plain_output)
 
-    for way in forward_ways:
-        right(way.name, lambda way=way: [way(*args)], [c.output], c.plain_output)
-    for way in backward_ways:
-        right(
-            f"gradients {way.name}", lambda way=way: ways.gradients(way, c.grad, args), c.gradients, c.plain_gradients
-        )
+    def with_residual(what: str, run: Callable[[], Tensor]) -> None:
+        truth = c.output._replace(value=_added(c.output.value, residual))
+        plain = [(_added(y, residual),) for (y,) in c.plain_output]
+        comparisons.check(f"{what} with residual, {where}", lambda: [run()], [truth], plain)
+
+    def gradients(what: str, run: Callable[[], Results]) -> None:
+        comparisons.check(f"{what}, {where}", run, c.gradients, c.plain_gradients)
+
+    for way in ways.one_of_each_kind(machine, args):
+        output(way.name, partial(way, *args))
+        if way.options:
+            with_residual(way.name, partial(fused_epilogue, way, args, residual.to(c.call.input)))
+    for way in ways.backward(args):
+        gradients(f"gradients {way.name}", partial(ways.gradients, way, c.grad, args))
     with use_backend("triton"):
-        right("the op", lambda: [torch.ops.kerneldna.conv(*args)], [c.output], c.plain_output)
-        right(
-            "autograd of the op",
-            lambda: truths.by_autograd(lambda call: torch.ops.kerneldna.conv(*call), c.call, c.grad),
-            c.gradients,
-            c.plain_gradients,
-        )
-    epilogues = [way for way in forward_ways if way.options]
-    for way in epilogues:
-        _check_residual(way, c, where)
-    return len(forward_ways) + len(backward_ways) + len(epilogues) + 2
+        output("the op", partial(torch.ops.kerneldna.conv, *args))
+        gradients("autograd of the op", partial(truths.by_autograd, _op, c.call, c.grad))
 
 
-def compare(
-    what: str,
-    run: Callable[[], Sequence[Tensor | None]],
-    truth: Sequence[Truth | None],
-    plain: Sequence[Sequence[Tensor | None]],
-) -> None:
-    """Right, and bit by bit the same a second time. Raises Wrong."""
-    try:
-        results, again = run(), run()
-    except Exception as error:
-        raise Wrong(f"{what}: does not run, {type(error).__name__}: {str(error).strip()[:500]}") from error
-    for first, second in zip(results, again, strict=True):
-        if first is not None and second is not None and not _same(first, second):
-            raise Wrong(f"{what}: a second run gives another result")
-    try:
-        assert_within([None if result is None else result.cpu() for result in results], truth, plain)
-    except AssertionError as error:
-        raise Wrong(f"{what}: {str(error).splitlines()[0]}") from None
+def _op(call: Call) -> Tensor:
+    return torch.ops.kerneldna.conv(*call)
 
 
-def _same(first: Tensor, second: Tensor) -> bool:
-    return torch.equal(first.nan_to_num(nan=0.0), second.nan_to_num(nan=0.0))
+def _added(y: Tensor, residual: Tensor) -> Tensor:
+    return (y + residual.to(y.dtype)).relu()
 
 
 def fused_epilogue(way: Way, args: ways.Args, residual: Tensor) -> Tensor:
@@ -122,19 +86,7 @@ def fused_epilogue(way: Way, args: ways.Args, residual: Tensor) -> Tensor:
     return operands.image(form.forward(operands.pixels(input), w, problem, config, g, f, bias, **after).y)
 
 
-def _check_residual(way: Way, c: Checked, where: str) -> None:
-    residual = numbers("residual", *c.case.output)
-    added = residual.to(c.call.input)
-
-    def after(y: Tensor) -> Tensor:
-        return (y + residual.to(y.dtype)).relu()
-
-    truth = c.output._replace(value=after(c.output.value))
-    plain = [(after(y),) for (y,) in c.plain_output]
-    compare(f"{way.name} with residual, {where}", lambda: [fused_epilogue(way, tuple(c.call), added)], [truth], plain)
-
-
-def _check_gate(machine: Machine, shape: tuple[int, int, int, int], precision: str) -> int:
+def _check_gate(machine: Machine, comparisons: Comparisons, shape: tuple[int, int, int, int], precision: str) -> None:
     """Squeeze-excite in inference, and in training with its gradients, against the same module in float64."""
     dtype = PRECISIONS[precision][0]
     for training in (False, True):
@@ -151,8 +103,7 @@ def _check_gate(machine: Machine, shape: tuple[int, int, int, int], precision: s
                 return _gate_results(_module(shape[1], x.dtype, x.device), x, g, training)
 
         mode = "training" if training else "inference"
-        compare(f"squeeze-excite {mode}, {list(shape)} {precision}", fused, truth, [plain])
-    return 2
+        comparisons.check(f"squeeze-excite {mode}, {list(shape)} {precision}", fused, truth, [plain])
 
 
 def _module(channels: int, dtype: torch.dtype, device: torch.device) -> SqueezeExcite:

@@ -8,7 +8,7 @@ from torch import Tensor
 from kerneldna_ops import use_backend
 
 from .checks import cases, on_device
-from .correctness import Wrong
+from .comparison import Wrong
 from .machine import PRECISIONS, Machine
 
 _conv = torch.ops.kerneldna.conv

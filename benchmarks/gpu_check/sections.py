@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import cells, correctness, in_torch, others, profile, report, targets, warm, winners
+from .comparison import Wrong
 from .machine import Machine, environment, gpu_state
 from .measure import measure
 from .record import Record
@@ -22,6 +23,7 @@ SHARES = (
     ("peak memory", 0.1),
 )
 REST = 0.4
+MOST_LINES = 40  # about wrong results; all are in the file
 
 
 def prepare(machine: Machine, record: Record, commit: str | None, seconds: float) -> None:
@@ -39,19 +41,22 @@ def prepare(machine: Machine, record: Record, commit: str | None, seconds: float
 
 
 def check(machine: Machine, record: Record) -> bool:
-    """Whether all results are right."""
+    """Whether all results are right; says in one line for each what is not."""
     begin = time.monotonic()
     try:
-        compared = correctness.run(machine, lambda line: _say(record, line))
-        record.put("checks", {"compared": compared, "in_torch": in_torch.run(machine)})
-    except correctness.Wrong as wrong:
+        comparisons = correctness.run(machine, lambda line: _say(record, line))
+        for line in comparisons.wrong:
+            record.wrong(line)
+        if not comparisons.wrong:
+            record.put("checks", {"compared": comparisons.count, "in_torch": in_torch.run(machine)})
+    except Wrong as wrong:
         record.wrong(str(wrong))
-        print(f"WRONG RESULT, nothing was timed: {wrong}", flush=True)
-        return False
-    finally:
-        record.done("checks", begin)
-    _say(record, f"{compared} results right")
-    return True
+    record.done("checks", begin)
+    for line in record.data["wrong"][:MOST_LINES]:
+        print(f"WRONG RESULT: {line}", flush=True)
+    if record.data["wrong"]:
+        print(f"{len(record.data['wrong'])} wrong results, nothing was timed", flush=True)
+    return not record.data["wrong"]
 
 
 def measure_all(machine: Machine, record: Record, reserved: float) -> None:

@@ -134,9 +134,9 @@ class _Absent:
         return 0
 
 
-def start(arch: int) -> None:
-    """In a worker, before anything else."""
-    checkout.ready()
+@functools.cache
+def compile_for(arch: int) -> None:
+    """What this process compiles from now on."""
     torch.set_num_threads(1)
     triton.runtime.driver.set_active(_Absent(arch))
 
@@ -149,6 +149,7 @@ def _launches(machine: Machine, number: int) -> list[Launch]:
 
 def compile_one(machine: Machine, job: tuple[int, int]) -> str | None:
     """Nothing, or why it does not compile."""
+    compile_for(machine.arch)
     launch = _launches(machine, job[0])[job[1]]
     try:
         launch.kernel.warmup(grid=launch.grid, enable_fp_fusion=True, **launch.args, **launch.options)
@@ -164,7 +165,7 @@ def compile_all(machine: Machine, seconds: float) -> dict[str, Any]:
     if machine.dry:
         return {"kernels": len(wanted), "compiled": 0, "late": 0, "failures": [], "seconds": 0.0}
     processes = max(1, min((os.cpu_count() or 2) - 1, 32))
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=start, initargs=(machine.arch,))
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=checkout.ready)
     futures = [pool.submit(compile_one, machine, job) for job in wanted]
     done, late = wait(futures, timeout=max(1.0, seconds - (time.monotonic() - begin)))
     pool.shutdown(wait=False, cancel_futures=True)

@@ -21,7 +21,6 @@ Args = tuple[Any, ...]  # of the op
 
 
 # Of forms that the data files do not name (yet): only a run of this script can say whether they earn their place.
-TMA_ARCH = 90
 TMA_TILES = {
     16: (
         Config("S", 256, 64, 64, num_warps=4, num_stages=4),
@@ -121,7 +120,8 @@ def _fitting(machine: Machine, problem: Problem) -> list[Config]:
 def _tiles(arch: int, bits: int) -> list[Config]:
     tiles = list(forward_choice.tiles_for(arch, bits))
     named = {tile.form for tile in tiles}
-    return tiles + [tile for tile in TMA_TILES[bits] if arch >= TMA_ARCH and tile.form not in named]
+    # On sm_120 their tiles do not fit into shared memory.
+    return tiles + [t for t in TMA_TILES[bits] if cost_model.has_wide_products(arch) and t.form not in named]
 
 
 def backward(args: Args) -> list[Way]:
