@@ -4,11 +4,14 @@ Modules that import the Triton kernels are imported by the tests, not here: how 
 first import, and tests/triton_kernels/ wants them interpreted.
 """
 
+import contextlib
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +19,7 @@ import torch
 
 from benchmarks.gpu_check import checkout, profile, targets, winners
 from benchmarks.gpu_check.record import Record
+from tolerance import Truth
 
 # Runs the script with the output of every convolution off in one place.
 WITH_A_WRONG_KERNEL = """
@@ -198,6 +202,102 @@ def test_a_failing_cell_does_not_end_the_run(measured):
 def test_what_there_was_no_time_for_is_listed(measured):
     data = measured([("late", lambda: ([], []))], 0)
     assert data["not_run"] == [{"what": "late", "why": "no time left"}]
+
+
+class FakeGraph:
+    """A graph of a device where every replay takes 6 ms. `log` is of all graphs."""
+
+    def __init__(self, log):
+        self._log = log
+        self.name = None
+
+    def capture_begin(self, pool, capture_error_mode):
+        self._log.append("begin")
+
+    def capture_end(self):
+        self.name = self._log[-1]
+        self._log.append("end")
+
+    def replay(self):
+        self._log.append(f"replay {self.name}")
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """What timing.py asks of torch.cuda; returns the log."""
+    log = []
+    stream = SimpleNamespace(wait_stream=lambda other: None, synchronize=lambda: None)
+    event = SimpleNamespace(record=lambda: None, synchronize=lambda: None, elapsed_time=lambda end: 6.0)
+    fakes = {
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda stream: contextlib.nullcontext(),
+        "CUDAGraph": lambda: FakeGraph(log),
+        "Event": lambda enable_timing: event,
+        "graph_pool_handle": lambda: None,
+        "empty_cache": lambda: None,
+        "_sleep": lambda clocks: log.append("busy"),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    return log
+
+
+def test_graphs_take_turns(fake_cuda):
+    from benchmarks.gpu_check import timing
+    from benchmarks.gpu_check.machine import Machine
+
+    machine = Machine(False, torch.device("cpu"), "fake", 90, 132, 1)
+
+    def call(name):
+        fake_cuda.append(name)
+
+    def fails():
+        if fake_cuda.count("begin") > fake_cuda.count("end"):
+            raise RuntimeError("not permitted while a graph is captured")
+
+    calls = {name: [partial(call, f"{name}{i}") for i in range(3)] for name in "ab"}
+    timed = timing.in_turn(machine, {"a": calls["a"], "fails": [fails], "b": calls["b"]})
+    assert timed.errors == {"fails": "RuntimeError: not permitted while a graph is captured"}
+    assert {name: time.median for name, time in timed.seconds.items()} == {"a": 0.002, "b": 0.002}
+    assert fake_cuda.count("begin") == fake_cuda.count("end") == 3
+    captured = fake_cuda[fake_cuda.index("begin") : fake_cuda.index("end")]
+    assert captured == ["begin", "a0", "a1", "a2"]
+    rounds = [entry for entry in fake_cuda if entry.startswith("replay")][4:]  # each graph ran twice before
+    assert rounds[:4] == ["replay a2", "replay b2", "replay b2", "replay a2"]
+    assert len(rounds) == 2 * timing.ROUNDS
+    assert all(fake_cuda[i - 1] == "busy" for i, entry in enumerate(fake_cuda) if entry.startswith("replay"))
+
+
+WRONG_ANSWERS = {
+    "another result the second time": "a second run gives another output",
+    "nothing": "a result is missing",
+    "off": "output: off by 1 in",
+    "not written": "output: off by nan",
+    "raises": "does not run, RuntimeError: too many registers",
+}
+
+
+@pytest.mark.parametrize("answer", WRONG_ANSWERS)
+def test_what_is_wrong_is_said(answer):
+    from benchmarks.gpu_check.comparison import Wrong, compare
+
+    right = torch.linspace(1, 2, 6)
+    count = itertools.count()
+
+    def run():
+        if answer == "raises":
+            raise RuntimeError("too many registers")
+        return {
+            "another result the second time": [right + 1e-6 * next(count) * torch.arange(6)],
+            "nothing": [None],
+            "off": [right + 1],
+            "not written": [right * torch.tensor([1, 1, torch.nan, 1, 1, 1])],
+        }[answer]
+
+    with pytest.raises(Wrong, match=WRONG_ANSWERS[answer]):
+        compare("kernel", run, [Truth("output", right.double(), 2.0, 1)], [[right]])
+    compare("kernel", lambda: [right.clone()], [Truth("output", right.double(), 2.0, 1)], [[right]])
 
 
 def row(section, shape, candidate, us, **more):
