@@ -16,6 +16,10 @@ Tensor cores take one operand of a product from registers, which is where g can 
 
 A stride divides the map: x is seen as [N, H/SH, SH, W/SW, SW*C], where output pixels that lie side by side need inputs
 that lie side by side; e = h*SH + u*DH - PH is row e // SH of e % SH, for every h the same remainder.
+
+What machine code for sm_90 and sm_100 spoke against: g by the TMA (its tile then goes through shared memory once more),
+boxes of w with three dimensions (the same), programs that work on one tile after the other (the epilogue needs shared
+memory of its own, so that two of them no longer share a multiprocessor), and plain stores instead of those of the TMA.
 """
 
 import torch

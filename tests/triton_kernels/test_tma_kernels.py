@@ -128,11 +128,13 @@ def test_samples_of_a_box_without_a_scale_on_form_s():
     assert_within([result], [truths.output(case)], truths.plain_outputs(case, torch.float32))
 
 
-def test_form_x_computes_no_tap_on_the_padding():
+@pytest.mark.parametrize(("padding", "dilation"), [((1, 1), (1, 1)), ((3, 1), (2, 1)), ((1, 3), (1, 2))])
+def test_form_x_computes_no_tap_on_the_padding(padding, dilation):
     """There zero times an infinite factor would be NaN."""
     x, w = torch.ones(4, 3, 4, 16), torch.ones(16, 9, 16)
+    problem = Problem(4, 16, 16, 3, 4, padding=padding, dilation=dilation, dtype=torch.float32)
     g = reduction_scale(torch.full((4, 16), torch.inf), None, 16)
-    assert (forward(x, w, Problem(4, 16, 16, 3, 4, dtype=torch.float32), X, g).y == torch.inf).all()
+    assert (forward(x, w, problem, X, g).y == torch.inf).all()
 
 
 @FORMS
