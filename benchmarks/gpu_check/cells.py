@@ -11,6 +11,7 @@ from torch import Tensor
 from benchmarks.candidates import composite, grouped, static
 from benchmarks.cases import DIFFERENTIABLE, Operands, Shape
 from kerneldna_ops import use_backend
+from kerneldna_ops.backends import composite as composite_backend
 from kerneldna_ops.triton_kernels import cost_model
 
 from . import ways
@@ -25,6 +26,8 @@ MAIN_BATCH = 128
 
 # Of the norm: operands of 8 and 11 significant bits, rounded two or three times on the way.
 TOLERANCES = {"bf16": 2e-2, "fp16": 4e-3, "tf32": 4e-3, "fp32": 1e-4}
+
+Step = Callable[[Operands], tuple[Tensor, ...]]
 
 # The calls of a graph move so many times what the L2 cache holds, and are so many.
 CACHES, FEWEST_SETS, MOST_SETS = 3, 8, 128
@@ -64,7 +67,9 @@ class Candidate:
 def plan(machine: Machine) -> Iterator[Cell]:
     """In the order in which they run while there is time."""
 
-    def of(section: str, mode: str, names: tuple[str, ...], batch: int, precision: str, most: int | None = None):
+    def of(
+        section: str, mode: str, names: tuple[str, ...], batch: int, precision: str, most: int | None = None
+    ) -> Iterator[Cell]:
         for name in DRY_SHAPES[names] if machine.dry else names:
             yield Cell(section, mode, _shape(name), 2 if machine.dry else batch, precision, 1 if machine.dry else most)
 
@@ -74,7 +79,7 @@ def plan(machine: Machine) -> Iterator[Cell]:
     yield from of("training 3x3", "training", PLAIN_3X3, MAIN_BATCH, main)
     yield from of("backward parts", "backward", PLAIN_3X3, MAIN_BATCH, main)
     yield from of("depthwise", "forward", DEPTHWISE, MAIN_BATCH, main)
-    yield from of("depthwise training", "training", DEPTHWISE[:2] if not machine.dry else DEPTHWISE, MAIN_BATCH, main)
+    yield from of("depthwise training", "training", DEPTHWISE, MAIN_BATCH, main)
     if machine.dry:
         return
     for batch in (32, 1, 8):
@@ -146,7 +151,7 @@ def _training(machine: Machine, cell: Cell) -> dict[str, Candidate]:
     }
 
 
-def with_gradients(forward: Callable[[Operands], Tensor], wanted: tuple[str, ...] = DIFFERENTIABLE) -> Callable:
+def with_gradients(forward: Callable[[Operands], Tensor], wanted: tuple[str, ...] = DIFFERENTIABLE) -> Step:
     def call(o: Operands) -> tuple[Tensor, ...]:
         return torch.autograd.grad(forward(o), [getattr(o, name) for name in wanted], o.grad_output)
 
@@ -160,7 +165,6 @@ def _backward(machine: Machine, cell: Cell) -> dict[str, Candidate]:
         "static dx": Candidate(_static_backward((True, False, False)), "none"),
         "static dW": Candidate(_static_backward((False, True, False)), "none"),
     }
-    from kerneldna_ops.backends import composite as composite_backend
 
     def rival(kind: str) -> Callable[[Operands], Any]:
         return lambda o: composite_backend.conv_backward(o.grad_output, *args_of(o, kind), ALL)

@@ -10,6 +10,7 @@ from kerneldna_ops import use_backend
 from .checks import cases, on_device
 from .comparison import Wrong
 from .machine import PRECISIONS, Machine
+from .ways import Args
 
 _conv = torch.ops.kerneldna.conv
 
@@ -28,21 +29,21 @@ def run(machine: Machine) -> dict[str, str]:
     return said
 
 
-def _example(machine: Machine, device: torch.device | None = None) -> tuple[tuple, Tensor]:
+def _example(machine: Machine, device: torch.device | None = None) -> tuple[Args, Tensor]:
     low = "fp16" if machine.dry else "bf16"
     case, dtype = cases(machine, low)[0], PRECISIONS[low][0]
     call, grad = on_device(case, dtype, device or machine.device)
     return tuple(call), grad
 
 
-def _same(what: str, results: tuple, wanted: tuple) -> str:
+def _same(what: str, results: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> str:
     for result, exact in zip(results, wanted, strict=True):
         if not torch.equal(result.to(exact.device), exact):
             raise Wrong(f"{what}: not the result of a plain call")
     return "right"
 
 
-def _step(args: tuple, grad: Tensor) -> tuple[Tensor, ...]:
+def _step(args: Args, grad: Tensor) -> tuple[Tensor, ...]:
     """The output and all gradients."""
     leaves = [arg.detach().requires_grad_() if isinstance(arg, Tensor) else arg for arg in args]
     output = _conv(*leaves)
@@ -120,5 +121,5 @@ def second_device(machine: Machine) -> str:
     return _same("the second device, the first being current", _step(*second), _step(*first))
 
 
-def map_tensors_of(args: tuple, function: Callable[[Tensor], Tensor]) -> tuple:
+def map_tensors_of(args: Args, function: Callable[[Tensor], Tensor]) -> Args:
     return tuple(function(arg) if isinstance(arg, Tensor) else arg for arg in args)

@@ -43,8 +43,8 @@ def thunks(machine: Machine) -> Iterator[tuple[str, Thunk]]:
             yield name, partial(_gates, shape, PRECISIONS[name][0])
     low = "fp16" if machine.dry else "bf16"
     for batch in (cells.MAIN_BATCH, 1):
-        for shape in map(Shape.parse, cells.PLAIN_3X3):
-            image = (batch, shape.in_channels, shape.size, shape.size)
+        for plain in map(Shape.parse, cells.PLAIN_3X3):
+            image = (batch, plain.in_channels, plain.size, plain.size)
             yield low, partial(_gates, image, PRECISIONS[low][0])
     for cell in cells.plan(machine):
         yield cell.precision, partial(_cell, machine, cell)
