@@ -80,7 +80,8 @@ def sample_blocks_kernel(
         b_n, b_h, b_w = first_n, first_h, first_w
         b_d = tl.zeros((BC, BO), tl.float32)
         for _ in tl.range(0, tl.cdiv(P, BP), num_stages=STAGES):
-            m_x = ((b_n == 0) & within(b_h, H) & within(b_w, W))[None, :]
+            # Beyond the sample x starts over, and gy is zero.
+            m_x = (within(b_h, H) & within(b_w, W))[None, :]
             m_y = (b_p < P)[:, None]
             if C % BC != 0:
                 m_x = m_x & m_c[:, None]

@@ -27,7 +27,7 @@ TILE = Config("P", 16, 16, 16)
 TILES = BackwardConfigs(TILE, replace(TILE, block_m=32), TILE, replace(TILE, split_k=2), replace(TILE, split_k=2))
 
 CASES = [
-    Case("many_steps_of_pixels", (3, 2, 7, 4), 3, (2, 2), padding=(1, 1)),
+    Case("many_steps_of_pixels", (3, 2, 7, 4), 3, (3, 2), padding=(1, 1)),
     Case("many_steps_of_pixels_stride_2x2", (2, 2, 14, 9), 3, (2, 1), stride=(2, 2), padding=(1, 0)),
     Case("tiles_cross_samples", (5, 17, 3, 2), 4, (2, 1), padding=(1, 1)),
     Case("more_filters_than_a_tile", (2, 3, 3, 2), 33, (1, 2)),
@@ -130,6 +130,16 @@ def test_not_finite(choice, value, name):
             assert not (finite & ~expected_finite).any()
         else:
             assert torch.equal(finite, expected_finite), of
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_an_infinite_factor_does_not_reach_a_tap_that_sees_only_padding():
+    case = Case("one_column", (2, 3, 2, 1), 2, (1, 3), padding=(0, 1))
+    call = build(case, torch.float32)
+    call.channel_attention[1, 2] = torch.inf
+    finite = run(case, call, grad_output(case, torch.float32), PASSES)[1].isfinite()
+    assert finite[..., [0, 2]].all()
+    assert not finite[:, 2, :, 1].any()
 
 
 @WAYS
