@@ -53,6 +53,15 @@ class Choice:
 UNTUNED = Choice("aten", "aten", "passes")
 
 
+def choices(filter_per_sample: bool, spatial_per_sample: bool) -> list[Choice]:
+    """All that are worth measuring, at most six; aten's kernels have no form where s is per sample."""
+    if spatial_per_sample:
+        return [Choice(per_sample="blocks"), Choice(per_sample="passes")]
+    makers: tuple[Maker, ...] = ("aten", "kernel")
+    ways = [Choice(input, weight, "passes") for input in makers for weight in makers]
+    return ways + [Choice(input, "kernel", "blocks") for input in makers if filter_per_sample]
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What the kernels have to make; channel, filter, spatial: gradients per sample; weight: or of anything static."""
