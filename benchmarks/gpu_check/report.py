@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 Row = dict[str, Any]
+MOST_ERRORS = 10
 
 
 def lines(data: dict[str, Any]) -> Iterator[str]:
@@ -28,54 +29,76 @@ def _head(data: dict[str, Any]) -> Iterator[str]:
 
 
 def _section(section: str, rows: list[Row], data: dict[str, Any]) -> Iterator[str]:
+    """A line for each cell: its first column in its unit, all others as multiples of that."""
+    spread = max(_spread(row) for row in rows)
+    measured = f"half the quartiles' range at most {spread:.0%}"
+    note = "wall clock of a dry run, no measurement" if data["dry_run"] else measured
     yield ""
-    yield f"== {section}" + (" (wall clock of a dry run, no measurement)" if data["dry_run"] else "")
-    cells: dict[tuple, list[Row]] = {}
+    yield f"== {section} ({note})"
+    cells: dict[str, list[Row]] = {}
     for row in rows:
-        cells.setdefault((row["shape"], row["batch"], row["precision"], row["mode"]), []).append(row)
-    for (shape, batch, precision, mode), cell in cells.items():
-        yield f"{shape} b{batch} {precision} {mode}: " + "; ".join(_cell(cell))
+        cells.setdefault(f"{row['shape']} b{row['batch']} {row['precision']} {row['mode']}", []).append(row)
+    lines = {name: _columns(cell) for name, cell in cells.items()}
+    labels = list(dict.fromkeys(label for columns in lines.values() for label in columns))
+    first = max(map(len, lines))
+    yield " ".join([" " * first, *labels])
+    for name, columns in lines.items():
+        yield " ".join([name.ljust(first), *(columns.get(label, "-").rjust(len(label)) for label in labels)])
 
 
-def _cell(rows: list[Row]) -> Iterator[str]:
-    """Every named candidate; of the configurations the fastest for each kind of attentions and form."""
-    base = next((row["us"] for row in rows if row["candidate"].startswith("static") and "us" in row), None)
-    tried = [row for row in rows if row.get("function") == "conv"]
+def _columns(rows: list[Row]) -> dict[str, str]:
+    """By candidate; of the configurations of a form the fastest."""
+    figures: dict[str, float | None] = {}
     for row in rows:
-        if row not in tried:
-            yield _figure(row, base)
-    fastest: dict[tuple[str, str], Row] = {}
-    for row in tried:
-        if "us" in row:
-            kind = (row["candidate"].split()[0], row["attentions"])
-            fastest[kind] = min(fastest.get(kind, row), row, key=lambda r: r["us"])
-    for row in fastest.values():
-        predicted = f", predicted {row['predicted_us']:.0f}" if "predicted_us" in row else ""
-        yield _figure(row, base) + f" ({row['us']:.0f} us{predicted})"
-    failed = sum("error" in row for row in tried)
-    if failed:
-        yield f"{failed} configurations failed"
+        label = row["candidate"]
+        if row.get("function") == "conv":
+            label = f"{label.split()[0]} {row['attentions']}"
+        value = row["bytes"] / 2**20 if "bytes" in row else row.get("us")
+        known = figures.get(label)
+        figures[label] = value if known is None else known if value is None else min(known, value)
+    base = next(iter(figures.values()))
+    unit = "MiB" if any("bytes" in row for row in rows) else "us"
+
+    def text(label: str, value: float | None) -> str:
+        if value is None:
+            return "FAILED"
+        if not base or label == next(iter(figures)):
+            return f"{value:.1f}"
+        return f"{value / base:.2f}"
+
+    (start, *others) = [(label, text(label, value)) for label, value in figures.items()]
+    launches = [("launches", str(row["launches"])) for row in rows if "launches" in row]
+    return dict([(f"{start[0]}, {unit}", start[1]), *others, *launches])
 
 
-def _figure(row: Row, base: float | None) -> str:
-    name = row["candidate"]
-    if "error" in row:
-        return f"{name} FAILED"
-    if "bytes" in row:
-        return f"{name} {row['bytes'] / 2**20:.0f} MiB"
-    spread = (row["high"] - row["low"]) / row["us"] / 2 if row["us"] else 0
-    figure = f"{row['us'] / base:.2f}x" if base and row["us"] != base else f"{row['us']:.1f} us"
-    text = f"{name} {figure}" + (f" +-{100 * spread:.0f}%" if spread > 0.02 else "")
-    return text + (f" in {row['launches']} launches" if "launches" in row else "")
+def _spread(row: Row) -> float:
+    return (row["high"] - row["low"]) / row["us"] / 2 if row.get("us") else 0
+
+
+def _fastest(rows: list[Row]) -> Iterator[str]:
+    """With all attentions per sample the fastest configuration of each form, in the sections that come first."""
+    for section in ("forward 3x3", "forward 1x1"):
+        best: dict[tuple[str, str], Row] = {}
+        for row in rows:
+            if row["section"] == section and row.get("options") and row["attentions"] == "cfs" and "us" in row:
+                key = (row["shape"], row["candidate"].split()[0])
+                best[key] = min(best.get(key, row), row, key=lambda r: r["us"])
+        for shape in dict.fromkeys(shape for shape, _ in best):
+            found = [row for (where, _), row in best.items() if where == shape]
+            yield f"{shape}: " + "; ".join(
+                f"{row['candidate'].removesuffix(' cfs')} {row['us']:.1f} us, predicted {row['predicted_us']:.1f}"
+                for row in sorted(found, key=lambda r: r["us"])
+            )
 
 
 def _tail(data: dict[str, Any]) -> Iterator[str]:
     yield ""
+    yield from _fastest(data["rows"])
     errors = [row for row in data["rows"] if "error" in row]
-    for row in errors[:10]:
+    for row in errors[:MOST_ERRORS]:
         yield f"FAILED {row['section']} {row['shape']} b{row['batch']} {row['candidate']}: {row['error']}"[:200]
-    if len(errors) > 10:
-        yield f"and {len(errors) - 10} more"
+    if len(errors) > MOST_ERRORS:
+        yield f"and {len(errors) - MOST_ERRORS} more"
     for failure in data["compiled"]["failures"][:5]:
         yield f"NOT COMPILED {failure}"[:200]
     for wrong in data["wrong"]:

@@ -158,8 +158,8 @@ def config_name(config: Config) -> str:
 
 
 def choice_name(options: dict[str, Any]) -> str:
-    """ "input=kernel weight=aten per_sample=passes" """
-    return " ".join(f"{key}={value}" for key, value in options.items() if value is not None)
+    """ "kernel/aten/passes": who makes the gradient of the input and of the weight, and how those of f and s come."""
+    return "/".join(value for value in options.values() if value is not None)
 
 
 def gradients(way: Way, grad_output: torch.Tensor, args: Args, mask: Sequence[bool] | None = None) -> Any:
