@@ -1,10 +1,9 @@
 """The ways in which the Triton backend can run a call, each by the options that the tuner's table would name for it."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
-from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -131,22 +130,13 @@ def backward(args: Args) -> list[Way]:
         return ways
     filter, spatial = args[4], args[5]
     kinds = operands.per_sample(filter, None), operands.per_sample(None, spatial)
-    found = (asdict(choice) for choice in _choices(*kinds))
+    found = (asdict(choice) for choice in backward_choice.choices(*kinds))
     return ways + [Way("conv_backward", choice_name(options), options) for options in found]
 
 
 def own_kernels(found: list[Way]) -> Way:
     """The first choice in which nothing is left to aten."""
     return next(way for way in found if way.options.get("input") == way.options.get("weight") == "kernel")
-
-
-def _choices(filter_per_sample: bool, spatial_per_sample: bool) -> Iterator[backward_choice.Choice]:
-    for input, weight in product(*[("kernel",) if spatial_per_sample else ("kernel", "aten")] * 2):
-        if filter_per_sample or spatial_per_sample:
-            for per_sample in ("blocks", "passes"):
-                yield backward_choice.Choice(input, weight, per_sample)
-        else:
-            yield backward_choice.Choice(input, weight)
 
 
 def config_name(config: Config) -> str:
