@@ -214,6 +214,7 @@ LARGE = [
     Case("depthwise_wide", (2, 48, 28, 27), 48, padding=(1, 1), groups=48),
     Case("depthwise_wide_stride_2x2", (2, 37, 28, 27), 37, stride=(2, 2), padding=(1, 1), groups=37),
     Case("depthwise_wide_7x7", (2, 20, 15, 14), 20, (7, 7), padding=(3, 3), groups=20),
+    Case("depthwise_many_channels", (2, 277, 5, 6), 277, padding=(1, 1), groups=277),
     Case("depthwise_wide_multiplier_2", (2, 24, 15, 14), 48, padding=(1, 1), groups=24),
 ]
 
