@@ -206,6 +206,7 @@ LARGE = [
     Case("map_wider_than_a_band", (1, 3, 4, 300), 5, padding=(1, 1)),
     Case("stride_3x2_many_channels", (2, 34, 17, 16), 21, (5, 3), stride=(3, 2), padding=(2, 1)),
     Case("map_that_shares_rows", (2, 20, 40, 40), 24, padding=(1, 1)),
+    Case("one_map_that_shares_rows", (1, 40, 20, 24), 20, padding=(1, 1)),
     Case("map_that_shares_rows_stride_1x2_groups_2", (2, 18, 23, 64), 22, (3, 5), (1, 2), (1, 2), (1, 1), groups=2),
     Case("stride_beyond_kernel_many_channels", (2, 20, 13, 14), 18, (1, 2), stride=(3, 3)),
     Case("kernel_7x7_many_channels", (2, 13, 9, 8), 10, (7, 7), padding=(3, 3)),
@@ -214,6 +215,7 @@ LARGE = [
     Case("depthwise_wide", (2, 48, 28, 27), 48, padding=(1, 1), groups=48),
     Case("depthwise_wide_stride_2x2", (2, 37, 28, 27), 37, stride=(2, 2), padding=(1, 1), groups=37),
     Case("depthwise_wide_7x7", (2, 20, 15, 14), 20, (7, 7), padding=(3, 3), groups=20),
+    Case("depthwise_many_channels", (2, 277, 5, 6), 277, padding=(1, 1), groups=277),
     Case("depthwise_wide_multiplier_2", (2, 24, 15, 14), 48, padding=(1, 1), groups=24),
 ]
 

@@ -135,6 +135,8 @@ void weight_and_modulation_grad(const Call &call, Tensor *weight_grad, Tensor *f
   grad.per_sample = !call.static_filter || !call.static_spatial;
 
   const bool planes = grad.groups > 1 && grad.in_channels == 1;
+  const bool by_channels =
+      planes && grad.out_channels == 1 && has_adjacent_channels(grad.source) && has_adjacent_channels(grad.grad);
   // The blocks of products, weight and its gradient stay in the second-level cache; where one band of pixels is a whole
   // map, there are no products to keep. The cut does not depend on the number of threads.
   const int64_t lanes = lanes_of(call.dtype),
@@ -145,7 +147,7 @@ void weight_and_modulation_grad(const Call &call, Tensor *weight_grad, Tensor *f
   grad.out_blocks = (grad.out_channels + block - 1) / block;
   grad.in_split = std::clamp<int64_t>((grad.in_channels + 3 * lanes - 1) / (3 * lanes), 1, 4);
   if (planes) {
-    grad.out_blocks = std::min<int64_t>(grad.groups, 16); // blocks of groups
+    grad.out_blocks = std::min<int64_t>(by_channels ? (grad.groups + lanes - 1) / lanes : grad.groups, 16); // of groups
     grad.in_split = 1;
   }
 
@@ -160,7 +162,10 @@ void weight_and_modulation_grad(const Call &call, Tensor *weight_grad, Tensor *f
     *tap_partial = zeros({units, batch, grad.tap_count}, dtype);
     grad.tap_partial = tap_partial->data_ptr();
   }
-  const auto kernel = (planes ? kernels().plane_weight_grad : kernels().weight_grad)[int(stored_of(call.dtype))];
+  const auto &by_stored = by_channels ? kernels().plane_channels_weight_grad
+                          : planes    ? kernels().plane_weight_grad
+                                      : kernels().weight_grad;
+  const auto kernel = by_stored[int(stored_of(call.dtype))];
   torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) { kernel(grad, begin, end); });
 }
 

@@ -9,8 +9,6 @@ constexpr int64_t kTileBytes = 768; // of one row of a tile: 192 pixels in float
 
 int64_t pixels_of(const TileConv &conv) { return conv.batch * conv.lattice_height * conv.lattice_width; }
 
-bool has_adjacent_channels(const Image &image) { return image.column_stride != 1 && image.channel_stride == 1; }
-
 bool channels_last(const TileConv &conv) {
   return has_adjacent_channels(conv.source) && has_adjacent_channels(conv.target) &&
          (!conv.partner || has_adjacent_channels(*conv.partner));
@@ -172,6 +170,8 @@ void run_planes(TileConv conv, ScalarType dtype) {
 }
 
 } // namespace
+
+bool has_adjacent_channels(const Image &image) { return image.column_stride != 1 && image.channel_stride == 1; }
 
 void plan_tiles(TileConv &conv, ScalarType dtype) {
   const Form form = choose_form(conv);

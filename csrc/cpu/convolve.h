@@ -6,6 +6,9 @@
 
 namespace kerneldna::cpu {
 
+// channels_last in effect, whatever the strides between pixels.
+bool has_adjacent_channels(const Image &image);
+
 // Sets conv.tiles, which depends on the shape alone, not on the number of threads, so that sums over tiles come out the
 // same for any.
 void plan_tiles(TileConv &conv, ScalarType dtype);

@@ -1,9 +1,8 @@
 // Depthwise convolution, with or without a multiplier: groups of one channel on one side. There is no matrix product in
 // it, and nothing to win but memory traffic, so the pixels are read directly.
 //
-// Adjacent pixels (NCHW): one plane at a time, copied into a zero-padded plane whose columns are sorted by their
-// remainder modulo the stride, so that every tap reads whole vectors. Adjacent channels (channels_last, one channel per
-// group on both sides): a vector of groups at a time.
+// One plane at a time, copied into a zero-padded plane whose columns are sorted by their remainder modulo the stride,
+// so that every tap reads whole vectors. Adjacent channels have a kernel of their own: conv_planes_channels.h.
 #pragma once
 
 #include "conv_params.h"
@@ -217,72 +216,6 @@ private:
 
 template <class S, class T> void conv_planes(const TileConv &conv, int64_t begin, int64_t end) {
   PlaneKernel<S, T>(conv).run(begin, end);
-}
-
-// One channel per group on both sides, adjacent in memory: pixel by pixel, all channels of a part. A unit of work is a
-// part of the groups of a sample.
-template <class S, class T> void conv_planes_channels(const TileConv &conv, int64_t begin, int64_t end) {
-  constexpr int64_t lanes = kLanes<T>;
-  const int64_t part = ((conv.groups + conv.out_split - 1) / conv.out_split + lanes - 1) / lanes * lanes;
-  Scratch &scratch = thread_scratch();
-  scratch.reserve(Scratch::bytes_of<T>((conv.tap_count + 1) * part) + Scratch::bytes_of<int64_t>(conv.tap_count) +
-                  Scratch::bytes_of<const T *>(conv.tap_count));
-  T *factors = scratch.take<T>(conv.tap_count * part), *sums = scratch.take<T>(part);
-  int64_t *offsets = scratch.take<int64_t>(conv.tap_count);
-  const T **reached = scratch.take<const T *>(conv.tap_count); // the factors of the taps that reach the source
-  const Image &source = conv.source;
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t sample = unit / conv.out_split, first = unit % conv.out_split * part;
-    const int64_t channels = conv.groups - first < part ? conv.groups - first : part;
-    auto scales = [&](const Scale &scale, int64_t c, int64_t count) {
-      return load_first(static_cast<const T *>(scale.data) + sample * scale.batch_stride + first + c, count);
-    };
-    const T *tap_scale = static_cast<const T *>(conv.tap_scale.data) + sample * conv.tap_scale.batch_stride;
-    const T *weight = static_cast<const T *>(conv.weight) + first * conv.weight_group;
-    for (int64_t c = 0; c < channels; c += lanes) {
-      const int64_t count = channels - c < lanes ? channels - c : lanes;
-      store(sums + c, Vec<T>{});
-      for (int64_t t = 0; t < conv.tap_count; ++t)
-        store(factors + t * part + c,
-              load_masked(weight + c * conv.weight_group + conv.taps[t].weight, (1u << count) - 1, conv.weight_group) *
-                  splat(tap_scale[conv.taps[t].scale]) * scales(conv.in_scale, c, count));
-    }
-    const S *pixels = static_cast<const S *>(source.data) + sample * source.batch_stride + first;
-    for (int64_t r = 0; r < conv.lattice_height; ++r)
-      for (int64_t q = 0; q < conv.lattice_width; ++q) {
-        int64_t taps = 0;
-        for (int64_t t = 0; t < conv.tap_count; ++t) {
-          const int64_t row = r * conv.source_step[0] + conv.taps[t].row;
-          const int64_t column = q * conv.source_step[1] + conv.taps[t].column;
-          if (row < 0 || row >= source.height || column < 0 || column >= source.width)
-            continue;
-          reached[taps] = factors + t * part;
-          offsets[taps++] = row * source.row_stride + column * source.column_stride;
-        }
-        const int64_t row = conv.target_origin[0] + r * conv.target_step[0];
-        const int64_t column = conv.target_origin[1] + q * conv.target_step[1];
-        auto at = [&](const Image &image) {
-          return static_cast<S *>(image.data) + sample * image.batch_stride + row * image.row_stride +
-                 column * image.column_stride + first;
-        };
-        S *out = at(conv.target);
-        const S *partner = conv.partner ? at(*conv.partner) : nullptr;
-        for (int64_t c = 0; c < channels; c += lanes) {
-          const int64_t count = channels - c < lanes ? channels - c : lanes;
-          Vec<T> sum{};
-          for (int64_t t = 0; t < taps; ++t)
-            sum += load(reached[t] + c) * load_first(pixels + offsets[t] + c, count);
-          Vec<T> value = sum * scales(conv.out_scale, c, count);
-          if (conv.bias)
-            value += load_first(static_cast<const T *>(conv.bias) + first + c, count);
-          store_first(out + c, value, count);
-          if (partner)
-            store(sums + c, load(sums + c) + sum * load_first(partner + c, count));
-        }
-      }
-    if (conv.partner)
-      std::memcpy(static_cast<T *>(conv.partial) + sample * conv.groups + first, sums, channels * sizeof(T));
-  }
 }
 
 } // namespace kerneldna::cpu::KERNELDNA_ISA

@@ -31,7 +31,7 @@ public:
     scratch.reserve(Scratch::bytes_of<T>(chunk * columns_row_ + kLanes<T>) +
                     Scratch::bytes_of<T>(result_rows * result_row_) + 2 * Scratch::bytes_of<int64_t>(chunk) +
                     2 * Scratch::bytes_of<Segment>(result_row_) +
-                    Scratch::bytes_of<Piece>(columns_row_ * conv.tap_count) + shared_.bytes(rows_per_part_, chunk) +
+                    Scratch::bytes_of<Piece>(columns_row_ * conv.tap_count) + shared_.bytes(kStripRows, chunk) +
                     Scratch::bytes_of<int64_t>(conv.tap_count + 1) + Scratch::bytes_of<uint64_t>(result_row_ / 64 + 2));
     columns_ = scratch.take<T>(chunk * columns_row_ + kLanes<T>);
     result_ = scratch.take<T>(result_rows * result_row_);
@@ -42,7 +42,7 @@ public:
     tile_.pieces = scratch.take<Piece>(columns_row_ * conv.tap_count);
     tile_.tap_begin = scratch.take<int64_t>(conv.tap_count + 1);
     tile_.inside = scratch.take<uint64_t>(result_row_ / 64 + 2);
-    shared_.take(scratch, rows_per_part_, chunk);
+    shared_.take(scratch, kStripRows, chunk);
     for (int64_t k = 0; k < chunk; ++k)
       b_offset_[k] = k * columns_row_;
     from_channels_ = conv.source.column_stride != 1 && conv.source.channel_stride == 1;
@@ -67,7 +67,9 @@ private:
 
   static int64_t chunk_channels(const TileConv &conv) {
     const int64_t taps = conv.tap_count > 0 ? conv.tap_count : 1;
-    int64_t channels = kChunk / taps > 0 ? kChunk / taps : 1;
+    // With one sample, scratch decides the peak of memory: half of it for a hundredth of the time.
+    const int64_t chunk = conv.share_rows && conv.batch == 1 ? kChunk / 2 : kChunk;
+    int64_t channels = chunk / taps > 0 ? chunk / taps : 1;
     if (channels > kLanes<T>)
       channels = channels / kLanes<T> * kLanes<T>;
     return channels < conv.in_channels ? channels : conv.in_channels;
@@ -87,9 +89,10 @@ private:
       return;
     cut_into_segments(tile_, conv_);
     join_segments();
-    if (conv_.share_rows)
+    if (conv_.share_rows) {
       shared_.cut_into_pieces(tile_);
-    else if (!from_channels_)
+      shared_.set_sample(tile_.segments[0].sample);
+    } else if (!from_channels_)
       cut_into_pieces<T>(tile_, conv_);
 
     int64_t channel = 0;
@@ -99,13 +102,13 @@ private:
       build_columns(group, channel, chunk_end);
       const T *weight =
           static_cast<const T *>(conv_.weight) + group * conv_.weight_group + channel * conv_.weight_channel;
-      if (conv_.share_rows)
-        shared_.scale_weight(weight, row_begin, row_end, chunk_end - channel, tile_.segments[0].sample);
       const int64_t count = (chunk_end - channel) * conv_.tap_count;
       for (int64_t strip = row_begin; strip < row_end; strip += kStripRows) {
         const int64_t strip_end = strip + kStripRows < row_end ? strip + kStripRows : row_end;
         T *result = result_ + (one_chunk_ ? 0 : (strip - row_begin) * result_row_);
-        multiply_strip(result, weight, strip, strip_end, row_begin, count, vector_end - vector_begin, channel == 0);
+        if (conv_.share_rows)
+          shared_.scale_weight(weight, strip, strip_end, chunk_end - channel);
+        multiply_strip(result, weight, strip, strip_end, count, vector_end - vector_begin, channel == 0);
         if (chunk_end == conv_.in_channels)
           finish(result, group, strip, strip_end);
       }
@@ -155,12 +158,12 @@ private:
                             group, channel_begin, channel_end);
   }
 
-  void multiply_strip(T *result, const T *weight, int64_t row_begin, int64_t row_end, int64_t part_begin, int64_t count,
-                      int64_t vectors, bool fresh) {
+  void multiply_strip(T *result, const T *weight, int64_t row_begin, int64_t row_end, int64_t count, int64_t vectors,
+                      bool fresh) {
     const int64_t a_row = conv_.share_rows ? shared_.row() : conv_.weight_row;
     for (int64_t row = row_begin; row < row_end; row += kRows, result += kRows * result_row_) {
       const int rows = row_end - row < kRows ? int(row_end - row) : kRows;
-      const T *a = conv_.share_rows ? shared_.weight() + (row - part_begin) / kRows * shared_.block_step()
+      const T *a = conv_.share_rows ? shared_.weight() + (row - row_begin) / kRows * shared_.block_step()
                                     : weight + row / kRows * conv_.weight_block;
       for (int64_t v = 0; v < vectors;) {
         const int panel = next_panel(vectors - v);

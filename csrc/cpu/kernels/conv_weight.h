@@ -51,6 +51,8 @@ public:
         band_offset_[p] = (r * grad.source_step[0] * band_width_ + q * grad.source_step[1]) * block_;
       }
     grad_row_ = kConvert ? band_pixels : grad.grad.channel_stride;
+    turn_products_ =
+        taps_adjacent() && grad.tap_count > 1 && grad.tap_count <= lanes && (grad.batch == 1 || !grad.per_sample);
   }
 
   void run(int64_t begin, int64_t end) {
@@ -83,10 +85,10 @@ private:
   }
 
   void run_block() {
-    const int64_t products = grad_.tap_count * out_rows_ * block_;
-    for (int64_t j = 0; j < products; ++j)
-      weight_grad_[j] = 0;
-    turn_weight();
+    if (grad_.batch == 0)
+      clear(weight_grad_, grad_.tap_count * out_rows_ * block_);
+    if (!turn_products_)
+      turn_weight();
     for (int64_t sample = 0; sample < grad_.batch; ++sample) {
       for (int64_t row = 0; row < grad_.grad.height; row += band_rows_) {
         const int64_t rows = grad_.grad.height - row < band_rows_ ? grad_.grad.height - row : band_rows_;
@@ -100,7 +102,8 @@ private:
           add_sums(sample);
       }
     }
-    put_weight_grad();
+    if (!turn_products_ || grad_.batch == 0)
+      put_weight_grad();
   }
 
   // Taps adjacent in memory, and channels adjacent behind them: what nn.Conv2d's weight is.
@@ -118,7 +121,7 @@ private:
   // The block of the weight, as [tap][filter][channel].
   void turn_weight() {
     const T *weight = static_cast<const T *>(grad_.weight) + weight_offset();
-    const bool adjacent = taps_adjacent();
+    const bool adjacent = grad_.tap_count > 1 && taps_adjacent();
     if (channels_ < block_) // what stands behind the last channel is multiplied with zeros, and must be finite
       clear(weight_, grad_.tap_count * out_rows_ * block_);
     for (int64_t m = 0; m < rows_; ++m, weight += grad_.weight_out) {
@@ -127,9 +130,14 @@ private:
         transpose_to<T, T>(out, out_rows_ * block_, weight, grad_.tap_count, channels_, grad_.tap_count);
         continue;
       }
-      for (int64_t t = 0; t < grad_.tap_count; ++t, out += out_rows_ * block_)
-        for (int64_t i = 0; i < channels_; ++i)
-          out[i] = weight[i * grad_.weight_channel + grad_.taps[t].weight];
+      for (int64_t t = 0; t < grad_.tap_count; ++t, out += out_rows_ * block_) {
+        const T *in = weight + grad_.taps[t].weight;
+        if (grad_.weight_channel == 1)
+          std::memcpy(out, in, channels_ * sizeof(T));
+        else
+          for (int64_t i = 0; i < channels_; ++i)
+            out[i] = in[i * grad_.weight_channel];
+      }
     }
   }
 
@@ -137,7 +145,7 @@ private:
     if (!grad_.weight_grad)
       return;
     T *weight_grad = static_cast<T *>(grad_.weight_grad) + weight_offset();
-    const bool adjacent = taps_adjacent();
+    const bool adjacent = grad_.tap_count > 1 && taps_adjacent();
     for (int64_t m = 0; m < rows_; ++m, weight_grad += grad_.weight_out) {
       const T *in = weight_grad_ + m * block_;
       int64_t i = 0;
@@ -150,10 +158,50 @@ private:
           for (int c = 0; c < lanes; ++c)
             store_first(weight_grad + (i + c) * grad_.tap_count, square[c], grad_.tap_count);
         }
-      for (int64_t t = 0; t < grad_.tap_count; ++t)
-        for (int64_t c = i; c < channels_; ++c)
-          weight_grad[c * grad_.weight_channel + grad_.taps[t].weight] = in[t * out_rows_ * block_ + c];
+      for (int64_t t = 0; t < grad_.tap_count; ++t, in += out_rows_ * block_) {
+        T *out = weight_grad + grad_.taps[t].weight;
+        if (grad_.weight_channel == 1)
+          std::memcpy(out, in, channels_ * sizeof(T));
+        else
+          for (int64_t c = i; c < channels_; ++c)
+            out[c * grad_.weight_channel] = in[c];
+      }
     }
+  }
+
+  // Where the products are finished once, they are turned as the weight stands, instead of the weight and then its
+  // gradient: lane t of a vector is tap t.
+  void finish_turned(int64_t sample, int64_t begin, int64_t end) {
+    const T *out_scale = static_cast<const T *>(grad_.out_scale.data) + sample * grad_.out_scale.batch_stride +
+                         group_ * grad_.out_channels + row_begin_;
+    const T *tap_scale = static_cast<const T *>(grad_.tap_scale.data) + sample * grad_.tap_scale.batch_stride;
+    const int64_t taps = grad_.tap_count;
+    Vec<T> tap_scales{}, tap_sums{};
+    for (int64_t t = 0; t < taps; ++t)
+      tap_scales[t] = tap_scale[grad_.taps[t].scale];
+    for (int64_t m = begin; m < end; ++m) {
+      const T *in = products_ + m * block_;
+      const T *weight = static_cast<const T *>(grad_.weight) + weight_offset() + m * grad_.weight_out;
+      T *weight_grad =
+          grad_.weight_grad ? static_cast<T *>(grad_.weight_grad) + weight_offset() + m * grad_.weight_out : nullptr;
+      const Vec<T> scales = splat(out_scale[m]) * tap_scales;
+      Vec<T> sums[2] = {}; // two chains keep the adder busy
+      for (int64_t i = 0; i < channels_; i += lanes) {
+        Vec<T> square[lanes];
+        for (int t = 0; t < lanes; ++t)
+          square[t] = t < taps ? load(in + t * out_rows_ * block_ + i) : Vec<T>{};
+        transpose<T>(square);
+        for (int c = 0; c < lanes && i + c < channels_; ++c) {
+          sums[c & 1] += square[c] * load_first(weight + (i + c) * taps, taps);
+          if (weight_grad)
+            store_first(weight_grad + (i + c) * taps, square[c] * scales, taps);
+        }
+      }
+      store(filter_sums_ + m * lanes, (sums[0] + sums[1]) * tap_scales);
+      tap_sums += (sums[0] + sums[1]) * splat(out_scale[m]);
+    }
+    for (int64_t t = 0; t < taps; ++t)
+      tap_sums_[t * lanes] += tap_sums[t];
   }
 
   const T *in_scale(int64_t sample) const {
@@ -243,15 +291,17 @@ private:
   void multiply_band(int64_t sample, int64_t row, int64_t rows, bool fresh, bool done) {
     const T *a = grad_band(sample, row, rows);
     const int64_t count = rows * grad_.grad.width;
-    for (int64_t t = 0; t < grad_.tap_count; ++t) {
-      const T *b =
-          band_ + ((grad_.taps[t].row - first_row_) * band_width_ + grad_.taps[t].column - first_column_) * block_;
-      for (int64_t m = 0; m < rows_; m += kRows) {
-        const int block_rows = rows_ - m < kRows ? int(rows_ - m) : kRows;
+    for (int64_t m = 0; m < rows_; m += kRows) {
+      const int block_rows = rows_ - m < kRows ? int(rows_ - m) : kRows;
+      for (int64_t t = 0; t < grad_.tap_count; ++t) {
+        const T *b =
+            band_ + ((grad_.taps[t].row - first_row_) * band_width_ + grad_.taps[t].column - first_column_) * block_;
         with_block_size(block_rows, int(block_ / lanes), [&]<int MR, int NV>() {
           multiply_one<MR, NV>(a + m * grad_row_, b, count, sample, t, m, fresh, done);
         });
       }
+      if (done && turn_products_)
+        finish_turned(sample, m, m + block_rows);
     }
   }
 
@@ -266,7 +316,7 @@ private:
       for (int v = 0; v < NV; ++v)
         sums[r][v] = fresh ? Vec<T>{} : load(products_ + at + r * block_ + v * lanes);
     multiply<MR, NV>(sums, a, grad_row_, grad_offset_, b, band_offset_, count);
-    if (!done) {
+    if (!done || turn_products_) {
 #pragma GCC unroll 8
       for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 8
@@ -278,6 +328,7 @@ private:
         static_cast<const T *>(grad_.tap_scale.data)[sample * grad_.tap_scale.batch_stride + grad_.taps[t].scale];
     const T *out_scale = static_cast<const T *>(grad_.out_scale.data) + sample * grad_.out_scale.batch_stride +
                          group_ * grad_.out_channels + row_begin_ + m;
+    const bool first = sample == 0 || !grad_.per_sample;
     Vec<T> tap_sum = load(tap_sums_ + t * lanes);
 #pragma GCC unroll 8
     for (int r = 0; r < MR; ++r) {
@@ -287,7 +338,7 @@ private:
       for (int v = 0; v < NV; ++v) {
         const int64_t place = at + r * block_ + v * lanes;
         dot += sums[r][v] * load(weight_ + place);
-        store(weight_grad_ + place, load(weight_grad_ + place) + sums[r][v] * scale);
+        store(weight_grad_ + place, (first ? Vec<T>{} : load(weight_grad_ + place)) + sums[r][v] * scale);
       }
       T *filter_sum = filter_sums_ + (m + r) * lanes;
       store(filter_sum, load(filter_sum) + dot * splat(tap_scale));
@@ -334,6 +385,7 @@ private:
 
   const WeightGrad &grad_;
   int64_t channel_blocks_, block_, out_rows_;
+  bool turn_products_; // instead of the weight and its gradient
   int64_t first_row_, first_column_, span_rows_, band_width_, band_rows_, grad_row_;
   T *band_, *products_, *weight_, *weight_grad_, *filter_sums_, *tap_sums_, *converted_;
   int64_t *grad_offset_, *band_offset_;

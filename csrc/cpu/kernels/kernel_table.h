@@ -18,6 +18,7 @@ struct KernelTable {
   void (*conv_planes_channels[4])(const TileConv &, int64_t begin, int64_t end);
   void (*weight_grad[4])(const WeightGrad &, int64_t begin, int64_t end);
   void (*plane_weight_grad[4])(const WeightGrad &, int64_t begin, int64_t end);
+  void (*plane_channels_weight_grad[4])(const WeightGrad &, int64_t begin, int64_t end);
   void (*channel_sums[4])(const ChannelSums &, int64_t begin, int64_t end);
   void (*pool[4])(const Pool &, int64_t begin, int64_t end);
   void (*dense[4])(const Dense &, int64_t begin, int64_t end);

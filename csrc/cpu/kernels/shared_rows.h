@@ -27,19 +27,20 @@ public:
 
   int64_t halo() const { return halo_; }
 
-  int64_t bytes(int64_t rows, int64_t chunk) const {
+  // `strip` filters are scaled at a time.
+  int64_t bytes(int64_t strip, int64_t chunk) const {
     return conv_.share_rows
-               ? 2 * Scratch::bytes_of<Tap>(conv_.tap_count) + Scratch::bytes_of<T>(rows * chunk + kLanes<T>) +
+               ? 2 * Scratch::bytes_of<Tap>(conv_.tap_count) + Scratch::bytes_of<T>(strip * chunk + kLanes<T>) +
                      Scratch::bytes_of<T>(pattern_size_ + kLanes<T>) + Scratch::bytes_of<T>(1)
                : 0;
   }
 
-  void take(Scratch &scratch, int64_t rows, int64_t chunk) {
+  void take(Scratch &scratch, int64_t strip, int64_t chunk) {
     if (!conv_.share_rows)
       return;
     Tap *columns = scratch.take<Tap>(conv_.tap_count);
     column_of_ = scratch.take<Tap>(conv_.tap_count);
-    weight_ = scratch.take<T>(rows * chunk + kLanes<T>);
+    weight_ = scratch.take<T>(strip * chunk + kLanes<T>);
     pattern_ = scratch.take<T>(pattern_size_ + kLanes<T>);
     one_ = scratch.take<T>(1);
     *one_ = 1;
@@ -91,12 +92,16 @@ public:
     tile.tap_begin[rows_.tap_count] = piece_count;
   }
 
-  // The weight of filters [row_begin, row_end) and a chunk of channels, times s of the sample, as blocks of rows.
-  void scale_weight(const T *weight, int64_t row_begin, int64_t row_end, int64_t channels, int64_t sample) {
-    const int64_t taps = conv_.tap_count, chunk = channels * taps;
+  // s of the sample, along the weight.
+  void set_sample(int64_t sample) {
     const T *tap_scale = static_cast<const T *>(conv_.tap_scale.data) + sample * conv_.tap_scale.batch_stride;
     for (int64_t k = 0; k < pattern_size_; ++k)
-      pattern_[k] = tap_scale[conv_.taps[k % taps].scale];
+      pattern_[k] = tap_scale[conv_.taps[k % conv_.tap_count].scale];
+  }
+
+  // The weight of filters [row_begin, row_end) and a chunk of channels, times s, as blocks of rows.
+  void scale_weight(const T *weight, int64_t row_begin, int64_t row_end, int64_t channels) {
+    const int64_t taps = conv_.tap_count, chunk = channels * taps;
     row_ = in_place_ ? chunk : taps;
     block_step_ = kRows * chunk;
     T *out = weight_;
