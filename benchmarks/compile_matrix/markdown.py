@@ -1,4 +1,4 @@
-"""The table for people: the kernels that take the time, in bfloat16, with and without the scales."""
+"""The table for people: the kernels that take the time, in bfloat16 with all their scales."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -25,8 +25,8 @@ def _lines(version: str, rows: list[Row]) -> Iterator[str]:
     yield f"# Compiled kernels, Triton {version}"
     yield ""
     yield (
-        "Read off machine code that `make gpu-compile` compiles; no GPU ran it. All kernels are in the JSON file beside"
-        " this one; here are those with products on tensor cores in bfloat16."
+        "Read off machine code that `make gpu-compile` compiles; no GPU ran it. The JSON file beside this one has all"
+        " kernels; here are those that multiply on tensor cores, in bfloat16, with the scales of every sample."
     )
     yield ""
     yield "* loop: instructions of the innermost loop with tensor-core instructions, for each warp"
@@ -38,7 +38,7 @@ def _lines(version: str, rows: list[Row]) -> Iterator[str]:
     yield "| kernel | " + " | ".join(_COLUMNS.values()) + " |"
     yield "| --- |" + " ---: |" * len(_COLUMNS)
     for row in rows:
-        if row["dots"] == "bf16":
+        if row["dots"] == "bf16" and row["extra_products"] is not None:
             yield f"| {row['kernel']} | " + " | ".join(_cell(name, row[name]) for name in _COLUMNS) + " |"
 
 

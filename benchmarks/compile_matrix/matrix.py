@@ -10,8 +10,9 @@ and one for each other case. From there one thing at a time is changed:
                                            sm_80, 90, 100       every set of flags    bfloat16
     the one that is chosen                 sm_80, 90, 100       with the scales       bfloat16, every case of a problem
 
-The input gradient has the tiles and the kernel of the forward: sm_80, 90, 100 only. Kernels without tiles of their own
-count as one tile. Launches that run the same machine code are compiled once.
+Less says as much of sm_89, whose code is that of sm_86: one tile, with the scales, in bfloat16; of the input gradient,
+which has the kernel of the forward and few of its tiles: those that are chosen, for sm_80, 90, 100; and of kernels that
+have no tiles and are taken to have one: float32 for sm_80, 90, 100. What runs the same machine code is compiled once.
 """
 
 import itertools
@@ -33,6 +34,8 @@ CONFIGS = Path(forward_choice.__file__).parent / "configs"
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 # One for each kind of tensor-core instruction, and the device for whose choices it stands.
 OF_EACH_KIND = {80: DEVICES["A100"], 90: DEVICES["H200"], 100: DEVICES["B200"]}
+# The machine code of sm_89 is that of sm_86.
+LIKE_ITS_ELDER = (89,)
 # Without tensor cores code differs little.
 WITHOUT_TF32 = (80, 90)
 
@@ -81,7 +84,7 @@ def cells() -> Iterator[Cell]:
     for form in FORMS:
         for arch in ARCHITECTURES:
             if arch in OF_EACH_KIND or form.name != "dx":
-                yield from _of_tiles(form, arch)
+                yield from itertools.islice(_of_tiles(form, arch), 1 if arch in LIKE_ITS_ELDER else None)
         for arch in OF_EACH_KIND:
             yield from _of_first_tile(form, arch)
             yield from _of_cases(form, arch)
@@ -126,10 +129,10 @@ def _tiles(form: Form, arch: int, bits: int) -> Iterable[Config | None]:
     if form.name in _FORWARD:
         return _forward_tiles(form.name, arch, bits)
     if form.name == "dx":
-        return (tile for tile in _forward_tiles("P", arch, bits) if not tile.one_sample)
+        return _chosen(form, arch, replace(form.problem, dtype=torch.bfloat16 if bits == 16 else torch.float32))
     if form.name in _BACKWARD:
         return backward_choice.candidates(_BACKWARD[form.name], arch, bits)
-    return [None]
+    return [None] if bits == 16 or arch in OF_EACH_KIND else []
 
 
 def _forward_tiles(form: str, arch: int, bits: int) -> Iterator[Config]:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.compile_matrix import predictions
 from kerneldna_ops.triton_kernels.config import Config
 from kerneldna_ops.triton_kernels.cost_model import (
     CUDNN_EFFICIENCY,
@@ -205,6 +206,10 @@ def test_devices_as_the_driver_calls_them(name, arch, multiprocessors, like):
     assert device.tensor == pytest.approx(known.tensor * multiprocessors / known.multiprocessors)
     assert device.clock == pytest.approx(known.clock)
     assert device.memory / device.l2 == pytest.approx(known.memory / known.l2)
+
+
+def test_the_committed_predictions_are_those_of_the_model():
+    assert predictions.PATH.read_text() == predictions.dump(), "`make gpu-compile` writes them anew"
 
 
 def test_importing_the_model_imports_no_triton():
