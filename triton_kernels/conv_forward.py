@@ -135,10 +135,27 @@ def conv_kernel(
     else:
         u0 = first_tap(class_h + PH, SH, DH, KH)
         v0 = first_tap(class_w + PW, SW, DW, KW)
+        has_steps = (u0 < KH) & (v0 < KW)
+        u0 = tl.minimum(u0, KH - 1)
+        v0 = tl.minimum(v0, KW - 1)
         TAPS_W = (KW - v0 + STEP_W - 1) // STEP_W
         TAPS = (KH - u0 + STEP_H - 1) // STEP_H * TAPS_W
         h0 = o_h + (class_h + PH - u0 * DH) // SH
         w0 = o_w + (class_w + PW - v0 * DW) // SW
+
+    # The steps of this program. One that has none, because its class has few taps or none, takes one without any value:
+    # ptxas waits for each product before the next if the loop might be empty.
+    steps = TAPS * ((K + BK - 1) // BK)
+    first = i_split * k_steps
+    m_f = m_n
+    if CLASSES > 1:
+        has_steps = has_steps & (first < steps)
+        first = tl.where(has_steps, first, 0)
+        steps = tl.where(has_steps, steps, 1)
+        m_f = o_n < tl.where(has_steps, O, 0)
+        h0 = tl.where(has_steps, h0, H)
+    last = tl.minimum(first + k_steps, steps)
+    tl.assume(first < last)
 
     # One bit for each row of taps and one for each column of them: set where the tap lies on x and not on the padding.
     UNPADDED: tl.constexpr = CLASSES == 1 and KH == 1 and KW == 1 and PH == 0 and PW == 0
@@ -167,8 +184,6 @@ def conv_kernel(
             p_g = g + (b_n.to(tl.int64) * stride_gn + i_group * K)[:, None] + o_k[None, :]
 
     b_acc = tl.zeros((BM, BN), tl.float32)
-    first = i_split * k_steps
-    last = tl.minimum(first + k_steps, TAPS * ((K + BK - 1) // BK))
     for step in tl.range(first, last, num_stages=STAGES):
         # All taps of one block of channels before the next block: neighbouring taps share most of their pixels.
         tap = step % TAPS
@@ -188,10 +203,10 @@ def conv_kernel(
             if K % BK != 0:
                 m_x = m_x & m_k[None, :]
             b_x = tl.load(p_x + shift, mask=m_x, other=0.0)
-        if K % BK == 0 and O % BN == 0:
+        if K % BK == 0 and O % BN == 0 and CLASSES == 1:
             b_w = tl.load(p_w + (t * W_T + k * W_K))
         else:
-            b_w = tl.load(p_w + (t * W_T + k * W_K), mask=m_k[:, None] & m_n[None, :], other=0.0)
+            b_w = tl.load(p_w + (t * W_T + k * W_K), mask=m_k[:, None] & m_f[None, :], other=0.0)
         if HAS_G:
             # Under the mask of x the padding stays zero whatever stands in g.
             if not UNPADDED and not ONE_SAMPLE:
@@ -340,9 +355,12 @@ def _run(x, w, problem, config, g, f, bias, residual, relu, dot_with, sizes, tra
     channels = problem.groups * o
 
     y = x.new_empty(batch, out_height, out_width, channels)
-    out = y if config.split_k == 1 else x.new_empty(config.split_k, *y.shape, dtype=torch.float32)
+    steps = taps * cdiv(k, config.block_k)
+    k_steps = cdiv(steps, config.split_k)
+    split_k = cdiv(steps, k_steps)  # without programs that would have no step
+    out = y if split_k == 1 else x.new_empty(split_k, *y.shape, dtype=torch.float32)
     segments = dot_segments(config, fewest)
-    shape = (config.split_k, class_h * class_w, tiles, segments, channels)
+    shape = (split_k, class_h * class_w, tiles, segments, channels)
     dots = None if dot_with is None else x.new_empty(shape, dtype=torch.float32)
     scale = Scale(x, 0) if g is None else g
     after = Scale(x, 0) if f is None else f
@@ -351,14 +369,14 @@ def _run(x, w, problem, config, g, f, bias, residual, relu, dot_with, sizes, tra
         "HAS_BIAS": bias is not None,
         "HAS_RESIDUAL": residual is not None,
         "RELU": relu,
-        "SPLIT_K": config.split_k,
+        "SPLIT_K": split_k,
     }
     launch(
         conv_kernel,
-        (tiles * cdiv(o, config.block_n), problem.groups * class_h * class_w, config.split_k),
+        (tiles * cdiv(o, config.block_n), problem.groups * class_h * class_w, split_k),
         *(x, w, scale.tensor, after.tensor, bias, residual, out, dot_with, dots),
         *(batch, height, width, out_height, out_width, scale.sample_stride, scale.tap_stride, after.sample_stride),
-        *(tiles, cdiv(taps * cdiv(k, config.block_k), config.split_k)),
+        *(tiles, k_steps),
         *(k, o, problem.groups, *problem.kernel_size, *problem.stride, *problem.dilation, *problem.padding),
         *(transposed, *step),
         HAS_G=g is not None,
@@ -373,7 +391,7 @@ def _run(x, w, problem, config, g, f, bias, residual, relu, dot_with, sizes, tra
         num_warps=config.num_warps,
         **flags,
     )
-    if config.split_k > 1:
+    if split_k > 1:
         rows = batch * out_height * out_width
         launch(
             conv_reduce_kernel,
@@ -393,7 +411,7 @@ def _run(x, w, problem, config, g, f, bias, residual, relu, dot_with, sizes, tra
         *(dots, sums, out_height, out_width, tiles, channels, class_h, class_w),
         SEGMENTS=segments,
         ONE_SAMPLE=config.one_sample,
-        SPLIT_K=config.split_k,
+        SPLIT_K=split_k,
         BM=block_m,
         BN=128,
         num_warps=4,
