@@ -1,6 +1,7 @@
 """How a kernel cuts its work into tiles."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -23,3 +24,9 @@ class Config:
     split_k: int = 1
     one_sample: bool = False
     box: tuple[int, int, int] | None = None
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> "Config":
+        """From a file, where a box is a list."""
+        box = options.get("box")
+        return cls(**options | {"box": box and tuple(box)})

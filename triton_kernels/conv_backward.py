@@ -23,6 +23,7 @@ from .conv_spatial_gradient import spatial_gradients
 from .conv_weight_gradient import weight_gradient
 from .operands import Scale, folded, image, pixels, reduction_scale, sample_scale, taps_of
 from .problem import Problem
+from .scale_and_dot import scale_and_dot
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -143,7 +144,7 @@ class _Call:
         if self.choice.weight == "kernel":
             return forward(self.x, self.w, self.problem, self.configs.forward, self.g, dot_with=self.gy).dots
         output: Tensor = torch.ops.aten.convolution(self.scaled_input, self.kernel, None, *self.geometry)
-        return (self.grad_output * output).sum((2, 3))
+        return scale_and_dot(self.grad_output, output, None)[1]
 
     def _input(self, for_c: bool) -> tuple[Tensor, Tensor | None]:
         """[N, C, H, W], and of c per sample [N, C]."""
@@ -155,8 +156,7 @@ class _Call:
             )
             return image(dx), dots
         before_c = self._aten(self.input, (True, False, False))[0]
-        dc = (before_c * self.input).sum((2, 3)) if for_c else None
-        return (before_c if self.c is None else before_c * self.c[:, :, None, None]), dc
+        return scale_and_dot(before_c, self.input if for_c else None, self.c)
 
     def _input_and_spatial(self, for_c: bool) -> tuple[Tensor, Tensor | None, Tensor]:
         """[N, C, H, W], of c per sample [N, C] and of s [N, KH, KW]."""
@@ -213,11 +213,11 @@ class _Call:
 
     @cached_property
     def scaled_input(self) -> Tensor:
-        return self.input if self.c is None else self.input * self.c[:, :, None, None]
+        return scale_and_dot(self.input, None, self.c)[0]
 
     @cached_property
     def scaled_grad(self) -> Tensor:
-        return self.grad_output if self.f is None else self.grad_output * self.f[:, :, None, None]
+        return scale_and_dot(self.grad_output, None, self.f)[0]
 
     @property
     def geometry(self) -> tuple[Any, ...]:

@@ -34,8 +34,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .config import Config
-from .launch import cdiv, input_precision, launch
-from .operands import Scale
+from .launch import cdiv, launch
+from .operands import Scale, input_precision
 from .problem import Problem
 
 

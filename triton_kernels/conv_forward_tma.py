@@ -32,8 +32,8 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from .config import Config
 from .conv_forward import Result, epilogue
 from .cost_model import box as box_of
-from .launch import cdiv, input_precision, interpreted, launch
-from .operands import Scale
+from .launch import cdiv, interpreted, launch
+from .operands import Scale, input_precision
 from .problem import Problem
 
 
@@ -221,6 +221,7 @@ def forward(
         return Result(y, None)
 
     swapped = config.form == "S"
+    x, w = _aligned(x), _aligned(w)
     x_view = x.view(batch, problem.height // stride_h, stride_h, problem.width // stride_w, stride_w * channels)
     if problem.taps > 1 and channels % block_k:
         w = F.pad(w, (0, -channels % block_k))
@@ -255,6 +256,11 @@ def forward(
         num_warps=config.num_warps,
     )
     return Result(y, None)
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """Descriptors need addresses of a multiple of 16 bytes, which a slice of a tensor may not have."""
+    return tensor.clone() if tensor.data_ptr() % 16 else tensor
 
 
 def _descriptor(tensor: Tensor, *box: int) -> TensorDescriptor:

@@ -4,16 +4,18 @@ import functools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+from . import conv_forward, conv_forward_tma
 from .config import Config
 from .cost_model import Device, pixel_tiles, rank
 from .launch import cdiv
+from .operands import input_precision
 from .problem import Problem
 
-# Where the form of a configuration is: a module with the function forward.
-FORMS = {"P": "conv_forward", "S": "conv_forward_tma", "M": "conv_forward_tma", "X": "conv_forward_tma"}
+# The module of a form, which has a function forward.
+FORMS = {"P": conv_forward, "S": conv_forward_tma, "M": conv_forward_tma, "X": conv_forward_tma}
 
 MOST_CANDIDATES = 11  # composite is the twelfth
 _SPLITS = (1, 2, 3, 4, 6, 8)
@@ -23,12 +25,17 @@ _STEPS_OF_A_PROGRAM = 8
 _CONFIGS = Path(__file__).parent / "configs"
 
 
-@functools.lru_cache(maxsize=4096)
 def candidates(problem: Problem, device: Device) -> tuple[Config, ...]:
     """At most MOST_CANDIDATES configurations, the one predicted to be fastest first.
 
     Several splits of the reduction of one tile count as one candidate, its best.
     """
+    return _candidates(problem, device, input_precision())
+
+
+@functools.lru_cache(maxsize=4096)
+def _candidates(problem: Problem, device: Device, precision: str) -> tuple[Config, ...]:
+    """precision, on which depends what the forms take, is here because the answer is kept."""
     tiles = (config for config in tiles_for(device.arch, problem.dtype.itemsize * 8) if _fits(problem, config))
     best = [rank(problem, _splits(problem, config, device), device)[0].config for config in tiles]
     return tuple(ranked.config for ranked in rank(problem, best, device)[:MOST_CANDIDATES])
@@ -36,7 +43,7 @@ def candidates(problem: Problem, device: Device) -> tuple[Config, ...]:
 
 @functools.cache
 def tiles_for(arch: int, bits: int) -> tuple[Config, ...]:
-    """All tiles that the data file names for an architecture (90 for sm_90) and the bits of an element."""
+    """All tiles that the data files name for an architecture (90 for sm_90) and the bits of an element."""
     nearest = max((known for known in _archs() if known <= arch), default=min(_archs()))
     return tuple(
         Config(form=entry["form"], **tile)
@@ -47,8 +54,8 @@ def tiles_for(arch: int, bits: int) -> tuple[Config, ...]:
 
 
 @functools.cache
-def _entries() -> list[dict]:
-    return json.loads((_CONFIGS / "forward.json").read_text())
+def _entries() -> list[dict[str, Any]]:
+    return [entry for name in ("forward", "tma") for entry in json.loads((_CONFIGS / f"{name}.json").read_text())]
 
 
 @functools.cache
@@ -57,10 +64,7 @@ def _archs() -> set[int]:
 
 
 def _fits(problem: Problem, config: Config) -> bool:
-    if config.form == "P":
-        return True
-    fits, _ = import_module(f".{FORMS[config.form]}", __package__).can_run(problem, config)
-    return fits
+    return config.form == "P" or conv_forward_tma.can_run(problem, config)[0]
 
 
 def _splits(problem: Problem, config: Config, device: Device) -> Iterator[Config]:

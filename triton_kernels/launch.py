@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-from .operands import input_precision  # noqa: F401
-
 # Kernels run in Triton's interpreter, on CPU tensors: decided when they are defined, by TRITON_INTERPRET.
 interpreted: bool = triton.knobs.runtime.interpret
 

@@ -145,14 +145,13 @@ def _forward(
         y = depthwise(x, weight[:, 0].contiguous(), channel, filter, spatial, bias, *geometry[:3])
         return operands.image(y)  # type: ignore[no-any-return]
     choice = _kernels("forward_choice")
-    config = Config(**options) if options else choice.candidates(problem, _gpu(input.device))[0]
+    config = Config.of(options) if options else choice.candidates(problem, _gpu(input.device))[0]
     g = operands.reduction_scale(channel, spatial, problem.in_channels)
     w = operands.taps_of(weight)
     if g is None:
         w = operands.folded(w, channel=channel, spatial=spatial)
     bias = None if bias is None else bias.contiguous()
-    form = _kernels(choice.FORMS[config.form])
-    y = form.forward(x, w, problem, config, g, operands.sample_scale(filter), bias).y
+    y = choice.FORMS[config.form].forward(x, w, problem, config, g, operands.sample_scale(filter), bias).y
     return operands.image(y)  # type: ignore[no-any-return]
 
 
