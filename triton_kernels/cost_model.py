@@ -196,22 +196,26 @@ def box(problem: Problem, config: Config) -> tuple[int, int, int]:
 
 
 def loop_instructions(problem: Problem, config: Config, device: Device) -> float:
-    """Of one warp in one step: what the compiled kernels in benchmarks/results/compile have, within a third."""
+    """Of one warp in one step: what the compiled kernels in benchmarks/results/compile have, within a third where there
+    are several taps and the channels fill the blocks."""
     threads = 32 * config.num_warps
     size = problem.dtype.itemsize
     rows = config.block_m + config.block_n
-    instructions = 90.0
+    scaled = (config.block_n if config.form == "S" else config.block_m) * config.block_k / threads
+    instructions = 105.0
     if config.form == "P":
         # For 16 bytes to shared memory: the address, the predicate, the copy.
-        instructions += 4 * rows * config.block_k * size / 16 / threads
+        instructions += 4 * rows * config.block_k * size / 16 / threads - 15
+    elif config.form != "S" and device.arch < 100:
+        # wgmma takes a box of many samples from registers, scaled or not.
+        instructions += 0.5 * size * scaled
     if not has_wide_products(device.arch):
         # And the loads from shared memory for them.
         products = config.block_m * config.block_n * config.block_k * size / (16 * 8 * 32) / config.num_warps
         instructions += 1.6 * products
     if problem.has_g:
         # The operand that is scaled goes through registers: g comes, both are loaded, and multiplied.
-        scaled = config.block_n if config.form == "S" else config.block_m
-        instructions += 0.7 * size * scaled * config.block_k / threads
+        instructions += 0.7 * size * scaled
     return instructions
 
 

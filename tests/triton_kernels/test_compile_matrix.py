@@ -47,6 +47,12 @@ def test_loop_budget():
     )
 
 
+def test_few_rows_go_to_mma_sync():
+    few = {**GOOD, "kernel": "squeeze-excite sm_90: gate_kernel (2)"}
+    assert not list(violations({**few, "tensor": "mma.sync"}))
+    assert list(violations({**few, "tensor": ""}))
+
+
 def test_float32_without_tf32_needs_no_tensor_cores():
     assert not list(violations({**GOOD, "dots": "f32", "tensor": ""}))
     assert list(violations({**GOOD, "dots": "tf32", "tensor": ""}))
