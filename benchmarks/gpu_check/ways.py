@@ -19,23 +19,6 @@ from .machine import Machine
 Args = tuple[Any, ...]  # of the op
 
 
-# Of forms that the data files do not name (yet): only a run of this script can say whether they earn their place.
-TMA_TILES = {
-    16: (
-        Config("S", 256, 64, 64, num_warps=4, num_stages=4),
-        Config("S", 128, 128, 64, num_warps=8, num_stages=4),
-        Config("S", 256, 128, 64, num_warps=8, num_stages=3),
-        Config("M", 128, 128, 64, num_warps=8, num_stages=4),
-        Config("M", 128, 256, 64, num_warps=8, num_stages=3),
-        Config("X", 128, 128, 64, num_warps=8, num_stages=4),
-        Config("X", 128, 256, 64, num_warps=8, num_stages=3),
-    ),
-    32: (
-        Config("S", 128, 128, 32, num_warps=8, num_stages=3),
-        Config("M", 128, 128, 32, num_warps=8, num_stages=3),
-        Config("X", 128, 128, 32, num_warps=8, num_stages=3),
-    ),
-}
 # For Triton's interpreter, which takes milliseconds for each operation of a program.
 DRY_TILES = (
     Config("P", 32, 16, 16),
@@ -111,16 +94,9 @@ def best_of_each_form(machine: Machine, problem: Problem) -> list[Config]:
 
 
 def _fitting(machine: Machine, problem: Problem) -> list[Config]:
-    tiles = DRY_TILES if machine.dry else _tiles(machine.arch, problem.dtype.itemsize * 8)
+    tiles = DRY_TILES if machine.dry else forward_choice.tiles_for(machine.arch, problem.dtype.itemsize * 8)
     with_boxes = [t if t.form == "P" else replace(t, box=cost_model.box(problem, t)) for t in tiles]
     return [config for config in with_boxes if config.form == "P" or kernels_of(config).can_run(problem, config)[0]]
-
-
-def _tiles(arch: int, bits: int) -> list[Config]:
-    tiles = list(forward_choice.tiles_for(arch, bits))
-    named = {tile.form for tile in tiles}
-    # On sm_120 their tiles do not fit into shared memory.
-    return tiles + [t for t in TMA_TILES[bits] if cost_model.has_wide_products(arch) and t.form not in named]
 
 
 def backward(args: Args) -> list[Way]:
