@@ -17,6 +17,7 @@ extension.extra_link_args = CHECKS
 folder = sys.argv[1]
 setup(
     name="sanitized",
+    packages=[],  # the test copies them
     ext_modules=[extension],
     cmdclass={"build_ext": project.BuildExtension},
     script_args=["-q", "build_ext", "--build-lib", folder, "--build-temp", f"{folder}/objects"],
