@@ -2,6 +2,7 @@
 
 import zipfile
 from email.parser import Parser
+from pathlib import PurePath
 
 from commands import ROOT, run
 
@@ -25,6 +26,10 @@ print(kerneldna_ops.__version__)
 """
 
 
+# Where the sources are, and where they are in the package.
+FOLDERS = {"kerneldna_ops": PurePath("kerneldna_ops"), "triton_kernels": PurePath("kerneldna_ops/triton_kernels")}
+
+
 def metadata(wheel, name):
     with zipfile.ZipFile(wheel) as archive:
         (path,) = (path for path in archive.namelist() if path.endswith(f".dist-info/{name}"))
@@ -40,10 +45,14 @@ def test_holds_the_package_and_nothing_else(wheel, unpacked):
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]
     package = {name for name in names if ".dist-info/" not in name}
-    sources = {str(path.relative_to(unpacked)) for path in (unpacked / "kerneldna_ops").rglob("*.py")}
-    data = {str(path.relative_to(ROOT)) for path in (ROOT / "kerneldna_ops").rglob("*.json")}
-    assert data, "the table of measured winners is in the package"
-    assert package == sources | data | {"kerneldna_ops/py.typed", "kerneldna_ops/_C.abi3.so"}
+    expected = {"kerneldna_ops/py.typed", "kerneldna_ops/_C.abi3.so"}
+    for folder, name in FOLDERS.items():
+        sources = {path.relative_to(unpacked / folder) for path in (unpacked / folder).rglob("*.py")}
+        data = {path.relative_to(ROOT / folder) for path in (ROOT / folder).rglob("*.json")}
+        assert sources, folder
+        assert data, f"the tables of {folder} are in the package"
+        expected |= {str(name / path) for path in sources | data}
+    assert package == expected
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
