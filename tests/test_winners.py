@@ -199,10 +199,10 @@ def test_on_a_processor_that_nobody_measured_composite_answers_where_it_is_cheap
 
 
 def test_the_table_of_the_cpu_is_not_that_of_other_devices(file):
-    assert next(iter(backends.preference(CALL))) == "composite"
+    file.write_text(json.dumps({"measurements": [{"rows": []}]}))
     elsewhere = tuple(arg.to("meta") if isinstance(arg, torch.Tensor) else arg for arg in CALL)
-    assert backends.preference(elsewhere)["composite"] == "automatic choice, nobody measured this device"
-    assert backends.preference(CALL)["composite"] != backends.preference(elsewhere)["composite"]
+    assert next(iter(backends.preference(CALL))) == "cpu"
+    assert next(iter(backends.preference(elsewhere))) == "composite"
 
 
 # The measurement
