@@ -148,9 +148,17 @@ def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
     return grads
 
 
+class CannotRun(RuntimeError):
+    """A backend found out only in the call that it cannot run it; from then on its can_run says so."""
+
+
 def _run(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
     try:
-        return getattr(select(function, conv_args, args), function)(*args)
+        try:
+            return getattr(select(function, conv_args, args), function)(*args)
+        except CannotRun as error:
+            _log.warning("%s", error)
+            return getattr(select(function, conv_args, args), function)(*args)
     except BaseException as error:
         _raised.error = error
         raise

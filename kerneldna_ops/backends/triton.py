@@ -17,7 +17,7 @@ from torch import Tensor
 from ..triton_kernels import operands
 from ..triton_kernels.config import Config
 from ..triton_kernels.problem import Problem
-from . import _tuned
+from . import CannotRun, _tuned
 
 TRITON_FLOOR = (3, 6)
 OLDEST_GPU = (8, 0)
@@ -54,6 +54,9 @@ def can_run(
     for what, size in sizes.items():
         if size > _LARGEST_INT32:
             return False, f"{size} {what}, its kernels count to {_LARGEST_INT32}"
+    call = (input, weight, bias, channel_attention, filter_attention, spatial_attention, *geometry)
+    if _not_built and (reason := _not_built.get(_tuned.key_of(*call), "")):
+        return False, reason
     return True, "fused Triton kernels" + (", interpreted" if input.device.type == "cpu" else "")
 
 
@@ -92,18 +95,29 @@ def _kernels(name: str) -> Any:
 
 
 def conv(*args: Any) -> Tensor:
-    output: Tensor = run("conv", args, _tuned_options("conv", args))
+    output: Tensor = _built("conv", args, args)
     return output
 
 
 def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
-    grads: tuple[Tensor | None, ...] = run("conv_backward", args, _tuned_options("conv_backward", args[1:-1]))
+    grads: tuple[Tensor | None, ...] = _built("conv_backward", args[1:-1], args)
     return grads
 
 
-def _tuned_options(function: str, conv_args: tuple[Any, ...]) -> dict[str, Any]:
+# Shape classes for which Triton could not build a kernel on this GPU, with the reason; nothing was launched then.
+_not_built: dict[str, str] = {}
+
+
+def _built(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
+    from triton.errors import TritonError
+
     entry = _tuned.find(function, conv_args)
-    return {} if entry is None else entry.options
+    try:
+        return run(function, args, {} if entry is None else entry.options)
+    except TritonError as error:
+        reason = f"Triton could not build its kernel ({type(error).__name__}: {str(error).splitlines()[-1]})"
+        _not_built[_tuned.key_of(*conv_args)] = reason
+        raise CannotRun(reason) from error
 
 
 def candidates(function: str, conv_args: tuple[Any, ...]) -> list[dict[str, Any]]:
