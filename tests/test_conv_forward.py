@@ -37,8 +37,9 @@ def test_output_of_every_subset_of_arguments(backend, dtype, case):
 
 @pytest.mark.parametrize("case", LARGE, ids=str)
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_output_of_common_subsets_on_large_shapes(backend, pattern, case):
-    check(case.but(**PATTERNS[pattern]), backend, torch.float32)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_output_of_common_subsets_on_large_shapes(backend, layout, pattern, case):
+    check(case.but(input_layout=layout, weight_layout=layout, **PATTERNS[pattern]), backend, torch.float32)
 
 
 @pytest.mark.parametrize("case", EDGES, ids=str)

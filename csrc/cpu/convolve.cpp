@@ -14,18 +14,22 @@ bool channels_last(const TileConv &conv) {
          (!conv.partner || has_adjacent_channels(*conv.partner));
 }
 
-// Packing the panels costs as much as a few pixels for each filter, and saves turning every pixel.
+// Packing the panels costs as much as a few pixels for each filter, and saves turning every pixel. With many filters
+// turning weighs less, but tap by tap the panels leave out what multiplies padding.
 Form choose_form(const TileConv &conv) {
   if (conv.groups > 1 && (conv.in_channels == 1 || conv.out_channels == 1))
     return Form::planes;
-  constexpr int64_t kPixelsPerFilter = 3, kLeastChannels = 8;
+  constexpr int64_t kPixelsPerFilter = 3, kEnoughPixels = 384, kLeastChannels = 8;
   return channels_last(conv) && conv.in_channels >= kLeastChannels &&
-                 pixels_of(conv) >= kPixelsPerFilter * conv.out_channels
+                 pixels_of(conv) >= std::min(kEnoughPixels, kPixelsPerFilter * conv.out_channels)
              ? Form::pixels
              : Form::tiles;
 }
 
-constexpr int64_t kSharedPixels = 384; // of a tile that shares rows
+constexpr int64_t kLeastShared = 384; // pixels of a map whose tiles share rows
+
+// Of a tile that shares rows: with one sample, scratch decides the peak of memory.
+int64_t shared_pixels(const TileConv &conv) { return conv.batch == 1 ? 320 : 400; }
 
 template <class T> bool has_finite_taps(const TileConv &conv) {
   for (int64_t n = 0; n < (conv.tap_scale.batch_stride ? conv.batch : 1); ++n)
@@ -41,7 +45,7 @@ template <class T> bool has_finite_taps(const TileConv &conv) {
 // in the weight would turn padding into NaN.
 bool can_share_rows(const TileConv &conv, Form form, ScalarType dtype) {
   const int64_t pixels = conv.lattice_height * conv.lattice_width;
-  if (conv.tap_count < 2 || pixels < kSharedPixels || pixels % lanes_of(dtype))
+  if (conv.tap_count < 2 || pixels < kLeastShared || pixels % lanes_of(dtype))
     return false;
   if (form == Form::tiles) {
     // As shared_rows.h needs it: a dense source as wide as the lattice, and taps adjacent in the weight. With many
@@ -80,50 +84,67 @@ void run(const TileConv &conv, void (*kernel)(const TileConv &, int64_t, int64_t
                               [&](int64_t begin, int64_t end) { kernel(conv, begin, end); });
 }
 
-// [group][block of filters][channel][filter in block][tap]: where filters stand closer together than channels (an
-// exchanged weight), reading in place would touch a page for every channel.
+// [group][block of filters][channel][filter in block][tap], of a weight whose taps are adjacent, and then its filters.
 template <class T> void pack_blocks(T *packed, const TileConv &conv) {
   const int64_t block = kernels().rows, blocks = (conv.out_channels + block - 1) / block, taps = conv.tap_count;
-  bool dense = conv.weight_row == taps;
-  for (int64_t t = 0; t < taps; ++t)
-    dense = dense && conv.taps[t].weight == t;
   torch::stable::parallel_for(0, conv.groups * blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t first = unit % blocks * block, width = std::min(block, conv.out_channels - first);
       const T *in = static_cast<const T *>(conv.weight) + unit / blocks * conv.weight_group + first * conv.weight_row;
       T *out = packed + unit * conv.in_channels * block * taps;
-      for (int64_t i = 0; i < conv.in_channels; ++i, in += conv.weight_channel, out += block * taps) {
-        if (dense)
-          std::copy(in, in + width * taps, out);
-        else
-          for (int64_t o = 0; o < width; ++o)
-            for (int64_t t = 0; t < taps; ++t)
-              out[o * taps + t] = in[o * conv.weight_row + conv.taps[t].weight];
-      }
+      for (int64_t i = 0; i < conv.in_channels; ++i, in += conv.weight_channel, out += block * taps)
+        std::copy(in, in + width * taps, out);
     }
   });
 }
 
+// As conv_pixels.h says: [group][panel of filters][tap][channel][filter in panel].
+void pack_panels(void *packed, int64_t width, const TileConv &conv, ScalarType dtype) {
+  const PackPanels pack{conv.groups,
+                        conv.in_channels,
+                        conv.out_channels,
+                        conv.taps,
+                        conv.tap_count,
+                        conv.weight,
+                        conv.weight_group,
+                        conv.weight_row,
+                        conv.weight_channel,
+                        conv.folded_taps ? conv.tap_scale.data : nullptr,
+                        packed,
+                        width};
+  const auto kernel = kernels().pack_panels[int(stored_of(dtype))];
+  const int64_t panels = (conv.out_channels + width - 1) / width;
+  torch::stable::parallel_for(0, conv.groups * panels, 1,
+                              [&](int64_t begin, int64_t end) { kernel(pack, begin, end); });
+}
+
+// Where filters stand closer together than channels (an exchanged weight), reading in place would touch a page for
+// every channel: the weight is packed in blocks of filters.
 void run_tiles(TileConv conv, ScalarType dtype) {
   const int64_t rows = kernels().rows, taps = conv.tap_count;
   conv.weight_block = rows * conv.weight_row;
   Tensor packed;
   std::vector<Tap> packed_taps(conv.taps, conv.taps + taps);
-  if (conv.weight_row < conv.weight_channel) {
+  if (conv.weight_row < conv.weight_channel && conv.weight_channel > 1) {
     const int64_t blocks = (conv.out_channels + rows - 1) / rows;
     packed = torch::stable::empty(std::array<int64_t, 1>{conv.groups * blocks * conv.in_channels * rows * taps},
                                   compute_dtype(dtype));
-    if (compute_dtype(dtype) == ScalarType::Double)
+    bool dense = conv.weight_row == taps;
+    for (int64_t t = 0; t < taps; ++t)
+      dense = dense && conv.taps[t].weight == t;
+    if (!dense)
+      pack_panels(packed.data_ptr(), rows, conv, dtype);
+    else if (compute_dtype(dtype) == ScalarType::Double)
       pack_blocks(packed.mutable_data_ptr<double>(), conv);
     else
       pack_blocks(packed.mutable_data_ptr<float>(), conv);
     for (int64_t t = 0; t < taps; ++t)
-      packed_taps[t].weight = t;
+      packed_taps[t].weight = dense ? t : t * conv.in_channels * rows;
     conv.taps = packed_taps.data();
     conv.weight = packed.data_ptr();
-    conv.weight_row = taps;
-    conv.weight_channel = rows * taps;
-    conv.weight_block = conv.in_channels * conv.weight_channel;
+    conv.weight_row = dense ? taps : 1;
+    conv.weight_channel = dense ? rows * taps : rows;
+    conv.weight_block = conv.in_channels * rows * taps;
     conv.weight_group = blocks * conv.weight_block;
   }
   // A part's results stay in the second-level cache beside its columns.
@@ -134,19 +155,17 @@ void run_tiles(TileConv conv, ScalarType dtype) {
 }
 
 void run_pixels(TileConv conv, ScalarType dtype) {
-  // Panels of equal width, as few as can be.
+  // Panels of equal width, as few as can be; but a last one of a single vector is bound by the loads of the columns.
   const int64_t lanes = lanes_of(dtype), vectors = (conv.out_channels + lanes - 1) / lanes;
   const int64_t fewest = (vectors + kernels().panel_vectors - 1) / kernels().panel_vectors;
-  const int64_t width = (vectors + fewest - 1) / fewest * lanes;
-  const int64_t panels = (conv.out_channels + width - 1) / width;
+  int64_t panel_vectors = (vectors + fewest - 1) / fewest;
+  if (panel_vectors == 3 && vectors % 6 == 4)
+    panel_vectors = 2;
+  const int64_t width = panel_vectors * lanes, panels = (conv.out_channels + width - 1) / width;
   Tensor packed = torch::stable::empty(
       std::array<int64_t, 1>{conv.groups * panels * conv.in_channels * conv.tap_count * width}, compute_dtype(dtype));
-  const PackPanels pack{conv.groups, conv.in_channels,  conv.out_channels, conv.taps,           conv.tap_count,
-                        conv.weight, conv.weight_group, conv.weight_row,   conv.weight_channel, packed.data_ptr(),
-                        width};
-  const auto pack_kernel = kernels().pack_panels[int(stored_of(dtype))];
-  torch::stable::parallel_for(0, conv.groups * panels, 1,
-                              [&](int64_t begin, int64_t end) { pack_kernel(pack, begin, end); });
+  conv.folded_taps = conv.share_rows && !conv.tap_scale.batch_stride;
+  pack_panels(packed.data_ptr(), width, conv, dtype);
   conv.panels = packed.data_ptr();
   conv.panel_width = width;
   plan_split(conv, 1);
@@ -182,7 +201,7 @@ void plan_tiles(TileConv &conv, ScalarType dtype) {
   conv.share_rows = can_share_rows(conv, form, dtype);
   if (conv.share_rows) {
     const int64_t pixels = conv.lattice_height * conv.lattice_width;
-    const int64_t tiles = (pixels + kSharedPixels - 1) / kSharedPixels;
+    const int64_t most = shared_pixels(conv), tiles = (pixels + most - 1) / most;
     conv.tiles = conv.batch * (tiles + tiles % 2);
     return;
   }

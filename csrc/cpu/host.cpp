@@ -57,7 +57,7 @@ Factors factors_of(const OptionalTensor &attention, int64_t count, int64_t stati
     return {ones, {ones.data_ptr(), 0}};
   }
   Tensor factors = as_contiguous(as_compute(*attention));
-  return {factors, {factors.data_ptr(), attention->dim() == static_dim ? 0 : count}};
+  return {factors, {factors.data_ptr(), attention->dim() == static_dim || attention->size(0) == 1 ? 0 : count}};
 }
 
 int64_t lanes_of(ScalarType dtype) {

@@ -27,7 +27,8 @@ Tensor empty_image(const std::array<int64_t, 4> &sizes, const Tensor &like, bool
 Tensor addressable(const Tensor &image);
 Image image_of(const Tensor &image);
 
-// Factors of an attention in the dtype of the arithmetic, or ones for an absent one. Keeps the tensor alive.
+// Factors of an attention in the dtype of the arithmetic, or ones for an absent one; those of a single sample count as
+// static. Keeps the tensor alive.
 struct Factors {
   Tensor tensor;
   Scale scale;

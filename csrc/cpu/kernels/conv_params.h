@@ -51,7 +51,8 @@ struct TileConv {
 
   const void *panels; // the same weight packed for conv_pixels, which reads this one instead; null for conv_tiles
   int64_t panel_width;
-  bool share_rows; // every tile lies in one sample, and tap_scale is finite (shared_rows.h, conv_pixels.h)
+  bool folded_taps; // tap_scale, static, stands in the panels already: for share_rows
+  bool share_rows;  // every tile lies in one sample, and tap_scale is finite (shared_rows.h, conv_pixels.h)
 
   Scale in_scale, tap_scale, out_scale;
   const void *bias; // or null
@@ -65,7 +66,7 @@ struct TileConv {
   int64_t out_split; // the filters, cut into so many parts
 };
 
-// The weight of a TileConv, repacked for conv_pixels (see there): element (o, i, t) of a group is read at
+// The weight of a TileConv, repacked in panels of filters (conv_pixels.h): element (o, i, t) of a group is read at
 // group * weight_group + o * weight_row + i * weight_channel + taps[t].weight.
 struct PackPanels {
   int64_t groups, in_channels, out_channels; // of one group
@@ -73,8 +74,9 @@ struct PackPanels {
   int64_t tap_count;
   const void *weight;
   int64_t weight_group, weight_row, weight_channel;
+  const void *tap_scale; // goes into the panels; or null
   void *panels;
-  int64_t panel_width; // a multiple of the lanes, at most kPanelVectors of them
+  int64_t panel_width; // kRows; or for conv_pixels a multiple of the lanes, at most kPanelVectors of them
 };
 
 // Gradients of weight, f and s, all from the products G[n,o,i,t] = sum_p dy[n,o,p] * in_scale[n,i] * x[n,i,q(p,t)], of

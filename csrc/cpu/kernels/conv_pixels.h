@@ -10,24 +10,56 @@
 
 namespace kerneldna::cpu::KERNELDNA_ISA {
 
+// out[o] = scale * in[o * step]
+template <class T>
+KERNELDNA_INLINE void copy_filters(T *__restrict__ out, const T *in, int64_t step, int64_t count, T scale) {
+  int64_t o = 0;
+  if (step == 1 && count == kRows) // the panel of conv_tiles, less than a vector perhaps
+    for (; o < kRows; ++o)
+      out[o] = in[o] * scale;
+  else if (step == 1)
+    for (; o + kLanes<T> <= count; o += kLanes<T>)
+      store(out + o, load(in + o) * splat(scale));
+  for (; o < count; ++o)
+    out[o] = in[o * step] * scale;
+}
+
 // Panel p of a group holds filters [p * width, (p + 1) * width): out[(t * in_channels + i) * width + filter]. A unit of
-// work is one panel.
+// work is one panel. Some that follow one another are packed together: their filters may stand in the same cache line.
 template <class S, class T> void pack_panels(const PackPanels &pack, int64_t begin, int64_t end) {
+  constexpr int64_t kTogether = 8;
   const int64_t width = pack.panel_width, panels = (pack.out_channels + width - 1) / width;
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t first = unit % panels * width;
-    const int64_t count = pack.out_channels - first < width ? pack.out_channels - first : width;
-    const T *in = static_cast<const T *>(pack.weight) + unit / panels * pack.weight_group + first * pack.weight_row;
-    T *out = static_cast<T *>(pack.panels) + unit * pack.in_channels * pack.tap_count * width;
-    for (int64_t t = 0; t < pack.tap_count; ++t, out += pack.in_channels * width) {
-      const T *tap = in + pack.taps[t].weight;
+  struct Panel {
+    const T *in;
+    T *out;
+    int64_t count;
+  } together[kTogether];
+  while (begin < end) {
+    int64_t count = 0;
+    for (; count < kTogether && begin < end; ++begin) {
+      const int64_t first = begin % panels * width, left = pack.out_channels - first;
+      together[count++] = {static_cast<const T *>(pack.weight) + begin / panels * pack.weight_group +
+                               first * pack.weight_row,
+                           static_cast<T *>(pack.panels) + begin * pack.in_channels * pack.tap_count * width,
+                           left < width ? left : width};
+    }
+    for (int64_t t = 0; t < pack.tap_count; ++t) {
+      const T scale = pack.tap_scale ? static_cast<const T *>(pack.tap_scale)[pack.taps[t].scale] : T(1);
+      const int64_t in = pack.taps[t].weight, out = t * pack.in_channels * width;
       if (pack.weight_channel == 1) {
-        transpose_to<T, T>(out, width, tap, pack.weight_row, count, pack.in_channels);
+        for (int64_t p = 0; p < count; ++p) {
+          const Panel &panel = together[p];
+          transpose_to<T, T>(panel.out + out, width, panel.in + in, pack.weight_row, panel.count, pack.in_channels);
+          if (pack.tap_scale)
+            for (int64_t k = out; k < out + pack.in_channels * width; k += kLanes<T>)
+              store(panel.out + k, load(panel.out + k) * splat(scale));
+        }
         continue;
       }
       for (int64_t i = 0; i < pack.in_channels; ++i)
-        for (int64_t o = 0; o < count; ++o)
-          out[i * width + o] = tap[i * pack.weight_channel + o * pack.weight_row];
+        for (int64_t p = 0; p < count; ++p)
+          copy_filters(together[p].out + out + i * width, together[p].in + in + i * pack.weight_channel,
+                       pack.weight_row, together[p].count, scale);
     }
   }
 }
@@ -42,12 +74,13 @@ public:
     channels_ = conv.in_channels < kChunk ? conv.in_channels
                                           : (conv.in_channels + (conv.in_channels + kChunk - 1) / kChunk - 1) /
                                                 ((conv.in_channels + kChunk - 1) / kChunk);
-    taps_ = kChunk / channels_ > 1 ? kChunk / channels_ : 1;
+    taps_ = channels_ >= kChannelsOfTap ? 1 : kChunk / channels_;
     taps_ = taps_ < conv.tap_count ? taps_ : conv.tap_count;
+    tap_by_tap_ = taps_ == 1 && conv.tap_count > 1;
     row_ = taps_ * channels_;
     result_row_ = panels_per_part_ * width_;
     const int64_t columns = conv.share_rows ? band_size() : tile_pixels_ * row_;
-    const int64_t scaled = conv.share_rows ? row_ * width_ : 0;
+    const int64_t scaled = conv.share_rows && !conv.folded_taps ? row_ * width_ : 0;
     Scratch &scratch = thread_scratch();
     scratch.reserve(Scratch::bytes_of<T>(columns + lanes) + Scratch::bytes_of<T>(scaled) +
                     Scratch::bytes_of<T>(tile_pixels_ * result_row_) + 2 * Scratch::bytes_of<int64_t>(row_) +
@@ -74,7 +107,8 @@ public:
   }
 
 private:
-  static constexpr int64_t kChunk = 576; // of the reduction, built and multiplied at a time
+  static constexpr int64_t kChunk = 576;         // of the reduction, built and multiplied at a time
+  static constexpr int64_t kChannelsOfTap = 192; // from here on one tap is enough for a chunk
   static constexpr int64_t lanes = kLanes<T>;
 
   struct Pixel {
@@ -83,7 +117,8 @@ private:
   };
 
   // Pixels of one row that are multiplied together, and the taps that reach a source row from there: the others would
-  // multiply zeros, which on a small map are a tenth of the work.
+  // multiply zeros, which on a small map are a tenth of the work. Tap by tap, pixels from which the tap reaches no
+  // source column are left out too, another tenth.
   struct Block {
     int64_t first, count, tap_begin, tap_end;
   };
@@ -99,17 +134,22 @@ private:
       return;
     tile_index_ = tile;
     locate_pixels(first);
-    cut_into_blocks();
+    if (tap_by_tap_)
+      clear_result();
+    else
+      cut_into_blocks(0, conv_.tap_count);
     if (conv_.partner)
       clear_partial(group, panel_begin, panel_end);
     if (conv_.share_rows)
       build_band(group);
-    bool fresh = true;
+    bool fresh = !tap_by_tap_;
     for (int64_t tap = 0; tap < conv_.tap_count; tap += taps_)
       for (int64_t channel = 0; channel < conv_.in_channels; channel += channels_) {
         const int64_t tap_end = tap + taps_ < conv_.tap_count ? tap + taps_ : conv_.tap_count;
         const int64_t channel_end = channel + channels_ < conv_.in_channels ? channel + channels_ : conv_.in_channels;
-        const bool done = tap_end == conv_.tap_count && channel_end == conv_.in_channels;
+        const bool done = !tap_by_tap_ && tap_end == conv_.tap_count && channel_end == conv_.in_channels;
+        if (tap_by_tap_)
+          cut_into_blocks(tap, tap_end);
         if (conv_.share_rows)
           point_into_band(tap, tap_end, channel, channel_end);
         else
@@ -121,6 +161,9 @@ private:
     if (conv_.tap_count == 0)
       for (int64_t panel = panel_begin; panel < panel_end; ++panel)
         multiply_panel(group, panel, panel - panel_begin, 0, 0, 0, 0, true, true);
+    if (tap_by_tap_)
+      for (int64_t panel = panel_begin; panel < panel_end; ++panel)
+        finish_panel(group, panel, panel - panel_begin, 0, count_);
   }
 
   void locate_pixels(int64_t first) {
@@ -138,30 +181,41 @@ private:
     }
   }
 
-  void cut_into_blocks() {
+  // For taps [tap_begin, tap_end): all of them, or a single one.
+  void cut_into_blocks(int64_t tap_begin, int64_t tap_end) {
     block_count_ = 0;
-    for (int64_t p = 0; p < count_;) {
-      int64_t in_row = 1; // pixels of the tile in the row of pixel p
-      while (p + in_row < count_ && tile_[p + in_row].source_row == tile_[p].source_row &&
-             tile_[p + in_row].sample == tile_[p].sample)
-        ++in_row;
-      int64_t tap_begin = 0, tap_end = conv_.tap_count;
-      auto outside = [&](int64_t t) {
-        const int64_t row = tile_[p].source_row + conv_.taps[t].row;
-        return row < 0 || row >= conv_.source.height;
+    for (int64_t p = 0, next; p < count_; p = next) {
+      next = p + 1; // where the row of pixel p ends in the tile
+      while (next < count_ && tile_[next].source_row == tile_[p].source_row && tile_[next].sample == tile_[p].sample)
+        ++next;
+      int64_t first_tap = tap_begin, last_tap = tap_end, first = p, last = next;
+      auto row_outside = [&](int64_t t) {
+        return outside(tile_[p].source_row + conv_.taps[t].row, conv_.source.height);
       };
-      while (tap_begin < tap_end && outside(tap_begin))
-        ++tap_begin;
-      while (tap_begin < tap_end && outside(tap_end - 1))
-        --tap_end;
-      for (int64_t blocks = (in_row + kRows - 1) / kRows; blocks > 0; --blocks) {
-        const int64_t count = (in_row + blocks - 1) / blocks;
-        blocks_[block_count_++] = {p, count, tap_begin, tap_end};
-        p += count;
-        in_row -= count;
+      while (first_tap < last_tap && row_outside(first_tap))
+        ++first_tap;
+      while (first_tap < last_tap && row_outside(last_tap - 1))
+        --last_tap;
+      if (tap_by_tap_) {
+        if (first_tap == last_tap)
+          continue;
+        auto column_outside = [&](int64_t q) {
+          return outside(tile_[q].source_column + conv_.taps[tap_begin].column, conv_.source.width);
+        };
+        while (first < last && column_outside(first))
+          ++first;
+        while (first < last && column_outside(last - 1))
+          --last;
+      }
+      for (int64_t blocks = (last - first + kRows - 1) / kRows; blocks > 0; --blocks) {
+        const int64_t count = (last - first + blocks - 1) / blocks;
+        blocks_[block_count_++] = {first, count, first_tap, last_tap};
+        first += count;
       }
     }
   }
+
+  static bool outside(int64_t place, int64_t size) { return place < 0 || place >= size; }
 
   // columns[pixel][(t, i)] = in_scale[n,i] * tap_scale[n,t] * source[n,i,q(pixel,t)]
   void build_columns(int64_t group, int64_t tap_begin, int64_t tap_end, int64_t channel_begin, int64_t channel_end) {
@@ -177,9 +231,9 @@ private:
       for (int64_t t = tap_begin; t < tap_end; ++t, out += count) {
         const int64_t row = pixel.source_row + conv_.taps[t].row;
         const int64_t column = pixel.source_column + conv_.taps[t].column;
-        if (row < 0 || row >= source.height)
+        if (outside(row, source.height))
           continue; // no block reads these
-        if (column < 0 || column >= source.width) {
+        if (outside(column, source.width)) {
           for (int64_t i = 0; i < count; i += lanes) // the next row of columns, or slack, takes what is too much
             store(out + i, Vec<T>{});
           continue;
@@ -253,7 +307,7 @@ private:
     const T *weight =
         static_cast<const T *>(conv_.panels) +
         (((group * panels_ + panel) * conv_.tap_count + tap_begin) * conv_.in_channels + channel_begin) * width_;
-    if (conv_.share_rows)
+    if (conv_.share_rows && !conv_.folded_taps)
       weight = scale_panel(weight, tap_begin, tap_end, channels);
     for (int64_t k = 0; k < block_count_; ++k) {
       const Block &block = blocks_[k];
@@ -274,9 +328,20 @@ private:
                                   (end - begin) * channels, result, result_row_, fresh);
       });
       if (done)
-        for (int64_t j = 0; j < block.count; ++j)
-          finish(tile_[block.first + j], result + j * result_row_, group * conv_.out_channels + first, filters);
+        finish_panel(group, panel, place, block.first, block.count);
     }
+  }
+
+  void clear_result() {
+    for (int64_t k = 0; k < count_ * result_row_; k += lanes)
+      store(result_ + k, Vec<T>{});
+  }
+
+  void finish_panel(int64_t group, int64_t panel, int64_t place, int64_t first_pixel, int64_t count) {
+    const int64_t first = panel * width_;
+    const int64_t filters = conv_.out_channels - first < width_ ? conv_.out_channels - first : width_;
+    for (int64_t p = first_pixel; p < first_pixel + count; ++p)
+      finish(tile_[p], result_ + p * result_row_ + place * width_, group * conv_.out_channels + first, filters);
   }
 
   void finish(const Pixel &pixel, const T *result, int64_t channel, int64_t filters) {
@@ -313,6 +378,7 @@ private:
   const TileConv &conv_;
   const int64_t width_;
   int64_t pixels_, tile_pixels_, panels_, panels_per_part_, channels_, taps_, row_, result_row_;
+  bool tap_by_tap_; // a chunk is of one tap
   TapExtent extent_;
   int64_t band_width_ = 0;
   T *columns_, *scaled_, *result_;

@@ -132,7 +132,8 @@ private:
     const int64_t channels = channel_end - channel_begin;
     if (conv_.share_rows)
       return build_shared_rows(group, channel_begin, channel_end);
-    const ColumnOrder order = conv_.weight_channel == 1 ? ColumnOrder{1, channels} : ColumnOrder{conv_.tap_count, 1};
+    const bool tap_outermost = conv_.tap_count > 1 && conv_.taps[1].weight > conv_.weight_channel;
+    const ColumnOrder order = tap_outermost ? ColumnOrder{1, channels} : ColumnOrder{conv_.tap_count, 1};
     if (channels != offsets_for_) {
       offsets_for_ = channels;
       for (int64_t i = 0; i < channels; ++i)
