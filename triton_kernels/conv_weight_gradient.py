@@ -81,11 +81,15 @@ def weight_gradient_kernel(
     p_g = g + tap * stride_gt + i_group * C + o_c[:, None]
     p_f = f + i_group * O + o_o[None, :]
 
-    b_m = i_split * steps * BP + tl.arange(0, BP)
-    b_n, b_h, b_w = first_pixels(b_m, tap, OH, OW, KW, SH, SW, DH, DW, PH, PW)
     rows = N * OH * OW
+    # No program is without steps; ptxas waits for each product before the next if the loop might be empty.
+    first = i_split * steps
+    last = tl.minimum(first + steps, tl.cdiv(rows, BP))
+    tl.assume(first < last)
+    b_m = first * BP + tl.arange(0, BP)
+    b_n, b_h, b_w = first_pixels(b_m, tap, OH, OW, KW, SH, SW, DH, DW, PH, PW)
     b_acc = tl.zeros((BC, BO), tl.float32)
-    for _ in tl.range(i_split * steps, tl.minimum((i_split + 1) * steps, tl.cdiv(rows, BP)), num_stages=STAGES):
+    for _ in tl.range(first, last, num_stages=STAGES):
         if UNPADDED:
             row = b_m
             m_x = (b_m < rows)[None, :]
@@ -128,16 +132,19 @@ def weight_gradient(
     Workspace: split_k * dW in float32, where split_k > 1.
     """
     channels, filters = problem.in_channels // problem.groups, problem.out_channels // problem.groups
-    parts = x.new_empty(config.split_k, problem.out_channels, problem.taps, channels, dtype=torch.float32)
+    all_steps = cdiv(problem.out_pixels, config.block_k)
+    steps = cdiv(all_steps, config.split_k)
+    split_k = cdiv(all_steps, steps)  # without programs that would have no step
+    parts = x.new_empty(split_k, problem.out_channels, problem.taps, channels, dtype=torch.float32)
     scale = Scale(x, 0) if g is None else g
     after = Scale(x, 0) if f is None else f
     launch(
         weight_gradient_kernel,
-        (weight_blocks(problem, config), problem.groups, config.split_k),
+        (weight_blocks(problem, config), problem.groups, split_k),
         *(x, grad_output, scale.tensor, after.tensor, parts, problem.batch),
         *(problem.height, problem.width, problem.out_height, problem.out_width),
         *(scale.sample_stride, scale.tap_stride, after.sample_stride),
-        cdiv(cdiv(problem.out_pixels, config.block_k), config.split_k),
+        steps,
         *(channels, filters, problem.groups, *problem.kernel_size),
         *(*problem.stride, *problem.dilation, *problem.padding),
         HAS_G=g is not None,
@@ -149,7 +156,7 @@ def weight_gradient(
         STAGES=config.num_stages,
         num_warps=config.num_warps,
     )
-    return parts[0] if config.split_k == 1 else parts.sum(0)
+    return parts[0] if split_k == 1 else parts.sum(0)
 
 
 def weight_blocks(problem: Problem, config: Config) -> int:
