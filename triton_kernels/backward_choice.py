@@ -14,7 +14,6 @@ import torch
 from .config import Config
 from .conv_weight_gradient import weight_blocks
 from .cost_model import DEVICES, Device, device_of
-from .forward_choice import tiles_for
 from .launch import cdiv
 from .problem import Problem
 
@@ -85,19 +84,28 @@ class BackwardConfigs:
 
     @classmethod
     def of(cls, problem: Problem, device: Device) -> "BackwardConfigs":
-        """Of the candidates, which go from large to small, the first whose tiles the sizes fill."""
+        """Of the candidates, which go from large to small, the first whose tiles the sizes fill.
+
+        Masks of strides, and of channels that fill no block, leave too few registers for the largest tile.
+        """
         channels, filters = problem.in_channels // problem.groups, problem.out_channels // problem.groups
         in_pixels = problem.batch * problem.height * problem.width
         bits = problem.dtype.itemsize * 8
-        products = [c for c in tiles_for(device.arch, bits) if c.form == "P" and not c.one_sample]
+        ragged = channels % 64 != 0 or filters % 64 != 0
+        strided = problem.stride != (1, 1)
 
-        def of_kernel(kernel: str) -> list[Config]:
-            return candidates(kernel, device.arch, bits)
+        def of_kernel(kernel: str, masked: bool = False) -> list[Config]:
+            tiles = candidates(kernel, device.arch, bits)
+            return (tiles[1:] or tiles) if masked else tiles
 
-        weight, blocks = (_filled(of_kernel(kernel), channels, filters) for kernel in ("weight", "blocks"))
+        products = of_kernel("product", masked=ragged or strided)
+        weight, blocks = (
+            _filled(of_kernel(kernel, masked), channels, filters)
+            for kernel, masked in (("weight", False), ("blocks", ragged))
+        )
         return cls(
             input=_filled(products, in_pixels, channels),
-            spatial=_filled(of_kernel("spatial"), in_pixels, channels),
+            spatial=_filled(of_kernel("spatial", masked=ragged), in_pixels, channels),
             forward=_filled(products, problem.out_pixels, filters),
             weight=_split(weight, problem, device, cdiv(problem.out_pixels, weight.block_k) // _STEPS_OF_A_PROGRAM),
             blocks=_split(blocks, problem, device, problem.batch),
@@ -123,12 +131,13 @@ def use_blocks(problem: Problem, wanted: Wanted, device: Device) -> bool:
 
 
 def candidates(kernel: str, arch: int, bits: int) -> list[Config]:
-    """All tiles that the data file names for "weight", "blocks" or "spatial", an architecture (90 for sm_90) and the
-    bits of an element, from large to small."""
+    """All tiles that the data file names for a kernel, an architecture (90 for sm_90) and the bits of an element, from
+    large to small. Kernels: "product" (conv_forward.py with sums), "weight", "blocks", "spatial"."""
     entries = [entry for entry in _entries() if entry["kernel"] == kernel and entry["bits"] == bits]
     known = {a for entry in entries for a in entry["archs"]}
     nearest = max((a for a in known if a <= arch), default=min(known))
-    return [Config(form=kernel, **tile) for entry in entries if nearest in entry["archs"] for tile in entry["tiles"]]
+    form = "P" if kernel == "product" else kernel
+    return [Config(form=form, **tile) for entry in entries if nearest in entry["archs"] for tile in entry["tiles"]]
 
 
 def device_running(device: torch.device) -> Device:

@@ -39,7 +39,7 @@ from .launch import cdiv, launch
 
 Pair = Sequence[int]
 
-_ELEMENTS = 4096  # of a block of pixels and channels: 32 for each of the 128 threads of a program
+_ELEMENTS = 4096  # of a block of pixels and channels: 32 for each of 128 threads, 16 for each of 256
 _CHANNELS = 64  # of a block: 128 bytes of half precision, which is what memory delivers at once
 _TAPS = 4  # whose correlations a program accumulates at a time: it reads gy once for them
 _PIXELS_PER_PART = 512  # their x and gy stay in the L1 cache while a program goes over the taps
@@ -363,7 +363,7 @@ def _convolve(
         HAS_BIAS=bias is not None,
         BP=block_p,
         BC=block_c,
-        num_warps=4,
+        num_warps=8,
     )
 
 

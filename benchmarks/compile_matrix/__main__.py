@@ -49,7 +49,7 @@ def main() -> int:
         (FOLDER / f"{triton.__version__}.md").write_text(markdown(triton.__version__, rows))
     else:
         print(table, end="")
-    broken = [sentence for row in rows for sentence in violations(row)]
+    broken = [sentence for row in rows for sentence in violations(row, triton.__version__)]
     print(f"{len(rows)} kernels in {seconds:.0f} s, {len(broken)} broken rules", *broken, sep="\n", file=sys.stderr)
     return 1 if broken else 0
 

@@ -32,6 +32,8 @@ _PRODUCTS = ("HMUL2", "HFMA2", "FMUL", "FFMA", "FMUL2", "FFMA2")
 _CONSTANT = re.compile(r"-RZ, RZ,")
 _WGMMA = re.compile(r"GMMA\.(?P<m>64)x(?P<n>\d+)x(?P<k>\d+)\.")
 _MMA_SYNC = re.compile(r"MMA\.(?P<m>16)(?P<n>8)(?P<k>\d+)\.")
+# All wgmma that run are done. Once in the loop it is the step's; the compiler puts in others where it gives up.
+_WAIT_FOR_ALL = re.compile(r"WARPGROUP\.DEPBAR\S* gsb0, 0x0\b")
 _OPERAND = re.compile(r"tensor<[\dx]+x(\w+)>")
 # The machine instruction of tcgen05 does not say its sizes; the type of its float32 sums in Triton's own code does.
 _TCGEN05 = re.compile(r"tc_gen5_mma .*memdesc<(\d+)x(\d+)xf32,")
@@ -52,6 +54,7 @@ class Figures:
     tma: int
     loop: int
     products: int  # multiplications in the loop outside the tensor cores
+    serialised: bool  # waits for each wgmma of the loop before it starts the next
     issue: float | None  # issue slots that the loop takes of those that pass while the tensor cores run; None: no loop
 
 
@@ -72,6 +75,7 @@ def figures(binary: Binary, arch: int) -> Figures:
         tma=count(code, *_TMA),
         loop=len(loop),
         products=sum(i.opcode in _PRODUCTS and not _CONSTANT.search(i.operands) for i in loop),
+        serialised=sum(bool(_WAIT_FOR_ALL.search(i.text)) for i in loop) > 1,
         issue=_issue(loop, tensor, binary, arch) if tensor and loop else None,
     )
 

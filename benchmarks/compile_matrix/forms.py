@@ -41,7 +41,7 @@ def forward(cell: Cell) -> None:
     }
     if "d" in cell.flags:
         operands["dot_with"] = output(cell)
-    module = conv_forward if cell.form == "P" else conv_forward_tma
+    module = conv_forward if cell.form in ("P", "df") else conv_forward_tma
     module.forward(pixels(cell), weight(cell), problem, config(cell), **operands)
 
 
@@ -139,6 +139,7 @@ FORMS: dict[str, Callable[[Cell], None]] = {
     "S": forward,
     "M": forward,
     "X": forward,
+    "df": forward,
     "dx": input_gradient,
     "dx ds": spatial_gradients,
     "dW": weight_gradient,

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from .rules import KNOWN_SPILLS
+
 Row = dict[str, Any]
 
 _COLUMNS = {
@@ -14,6 +16,7 @@ _COLUMNS = {
     "loop": "loop",
     "extra_products": "extra products",
     "issue": "issue",
+    "serialised": "serialised",
 }
 
 
@@ -32,6 +35,7 @@ def _lines(version: str, rows: list[Row]) -> Iterator[str]:
     yield "* loop: instructions of the innermost loop with tensor-core instructions, for each warp"
     yield "* extra products: multiplications in it beyond those of the same kernel without g"
     yield "* issue: instructions the loop starts, per instruction that could start while its tensor-core work runs"
+    yield "* serialised: the loop waits for each wgmma before it starts the next (sm_90)"
     yield "* flags: g channel and s spatial attention per sample, f filter attention, b bias, r residual and ReLU,"
     yield "  d sums for the attention gradients; config: pixels x filters x reduction, warps, stages"
     yield ""
@@ -40,11 +44,21 @@ def _lines(version: str, rows: list[Row]) -> Iterator[str]:
     for row in rows:
         if row["dots"] == "bf16" and row["extra_products"] is not None:
             yield f"| {row['kernel']} | " + " | ".join(_cell(name, row[name]) for name in _COLUMNS) + " |"
+    yield ""
+    spilling = [row for row in rows if row["spills"]]
+    known = KNOWN_SPILLS.get(version, {})
+    yield f"{len(spilling)} of all {len(rows)} kernels spill registers{':' if spilling else '.'}"
+    yield ""
+    for row in spilling:
+        why = known.get(row["kernel"], "not allowed")
+        yield f"* {row['kernel']}: {row['spills']} loads and stores; {why}"
 
 
 def _cell(name: str, value: Any) -> str:
     if value is None or value == "":
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else ""
     if name == "shared":
         return f"{value / 1024:.0f}"
     return f"{value:.0%}" if name == "issue" else str(value)

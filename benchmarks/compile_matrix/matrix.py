@@ -10,9 +10,10 @@ and one for each other case. From there one thing at a time is changed:
                                            sm_80, 90, 100       every set of flags    bfloat16
     the one that is chosen                 sm_80, 90, 100       with the scales       bfloat16, every case of a problem
 
-Less says as much of sm_89, whose code is that of sm_86: one tile, with the scales, in bfloat16; of the input gradient,
-which has the kernel of the forward and few of its tiles: those that are chosen, for sm_80, 90, 100; and of kernels that
-have no tiles and are taken to have one: float32 for sm_80, 90, 100. What runs the same machine code is compiled once.
+Less says as much of sm_89, whose code is that of sm_86: one tile, with the scales, in bfloat16; of the gradients of
+input and filter attention, which have the kernel of the forward and few of its tiles: those that are chosen, for
+sm_80, 90, 100; and of kernels that have no tiles and are taken to have one: float32 for sm_80, 90, 100. What runs the
+same machine code is compiled once.
 """
 
 import itertools
@@ -62,10 +63,11 @@ class Form:
 
 
 FORMS = (
-    Form("P", "fb", "gfb", ("", "g", "gs", "gfbr", "gfbd"), _CASES),
+    Form("P", "fb", "gfb", ("", "g", "gs", "gfbr"), _CASES),
     Form("S", "fb", "gfb", ("gs", "gfbr"), _CASES),
     Form("M", "fb", "gfb", ("gs", "gfbr"), _CASES),
     Form("X", "fb", "gfb", ("gs", "gfbr"), _CASES),
+    Form("df", "d", "gd", ("gsd",), _CASES),
     Form("dx", "fd", "gfd", ("", "gf"), _CASES),
     Form("dx ds", "fd", "gfd", ("",), _CASES),
     Form("dW", "f", "gf", ("", "g", "gsf"), _CASES),
@@ -76,14 +78,16 @@ FORMS = (
     Form("squeeze-excite training", "", "b", (), _SQUEEZE_EXCITE_CASES[:1]),
 )
 _FORWARD = ("P", "S", "M", "X")
+# Those with the kernel of the forward and few of its tiles.
+_LIKE_FORWARD = ("df", "dx")
 # What backward_choice calls the kernel of a form.
-_BACKWARD = {"dx": "input", "dx ds": "spatial", "dW": "weight", "dW df dg": "blocks"}
+_BACKWARD = {"df": "forward", "dx": "input", "dx ds": "spatial", "dW": "weight", "dW df dg": "blocks"}
 
 
 def cells() -> Iterator[Cell]:
     for form in FORMS:
         for arch in ARCHITECTURES:
-            if arch in OF_EACH_KIND or form.name != "dx":
+            if arch in OF_EACH_KIND or form.name not in _LIKE_FORWARD:
                 yield from itertools.islice(_of_tiles(form, arch), 1 if arch in LIKE_ITS_ELDER else None)
         for arch in OF_EACH_KIND:
             yield from _of_first_tile(form, arch)
@@ -128,7 +132,7 @@ def _tiles(form: Form, arch: int, bits: int) -> Iterable[Config | None]:
     """In the order of the data files."""
     if form.name in _FORWARD:
         return _forward_tiles(form.name, arch, bits)
-    if form.name == "dx":
+    if form.name in _LIKE_FORWARD:
         return _chosen(form, arch, replace(form.problem, dtype=torch.bfloat16 if bits == 16 else torch.float32))
     if form.name in _BACKWARD:
         return backward_choice.candidates(_BACKWARD[form.name], arch, bits)

@@ -222,7 +222,7 @@ def test_without_a_choice_aten_runs_where_it_has_a_form():
         assert "scale_and_dot_kernel" not in launches(256, 14, ALL, Choice(), **kinds)
 
 
-@pytest.mark.parametrize("kernel", ["weight", "blocks", "spatial"])
+@pytest.mark.parametrize("kernel", ["product", "weight", "blocks", "spatial"])
 def test_every_architecture_has_candidates(kernel):
     for arch, bits in product((80, 86, 89, 90, 100, 103, 120), (16, 32)):
         assert candidates(kernel, arch, bits)
