@@ -26,6 +26,7 @@ float32, [SPLIT_K, pixels, O], and conv_reduce_kernel adds the parts and does th
 """
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -349,6 +350,8 @@ def _run(x, w, problem, config, g, f, bias, residual, relu, dot_with, sizes, tra
     # Of the classes, the first is the largest and the last the smallest.
     pixels = cdiv(out_height, class_h) * cdiv(out_width, class_w)
     fewest = (out_height // class_h) * (out_width // class_w)
+    if not fewest:
+        config = replace(config, one_sample=False)  # a class without pixels has no sample to stay within
     batch, block_m = problem.batch, config.block_m
     tiles = batch * cdiv(pixels, block_m) if config.one_sample else cdiv(batch * pixels, block_m)
     taps = math.prod(cdiv(size, s) for size, s in zip(problem.kernel_size, step, strict=True))

@@ -130,3 +130,12 @@ def test_a_nan_beyond_a_tile_stays_where_it_is():
     torch.testing.assert_close(found.dots[0], clean.dots[0], rtol=0, atol=0)
     assert found.y[1, 1:, 1:].isnan().all()
     assert not found.y[1, 0].isnan().any()
+
+
+# The interpreter only warns of a division by zero, to which a GPU answers anything.
+@pytest.mark.filterwarnings("error")
+def test_a_stride_beyond_the_input_leaves_classes_without_pixels():
+    case = Case("narrow", (2, 3, 1, 2), 4, (2, 3), stride=(3, 4), padding=(1, 1))
+    dx, _ = input_gradient(case, torch.float32, CONFIGS["one_sample"])
+    plain = [(gradients[0],) for gradients in truths.plain_gradients(case, torch.float32)]
+    assert_within([image(dx)], [truths.gradients(case)[0]], plain)
