@@ -1,7 +1,9 @@
 """What all tests share: backends, dtypes, seeds, poisoned memory, and the count of what was skipped."""
 
 import functools
+import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,8 +14,17 @@ import pytest
 import torch
 
 import cases
-from kerneldna_ops import backends, explain_backends
+from kerneldna_ops import backends, explain_backends, triton_kernels
 from kerneldna_ops.backends import _winners
+
+with pytest.MonkeyPatch.context() as _environment:
+    # Triton's kernels, those of its own library included, are interpreted in this process, which is decided when they
+    # are defined: before any test imports them. No test has to know but those of tests/triton_kernels.
+    _environment.setenv("TRITON_INTERPRET", "1")
+    # Triton imports it at the first descriptor, and it wants the variable as it was when Triton was imported.
+    importlib.import_module("triton.experimental.gluon")
+    for _module in pkgutil.iter_modules(triton_kernels.__path__):
+        importlib.import_module(f"{triton_kernels.__name__}.{_module.name}")
 
 FOLDER = Path(__file__).parent
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
