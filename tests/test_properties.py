@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import truths
@@ -47,6 +47,7 @@ def valid_cases(draw):
 @settings(max_examples=300)
 @given(case=valid_cases(), dtype=st.sampled_from([torch.float64, torch.float32]))
 def test_valid_call_is_right(backend, threads, case, dtype):
+    assume(backend != "triton" or dtype is torch.float32)  # it has no float64
     outputs = []
 
     def conv(call):

@@ -38,8 +38,9 @@ SHAPES = (
         (["test_conv_gradients.py"], f"test_gradients[ and ({' or '.join(SHAPES[:-1])})"),
         (["test_conv_gradients.py"], "zeros and depthwise or test_only and kernel_1x1"),
         (["test_registrations.py", "test_autocast.py"], "opcheck or compiles_into or by_hand"),
+        (["test_properties.py"], "valid_call"),
     ],
-    ids=["output", "gradients", "zeros and masks", "registrations"],
+    ids=["output", "gradients", "zeros and masks", "registrations", "random calls"],
 )
 def test_what_every_backend_passes(tests_pass_with, files, selection):
     tests_pass_with(INTERPRETED, "--backend", "triton", *files, "-k", selection)
