@@ -139,3 +139,15 @@ def test_a_stride_beyond_the_input_leaves_classes_without_pixels():
     dx, _ = input_gradient(case, torch.float32, CONFIGS["one_sample"])
     plain = [(gradients[0],) for gradients in truths.plain_gradients(case, torch.float32)]
     assert_within([image(dx)], [truths.gradients(case)[0]], plain)
+
+
+@pytest.mark.parametrize("split_k", [1, 2, 4])
+def test_blocks_without_masks(split_k):
+    """Channels and filters that fill their blocks; of 9 steps the last program of a split has fewer than the others."""
+    case = Case("full_blocks", (2, 16, 4, 3), 16, padding=(1, 1))
+    config = dataclasses.replace(FLAT, split_k=split_k)
+    y = forward(case, torch.float32, config).y
+    assert_within([image(y)], [truths.output(case)], truths.plain_outputs(case, torch.float32))
+    dx, _ = input_gradient(case, torch.float32, config)
+    plain = [(gradients[0],) for gradients in truths.plain_gradients(case, torch.float32)]
+    assert_within([image(dx)], [truths.gradients(case)[0]], plain)
