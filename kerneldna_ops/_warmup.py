@@ -41,7 +41,7 @@ def _run(model: nn.Module, inputs: tuple[Any, ...], backward: bool) -> None:
         return
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = sum((tensor.float().sum() for tensor in _tensors(output)), torch.zeros(()))
-    if parameters and isinstance(total, Tensor) and total.requires_grad:
+    if parameters and total.requires_grad:
         torch.autograd.grad(total, parameters, allow_unused=True)
 
 

@@ -74,7 +74,9 @@ def tune_if_asked(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ..
 def _keep(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
     table = _tuned.table(conv_args[0].device)
     assert table is not None
-    table.add(function, _tuned.key_of(*conv_args), tune(function, conv_args, args))
+    entry = tune(function, conv_args, args)
+    if entry.milliseconds:  # else nothing ran, which may have a reason of the moment, such as a lack of memory
+        table.add(function, _tuned.key_of(*conv_args), entry)
 
 
 _of_the_process = _keep if os.environ.get("KERNELDNA_AUTOTUNE") == "1" else None
@@ -100,9 +102,9 @@ def tune(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> En
     fastest, chosen = math.inf, {}
     for options in triton.candidates(function, conv_args):
         name = " ".join(["triton", *(f"{key}={value}" for key, value in options.items())])
-        time = time_of(name, functools.partial(triton.run, function, args, options))
-        if time < fastest:
-            fastest, chosen = time, options
+        taken = time_of(name, functools.partial(triton.run, function, args, options))
+        if taken < fastest:
+            fastest, chosen = taken, options
     return Entry("triton" if fastest < others else "composite", chosen, milliseconds)
 
 

@@ -115,7 +115,8 @@ def _built(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> 
     try:
         return run(function, args, {} if entry is None else entry.options)
     except TritonError as error:
-        reason = f"Triton could not build its kernel ({type(error).__name__}: {str(error).splitlines()[-1]})"
+        message = (str(error).strip() or "no message").splitlines()[-1]
+        reason = f"Triton could not build its kernel ({type(error).__name__}: {message})"
         _not_built[_tuned.key_of(*conv_args)] = reason
         raise CannotRun(reason) from error
 

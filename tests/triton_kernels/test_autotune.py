@@ -154,6 +154,14 @@ def test_without_any_candidate_composite_answers(times):
     assert (tuned().backend, tuned().options) == ("composite", {})
 
 
+def test_where_nothing_ran_nothing_is_kept(times, cache):
+    times(*[RuntimeError("out of memory")] * (1 + MOST_CANDIDATES))
+    with use_backend("triton"), autotune():
+        conv(*CALL)
+    assert tuned() is None
+    assert not list(cache.iterdir())
+
+
 def test_another_process_finds_what_was_tuned(times, cache):
     with use_backend("triton"), autotune():
         conv(*CALL)
