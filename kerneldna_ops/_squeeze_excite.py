@@ -1,9 +1,7 @@
 """squeeze_excite beside its native kernels: fake, autocast, no backward; Triton or plain PyTorch on other devices."""
 
-import importlib
 import os
 import warnings
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,7 +25,7 @@ def on_any_device(
 ) -> Tensor:
     _check(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
     if runs_on_triton(input):
-        kernels = triton_kernels("squeeze_excite")
+        kernels = backends.load("triton").kernels("squeeze_excite")
         gate: Tensor = kernels.squeeze_excite(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
         return gate
     hidden = F.linear(input.mean((2, 3)), fc1_weight.flatten(1), fc1_bias).relu_()
@@ -45,11 +43,6 @@ def runs_on_triton(input: Tensor) -> bool:
         return False
     runs: bool = backends.load("triton").runs_on(input)[0]
     return runs
-
-
-def triton_kernels(module: str) -> ModuleType:
-    """A module of the Triton kernels: it imports triton, which takes time."""
-    return importlib.import_module(f"kerneldna_ops.triton_kernels.{module}")
 
 
 def refuse_backward(ctx: Any, grad: Tensor) -> None:

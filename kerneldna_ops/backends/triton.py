@@ -89,7 +89,7 @@ def _triton_missing() -> str:
     return ""
 
 
-def _kernels(name: str) -> Any:
+def kernels(name: str) -> Any:
     """A module of the kernels. They import triton, which takes its time and which only a call that runs here needs."""
     return importlib.import_module(f"kerneldna_ops.triton_kernels.{name}")
 
@@ -128,10 +128,10 @@ def candidates(function: str, conv_args: tuple[Any, ...]) -> list[dict[str, Any]
     if problem.depthwise:
         return [{}]
     if function == "conv":
-        ways = _kernels("forward_choice").candidates(problem, _gpu(input.device))
+        ways = kernels("forward_choice").candidates(problem, _gpu(input.device))
     else:
         attentions = operands.per_sample(filter, None), operands.per_sample(None, spatial)
-        ways = _kernels("backward_choice").choices(*attentions)
+        ways = kernels("backward_choice").choices(*attentions)
     return [asdict(way) for way in ways]
 
 
@@ -156,10 +156,10 @@ def _forward(
     if not problem.batch:
         return input.new_empty(0, problem.out_channels, problem.out_height, problem.out_width)
     if problem.depthwise:
-        depthwise = _kernels("conv_depthwise").depthwise_forward
+        depthwise = kernels("conv_depthwise").depthwise_forward
         y = depthwise(x, weight[:, 0].contiguous(), channel, filter, spatial, bias, *geometry[:3])
         return operands.image(y)  # type: ignore[no-any-return]
-    choice = _kernels("forward_choice")
+    choice = kernels("forward_choice")
     config = Config.of(options) if options else choice.candidates(problem, _gpu(input.device))[0]
     g = operands.reduction_scale(channel, spatial, problem.in_channels)
     w = operands.taps_of(weight)
@@ -190,12 +190,12 @@ def _backward(
     if problem.depthwise:
         x, gy = operands.pixels(input), operands.pixels(grad_output)
         geometry = (stride, padding, dilation)
-        depthwise = _kernels("conv_depthwise").depthwise_backward
+        depthwise = kernels("conv_depthwise").depthwise_backward
         grads = depthwise(gy, x, weight[:, 0].contiguous(), *attentions, bias, *geometry, output_mask)
         dx, dw = grads[:2]
         return None if dx is None else operands.image(dx), None if dw is None else dw[:, None], *grads[2:]
-    backward = _kernels("conv_backward")
-    choice = _kernels("backward_choice").Choice(**options) if options else None
+    backward = kernels("conv_backward")
+    choice = kernels("backward_choice").Choice(**options) if options else None
     gradients: tuple[Tensor | None, ...] = backward.gradients(
         grad_output, input, weight, bias, *attentions, problem, output_mask, choice
     )
@@ -205,7 +205,7 @@ def _backward(
 @functools.cache
 def _gpu(device: torch.device) -> Any:
     """What cost_model.py knows of the device; of an A100 for the CPU, where the kernels run interpreted."""
-    cost_model = _kernels("cost_model")
+    cost_model = kernels("cost_model")
     if device.type == "cpu":
         return cost_model.DEVICES["A100"]
     found = torch.cuda.get_device_properties(device)

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._squeeze_excite import runs_on_triton, triton_kernels
+from .. import backends
+from .._squeeze_excite import runs_on_triton
 from ._check_input import check_layer_input
 from ._fold_cache import FoldCache, in_training
 
@@ -93,7 +94,7 @@ class SqueezeExcite(nn.Module):
         layers: dict[nn.Module, type[nn.Module]] = {self.fc1: nn.Linear, self.bn: nn.BatchNorm1d, self.fc2: nn.Linear}
         if not runs_on_triton(input) or not all(_is_bare(layer, kind) for layer, kind in layers.items()):
             return None
-        kernels = triton_kernels("squeeze_excite_training")
+        kernels = backends.load("triton").kernels("squeeze_excite_training")
         bn: Any = self.bn
         tensors = (self.fc1.weight, bn.weight, bn.bias, self.fc2.weight, self.fc2.bias)
         running = (bn.running_mean, bn.running_var)
