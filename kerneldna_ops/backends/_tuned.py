@@ -28,7 +28,7 @@ from ..triton_kernels.problem import Problem
 _log = logging.getLogger("kerneldna_ops")
 
 FUNCTIONS = ("conv", "conv_backward")
-_SHIPPED = Path(__file__).parent.parent / "triton_kernels" / "configs" / "tuned"
+_SHIPPED = Path(operands.__file__).parent / "configs" / "tuned"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -182,6 +183,17 @@ def test_what_other_processes_wrote_meanwhile_stays(cache):
     assert again.find("conv", "a") == again.find("conv", "b") == entry
     assert _tuned.Table("a GPU", "12000", "3.9.0").find("conv", "a") is None
     assert _tuned.Table("another", "13000", "3.9.0").find("conv", "a") is None
+
+
+def test_a_shipped_table_counts_less_than_what_was_found_here(monkeypatch, tmp_path):
+    assert _tuned._SHIPPED.parent.is_dir()
+    shipped, found = (_tuned.Entry(backend, {}, {}) for backend in ("composite", "triton"))
+    rows = {"conv": {"a": asdict(shipped), "b": asdict(shipped)}, "conv_backward": {}}
+    monkeypatch.setattr(_tuned, "_SHIPPED", tmp_path)
+    (tmp_path / "NVIDIA_H200.json").write_text(json.dumps({"shapes": rows}))
+    _tuned.Table("NVIDIA H200", "13000", "3.9.0").add("conv", "b", found)
+    again = _tuned.Table("NVIDIA H200", "13000", "3.9.0")
+    assert (again.find("conv", "a"), again.find("conv", "b")) == (shipped, found)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"shapes": {"conv": {"a": {"no": "entry"}}, "conv_backward": {}}}'])
