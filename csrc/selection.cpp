@@ -18,7 +18,8 @@ namespace {
 using torch::stable::detail::from;
 using torch::stable::detail::to;
 
-std::array<std::atomic<uint64_t>, kCallClasses / 64> classes_of_python{};
+constexpr size_t kWords = (kCallClasses + 63) / 64;
+std::array<std::atomic<uint64_t>, kWords> classes_of_python{};
 
 void call_python(const char *op, StableIValue *stack) {
   if (torch_call_dispatcher(op, "", stack, TORCH_ABI_VERSION) == AOTI_TORCH_SUCCESS)
@@ -30,7 +31,7 @@ void call_python(const char *op, StableIValue *stack) {
 } // namespace
 
 void select_in_python(const std::vector<int64_t> &classes) {
-  std::array<uint64_t, kCallClasses / 64> words{};
+  std::array<uint64_t, kWords> words{};
   for (const int64_t number : classes) {
     check(number >= 0 && number < kCallClasses, "kerneldna::_select_in_python: classes must be between 0 and ",
           kCallClasses - 1, ", got ", number);
@@ -66,8 +67,11 @@ int call_class(const ConvShape &shape, const Tensor &input, const OptionalTensor
     kind = 1;
   const bool per_sample = spatial_attention && spatial_attention->dim() == 3;
   const bool large_map = shape.out_height * shape.out_width >= kLargeMap;
-  return dtype + 4 * kind + 16 * per_sample + 32 * is_channels_last(input) + 64 * large_map;
+  return dtype + 4 * kind + 16 * per_sample + 32 * is_channels_last(input) + 64 * large_map +
+         kConvClasses * input.is_cuda();
 }
+
+int squeeze_excite_class(const Tensor &input) { return 2 * kConvClasses + input.is_cuda(); }
 
 Tensor selected_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
                      const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
@@ -110,6 +114,13 @@ Gradients selected_conv_backward(const Tensor &grad_output, const Tensor &input,
   call_python("kerneldna::_selected_conv_backward", stack.data());
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2]),
           to<Tensor>(stack[3]), to<Tensor>(stack[4]), to<Tensor>(stack[5])};
+}
+
+Tensor selected_squeeze_excite(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &fc1_bias,
+                               const Tensor &fc2_weight, const OptionalTensor &fc2_bias) {
+  std::array<StableIValue, 5> stack{from(input), from(fc1_weight), from(fc1_bias), from(fc2_weight), from(fc2_bias)};
+  call_python("kerneldna::_selected_squeeze_excite", stack.data());
+  return to<Tensor>(stack[0]);
 }
 
 std::string build_info() {

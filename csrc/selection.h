@@ -2,8 +2,9 @@
 //
 // The library works in a process with no Python, and in one with Python the default path stays free of it: a native
 // kernel looks up the class of its call in a table of bits. Python sets the bits of the classes that it wants to decide
-// itself (all of them while a backend is chosen explicitly, else those where a table of measured winners names another
-// backend), and those calls go on to kerneldna::_selected_*.
+// itself, and those calls go on to kerneldna::_selected_*. They are all classes while a backend is chosen explicitly,
+// else those on the CPU where a table of measured winners names another backend, and all of conv on CUDA, where what
+// is fastest is known by shape.
 #pragma once
 
 #include "conv_shape.h"
@@ -21,10 +22,15 @@ namespace kerneldna {
 //     per_sample     spatial attention per sample
 //     channels_last  the input's layout
 //     large_map      at least kLargeMap output pixels a sample
-// class = dtype + 4 * kind + 16 * per_sample + 32 * channels_last + 64 * large_map
-constexpr int kCallClasses = 128;
+//     cuda           the input's device: 0 CPU, 1 CUDA
+// class = dtype + 4 * kind + 16 * per_sample + 32 * channels_last + 64 * large_map + 128 * cuda
+constexpr int kConvClasses = 128; // on a device
 constexpr int64_t kLargeMap = 512;
 int call_class(const ConvShape &shape, const Tensor &input, const OptionalTensor &spatial_attention);
+
+// squeeze_excite has one class on each device, after those of conv.
+constexpr int kCallClasses = 2 * kConvClasses + 2;
+int squeeze_excite_class(const Tensor &input);
 
 // The classes of calls that Python decides; all others are native.
 void select_in_python(const std::vector<int64_t> &classes);
@@ -32,7 +38,7 @@ bool selected_in_python(int call_class);
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// kerneldna::_selected_conv and _selected_conv_backward; the arguments have been checked.
+// kerneldna::_selected_conv, _selected_conv_backward and _selected_squeeze_excite; the arguments have been checked.
 Tensor selected_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
                      const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
                      const OptionalTensor &spatial_attention, const std::vector<int64_t> &stride,
@@ -43,6 +49,8 @@ Gradients selected_conv_backward(const Tensor &grad_output, const Tensor &input,
                                  const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
                                  const std::vector<int64_t> &dilation, int64_t groups,
                                  const std::vector<bool> &output_mask);
+Tensor selected_squeeze_excite(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &fc1_bias,
+                               const Tensor &fc2_weight, const OptionalTensor &fc2_bias);
 
 std::string build_info();
 

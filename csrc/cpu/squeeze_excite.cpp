@@ -1,6 +1,7 @@
 // kerneldna::squeeze_excite on the CPU.
 #include <torch/csrc/stable/library.h>
 
+#include "../selection.h"
 #include "host.h"
 
 namespace kerneldna::cpu {
@@ -101,9 +102,8 @@ Tensor dense_layer(const Tensor &x, const Tensor &weight, const OptionalTensor &
   return y;
 }
 
-Tensor squeeze_excite(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &fc1_bias,
-                      const Tensor &fc2_weight, const OptionalTensor &fc2_bias) {
-  check_squeeze_excite(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias);
+Tensor run(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &fc1_bias, const Tensor &fc2_weight,
+           const OptionalTensor &fc2_bias) {
   const Tensor gates = torch::stable::new_empty(input, {input.size(0), input.size(1)});
   const Tensor hidden = dense_layer(pooled(input), fc1_weight, fc1_bias, true);
   const Tensor logits = dense_layer(hidden, fc2_weight, fc2_bias, false);
@@ -112,7 +112,24 @@ Tensor squeeze_excite(const Tensor &input, const Tensor &fc1_weight, const Optio
   return gates;
 }
 
+Tensor native_squeeze_excite(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &fc1_bias,
+                             const Tensor &fc2_weight, const OptionalTensor &fc2_bias) {
+  check_squeeze_excite(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias);
+  return run(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias);
+}
+
+Tensor squeeze_excite(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &fc1_bias,
+                      const Tensor &fc2_weight, const OptionalTensor &fc2_bias) {
+  check_squeeze_excite(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias);
+  if (selected_in_python(squeeze_excite_class(input)))
+    return selected_squeeze_excite(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias);
+  return run(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias);
+}
+
 } // namespace
 } // namespace kerneldna::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(kerneldna, CPU, m) { m.impl("squeeze_excite", TORCH_BOX(&kerneldna::cpu::squeeze_excite)); }
+STABLE_TORCH_LIBRARY_IMPL(kerneldna, CPU, m) {
+  m.impl("squeeze_excite", TORCH_BOX(&kerneldna::cpu::squeeze_excite));
+  m.impl("_native_squeeze_excite", TORCH_BOX(&kerneldna::cpu::native_squeeze_excite));
+}
