@@ -1,0 +1,107 @@
+#if defined(KERNELDNA_WITH_CUDA) || defined(KERNELDNA_HOST_EXECUTION)
+
+#include "host.h"
+
+#ifndef KERNELDNA_HOST_EXECUTION
+// Weak: CPU-only torch, beside which the library loads too, does not have it.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void **stream);
+#endif
+
+namespace kerneldna::cuda {
+
+using torch::headeronly::MemoryFormat;
+
+Queue::Queue([[maybe_unused]] const Tensor &tensor) : stream{} {
+#ifndef KERNELDNA_HOST_EXECUTION
+  check(aoti_torch_get_current_cuda_stream != nullptr,
+        "kerneldna: this PyTorch was built without CUDA, and so has no CUDA stream to run on");
+  const int32_t device = tensor.get_device_index();
+  guard.emplace(device);
+  stream.device = device;
+  check(aoti_torch_get_current_cuda_stream(device, &stream.handle) == AOTI_TORCH_SUCCESS,
+        "kerneldna: PyTorch gave no current CUDA stream of cuda:", device);
+#endif
+}
+
+Stored stored_of(ScalarType dtype) {
+  switch (dtype) {
+  case ScalarType::Double:
+    return Stored::f64;
+  case ScalarType::Float:
+    return Stored::f32;
+  case ScalarType::Half:
+    return Stored::f16;
+  default: // check_dtype lets no other through
+    return Stored::bf16;
+  }
+}
+
+ScalarType compute_dtype(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+Geometry geometry_of(const ConvShape &shape) {
+  Geometry geometry{};
+  geometry.batch = shape.batch;
+  geometry.groups = int(shape.groups);
+  geometry.in_channels = int(shape.in_channels);
+  geometry.out_channels = int(shape.out_channels);
+  geometry.in_height = int(shape.in_height);
+  geometry.in_width = int(shape.in_width);
+  geometry.out_height = int(shape.out_height);
+  geometry.out_width = int(shape.out_width);
+  geometry.kernel_height = int(shape.kernel_height);
+  geometry.kernel_width = int(shape.kernel_width);
+  for (int d = 0; d < 2; ++d) {
+    geometry.stride[d] = int(shape.stride[d]);
+    geometry.padding[d] = int(shape.padding[d]);
+    geometry.dilation[d] = int(shape.dilation[d]);
+  }
+  return geometry;
+}
+
+Tensor with_adjacent_channels(const Tensor &image) {
+  if (image.stride(1) == 1 || image.size(1) == 1)
+    return image;
+  return torch::stable::contiguous(image, MemoryFormat::ChannelsLast);
+}
+
+Image image_of(const Tensor &image) {
+  return {const_cast<void *>(image.const_data_ptr()), image.stride(0), image.stride(2), image.stride(3)};
+}
+
+bool is_per_sample(const OptionalTensor &attention, int64_t static_dim) {
+  return attention && attention->dim() > static_dim;
+}
+
+Scale scale_of(OptionalTensor &attention, int64_t static_dim) {
+  if (!attention)
+    return {nullptr, 0};
+  const bool per_sample = is_per_sample(attention, static_dim);
+  int64_t expected = 1;
+  bool adjacent = true;
+  for (int64_t dim = attention->dim() - 1; dim >= int64_t(per_sample); --dim) {
+    adjacent = adjacent && (attention->stride(dim) == expected || attention->size(dim) == 1);
+    expected *= attention->size(dim);
+  }
+  if (!adjacent)
+    attention = torch::stable::contiguous(*attention);
+  return {attention->const_data_ptr(), per_sample ? attention->stride(0) : 0};
+}
+
+Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype, const Tensor &like) {
+  return torch::stable::empty({sizes.begin(), sizes.size()}, dtype, std::nullopt, like.device());
+}
+
+Tensor empty_image(const std::array<int64_t, 4> &sizes, const Tensor &like) {
+  return torch::stable::empty({sizes.data(), sizes.size()}, like.scalar_type(), std::nullopt, like.device(),
+                              std::nullopt, MemoryFormat::ChannelsLast);
+}
+
+Tensor in_layout_of(const Tensor &image, const Tensor &like) {
+  return is_channels_last(like) ? image : torch::stable::contiguous(image);
+}
+
+} // namespace kerneldna::cuda
+
+#endif

@@ -1,0 +1,63 @@
+// Between tensors and the torch-free kernels: what the host files of the CUDA ops share.
+//
+// These files are compiled twice: into the op library, for CUDA tensors, and into the module of host execution, which
+// runs the same kernels on CPU tensors under ops of its own. In a CPU-only build of the library they are empty.
+#pragma once
+
+#include "../conv_shape.h"
+#include "kernels/dtypes.h"
+#include "kernels/geometry.h"
+#include "kernels/launch.h"
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <array>
+#include <optional>
+
+#ifdef KERNELDNA_HOST_EXECUTION
+#define KERNELDNA_CUDA_KERNELS(m) STABLE_TORCH_LIBRARY_IMPL(kerneldna_cuda_host, CPU, m)
+#else
+#define KERNELDNA_CUDA_KERNELS(m) STABLE_TORCH_LIBRARY_IMPL(kerneldna, CUDA, m)
+#endif
+
+namespace kerneldna::cuda {
+
+using Ints = std::vector<int64_t>;
+using torch::headeronly::ScalarType;
+
+// The stream that torch runs on at the moment, on the device of the tensor, which is current as long as this lives.
+class Queue {
+public:
+  explicit Queue(const Tensor &tensor);
+  operator Stream() const { return stream; }
+
+private:
+  std::optional<torch::stable::accelerator::DeviceGuard> guard;
+  Stream stream;
+};
+
+Stored stored_of(ScalarType dtype);
+ScalarType compute_dtype(ScalarType dtype); // float64 for float64, else float32
+
+Geometry geometry_of(const ConvShape &shape);
+
+// The tensor itself where its channels are adjacent in memory, else a channels_last copy.
+Tensor with_adjacent_channels(const Tensor &image);
+Image image_of(const Tensor &image);
+
+// Whether an attention has a factor for each sample; static_dim is the number of its dimensions without them.
+bool is_per_sample(const OptionalTensor &attention, int64_t static_dim);
+
+// The factors of an attention where they stand, or null if there is none. Where its last dimensions are not contiguous,
+// `attention` becomes a copy, which must live as long as the scale.
+Scale scale_of(OptionalTensor &attention, int64_t static_dim);
+
+Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype, const Tensor &like);
+Tensor empty_image(const std::array<int64_t, 4> &sizes, const Tensor &like); // channels_last
+
+// For NCHW tensors: what the kernels wrote in channels_last, brought into the layout that the op promises.
+Tensor in_layout_of(const Tensor &image, const Tensor &like);
+
+} // namespace kerneldna::cuda
