@@ -24,7 +24,7 @@ def warmup(model: nn.Module, *inputs: Any, backward: bool = False) -> int:
         inputs: a batch as it will come later: a shape class counts the batch up to the next power of two.
         backward: also tune the backward of what the model returns, through all floating-point tensors in it.
 
-    Returns how many shape classes were tuned: 0 where Triton cannot run, and where all are known already.
+    Returns how many shape classes were tuned: 0 where no fused GPU backend can run, and where all are known already.
     """
     with _untouched(model):
         with _autotune.collect() as unknown:

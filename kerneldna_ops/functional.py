@@ -89,7 +89,8 @@ def explain_backends(
     attentions = (channel_attention, filter_attention, spatial_attention)
     args = _op_arguments(input, weight, bias, *attentions, stride, padding, dilation, groups)
     _check(args)
-    return {name: backends.load(name).can_run(*args) for name in backends.preference(args)}
+    names = dict.fromkeys((*backends.preference(args), *backends.NAMES))
+    return {name: backends.load(name).can_run(*args) for name in names}
 
 
 def compatible_backends(*args: Any, **kwargs: Any) -> list[str]:

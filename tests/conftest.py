@@ -30,6 +30,8 @@ FOLDER = Path(__file__).parent
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # name -> (whether it runs on this machine at all, why or why not)
 BACKENDS = explain_backends(**cases.build(cases.SMALL[0], torch.float32)._asdict())
+# What tests run on unless the command line says otherwise. tests/cuda has a sample for the others: they are slow.
+TESTED = [name for name, (runs, _) in BACKENDS.items() if runs and name in backends.AUTOMATIC]
 
 
 @functools.cache
@@ -60,18 +62,22 @@ def pytest_configure(config):
             raise pytest.UsageError(f"--backend {name} cannot run here: {reason}")
 
 
+def tested(config):
+    return config.getoption("backend") or TESTED
+
+
 def pytest_report_header(config):
     return [
-        f"backend {name}: {'tested' if runs else 'not tested'}, {reason}" for name, (runs, reason) in BACKENDS.items()
+        f"backend {name}: {'tested' if name in tested(config) else 'not tested'}, {reason}"
+        for name, (_, reason) in BACKENDS.items()
     ]
 
 
 def pytest_generate_tests(metafunc):
-    """A test that takes `backend` runs on every backend that this machine has; one that takes `dtype`, in all four."""
+    """A test that takes `backend` runs on every backend of TESTED; one that takes `dtype`, in all four."""
     if "backend" in metafunc.fixturenames:
-        chosen = metafunc.config.getoption("backend") or [name for name, (runs, _) in BACKENDS.items() if runs]
         without = {name for mark in metafunc.definition.iter_markers("without_backends") for name in mark.args}
-        metafunc.parametrize("backend", [name for name in chosen if name not in without])
+        metafunc.parametrize("backend", [name for name in tested(metafunc.config) if name not in without])
     if "dtype" in metafunc.fixturenames:
         metafunc.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 

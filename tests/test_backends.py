@@ -12,6 +12,7 @@ import torch
 import kerneldna_ops
 from cases import build, named
 from kerneldna_ops import backends, compatible_backends, explain_backends, use_backend
+from kerneldna_ops.backends._winners import Winner
 from kerneldna_ops.functional import conv2d
 
 pytestmark = pytest.mark.usefixtures("threads", "winners")
@@ -37,7 +38,8 @@ def test_compatible_backends_are_those_without_a_reason_against(refused):
     assert explained["reference"] == (False, "it is out of order")
     assert compatible_backends(**CALL) == [name for name, (runs, _) in explained.items() if runs]
     assert "reference" not in compatible_backends(**CALL)
-    assert compatible_backends(**CALL)[-1] == "composite"
+    automatic = [name for name in compatible_backends(**CALL) if name in backends.AUTOMATIC]
+    assert automatic[-1] == "composite"
 
 
 def test_explaining_checks_the_arguments():
@@ -65,14 +67,14 @@ def test_the_innermost_choice_counts(ran):
 
 
 def test_none_returns_to_the_automatic_choice(monkeypatch, ran):
-    monkeypatch.setattr(backends, "NAMES", ("composite", "reference"))
+    monkeypatch.setattr(backends, "AUTOMATIC", ("composite", "reference"))
     with use_backend("reference"), use_backend(None):
         conv2d(**CALL)
     assert ran == ["composite"]
 
 
 def test_the_automatic_choice_is_the_first_backend_that_can_run(monkeypatch, ran, refused):
-    monkeypatch.setattr(backends, "NAMES", ("reference", "composite"))
+    monkeypatch.setattr(backends, "AUTOMATIC", ("reference", "composite"))
     with use_backend("composite"), use_backend(None):
         conv2d(**CALL)
     assert ran == ["composite"]
@@ -206,7 +208,7 @@ def test_many_threads_leave_no_trace():
 
 
 def test_the_choice_is_logged_with_its_reasons(caplog, monkeypatch, refused):
-    monkeypatch.setattr(backends, "NAMES", ("reference", "composite"))
+    monkeypatch.setattr(backends, "AUTOMATIC", ("reference", "composite"))
     with caplog.at_level(logging.DEBUG, "kerneldna_ops"), use_backend("composite"):
         conv2d(**CALL)
         with use_backend(None):
@@ -214,6 +216,71 @@ def test_the_choice_is_logged_with_its_reasons(caplog, monkeypatch, refused):
     explicit, automatic = (record.getMessage() for record in caplog.records)
     assert explicit == "composite: explicit choice, runs anywhere"
     assert automatic == "composite: automatic choice, runs anywhere; not reference because it is out of order"
+
+
+# squeeze_excite
+
+GATE = [torch.linspace(-1, 1, n).view(shape) for n, shape in ((48, (2, 6, 2, 2)), (18, (3, 6)), (18, (6, 3)))]
+GATE = (GATE[0], GATE[1], None, GATE[2], None)
+squeeze_excite = torch.ops.kerneldna.squeeze_excite
+
+
+@pytest.fixture
+def gates(monkeypatch):
+    """The names of the Python backends that ran squeeze_excite."""
+    names = []
+    for name in ("composite", "reference"):
+        original = backends.load(name).squeeze_excite
+        spy = lambda *args, name=name, original=original: names.append(name) or original(*args)  # noqa: E731
+        monkeypatch.setattr(backends.load(name), "squeeze_excite", spy)
+    return names
+
+
+def test_squeeze_excite_runs_where_it_was_chosen_to(gates):
+    native = squeeze_excite(*GATE)
+    for name in ("composite", "reference", "cpu", None):
+        with use_backend(name):
+            torch.testing.assert_close(squeeze_excite(*GATE), native)
+    assert gates == ["composite", "reference"]
+
+
+def test_squeeze_excite_on_the_cpu_asks_nobody_without_a_choice(monkeypatch):
+    monkeypatch.setattr(backends, "load", lambda name: pytest.fail(f"{name} was asked"))
+    squeeze_excite(*GATE)
+
+
+def test_where_the_library_has_no_kernel_plain_pytorch_answers(gates):
+    backends.squeeze_excite(*(None if arg is None else arg.to("meta") for arg in GATE))
+    assert gates == ["composite"]
+
+
+def test_squeeze_excite_on_a_backend_that_cannot_run_says_why(monkeypatch):
+    monkeypatch.setattr(backends.load("reference"), "runs_on", lambda input: (False, "it is out of order"))
+    sentence = "backend 'reference' cannot run this call: it is out of order"
+    with use_backend("reference"):
+        with pytest.raises(RuntimeError, match=sentence):
+            squeeze_excite(*GATE)
+        layer = kerneldna_ops.nn.SqueezeExcite(6).eval()
+        with torch.no_grad(), pytest.raises(RuntimeError, match=f"^{sentence}$"):
+            layer(GATE[0])
+
+
+# What the C++ library is told
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """The classes that Python wants to decide, each time they are told to the library."""
+    classes = []
+    monkeypatch.setattr(backends, "_select_in_python", classes.append)
+    return classes
+
+
+def test_on_cuda_python_decides_on_conv_and_on_all_else_where_a_choice_was_made(told, winners):
+    winners({5: Winner("composite", "measured faster")})
+    with use_backend("composite"):
+        pass
+    assert told == [[5, *range(128, 256)], list(range(258)), [5, *range(128, 256)]]
 
 
 def run_python(code, **variables):

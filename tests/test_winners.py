@@ -61,8 +61,9 @@ def classes_of_python():
 
 def test_every_class_has_a_number():
     assert sorted(CALLS) == list(range(CLASSES))
-    with pytest.raises(RuntimeError, match=f"classes must be between 0 and {CLASSES - 1}, got {CLASSES}"):
-        select_in_python([CLASSES])
+    known = 2 * CLASSES + 2  # on CUDA too, and squeeze_excite on both
+    with pytest.raises(RuntimeError, match=f"classes must be between 0 and {known - 1}, got {known}"):
+        select_in_python([known])
 
 
 def test_the_numbers_are_those_of_the_library(winners):
@@ -102,7 +103,7 @@ def test_the_table_is_sound(file):
     assert rows
     assert len({class_number(row) for row in rows}) == len(rows)
     for row in rows:
-        assert row["winner"] in backends.NAMES
+        assert row["winner"] in backends.AUTOMATIC
         assert row["winner"] == ("composite" if row["ratio"] > COMPOSITE_WINS_ABOVE else NATIVE)
         assert row["ratio"] == pytest.approx((row["forward"] * row["training"]) ** 0.5, abs=2e-3)
         assert 0 < row["lowest"] <= row["ratio"] <= row["highest"]
@@ -177,8 +178,8 @@ def test_a_winner_that_cannot_run_leaves_the_call_to_the_next(winners, caplog, m
 
 def test_the_winner_comes_first_among_the_compatible_backends(winners):
     winners({0: COMPOSITE})
-    assert compatible_backends(**CALL._asdict()) == ["composite", "cpu", "reference"]
-    assert compatible_backends(**CALLS[1]._asdict()) == ["cpu", "composite", "reference"]
+    assert compatible_backends(**CALL._asdict())[:3] == ["composite", "cpu", "reference"]
+    assert compatible_backends(**CALLS[1]._asdict())[:3] == ["cpu", "composite", "reference"]
 
 
 @pytest.fixture

@@ -17,9 +17,14 @@ from torch import Tensor
 from . import _winners
 
 # In order of preference, unless the table of measured winners says otherwise (_winners.py). A backend is a module of
-# this folder with three functions: can_run, which says with its reason whether it takes a call, conv and conv_backward.
-# They take the arguments of the ops of those names, by position.
-NAMES = ("cpu", "triton", "composite", "reference")
+# this folder with the functions
+#     conv, conv_backward, squeeze_excite   the ops of those names; they take their arguments, by position
+#     can_run                               says with its reason whether the backend takes a call of the first two
+#     runs_on                               the same of squeeze_excite, by its input
+AUTOMATIC = ("cpu", "triton", "cuda", "composite", "reference")
+NAMES = (*AUTOMATIC, "cuda_host")
+# One launch after the other is what squeeze_excite costs, so C++ comes before Triton.
+_AUTOMATIC_SQUEEZE_EXCITE = ("cpu", "cuda", "triton", "composite")
 
 _log = logging.getLogger("kerneldna_ops")
 
@@ -43,7 +48,8 @@ _select_in_python = torch.ops.kerneldna._select_in_python.default._op
 class _Selection:
     """Tells the C++ library (csrc/selection.h) which classes of calls Python decides.
 
-    All of them while any thread has an explicit choice, else those that another backend than the library's own wins.
+    All of them while any thread has an explicit choice. Else those on the CPU that another backend than the library's
+    own wins, and conv on CUDA, where tables are by shape.
     The choice belongs to a thread, the library's mask to the process: hence the count.
     """
 
@@ -62,8 +68,12 @@ class _Selection:
             self.publish()
 
     def publish(self) -> None:
-        classes = range(_winners.CLASSES) if self._holders else _winners.table("cpu")
-        _select_in_python(list(classes))
+        of_conv = 2 * _winners.CLASSES  # on the CPU and on CUDA
+        of_squeeze_excite = 2
+        if self._holders:
+            _select_in_python(list(range(of_conv + of_squeeze_excite)))
+        else:
+            _select_in_python([*_winners.table("cpu"), *range(_winners.CLASSES, of_conv)])
 
 
 _selection = _Selection()
@@ -110,7 +120,7 @@ def preference(args: tuple[Any, ...], function: str = "conv") -> dict[str, str]:
     args are those of the forward, whichever of "conv" and "conv_backward" the function is.
     """
     winner = _winners.winner_of(args, function)
-    order = dict.fromkeys(NAMES, "automatic choice")
+    order = dict.fromkeys(AUTOMATIC, "automatic choice")
     if winner is None:
         return order
     order.pop(winner.backend, None)
@@ -122,17 +132,34 @@ def select(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> 
     chosen = _chosen.get()
     if chosen in (None, "triton"):
         load("_autotune").tune_if_asked(function, conv_args, args)
-    refusals: list[str] = []
     order = preference(conv_args, function) if chosen is None else {chosen: "explicit choice"}
+    return _first_that_runs(order, lambda backend: backend.can_run(*conv_args))
+
+
+def squeeze_excite(input: Tensor, *args: Any) -> Tensor:
+    chosen = _chosen.get()
+    names = _AUTOMATIC_SQUEEZE_EXCITE if chosen is None else (chosen,)
+    order = dict.fromkeys(names, "automatic choice" if chosen is None else "explicit choice")
+    try:
+        gate: Tensor = _first_that_runs(order, lambda backend: backend.runs_on(input)).squeeze_excite(input, *args)
+    except BaseException as error:
+        _raised.error = error
+        raise
+    return gate
+
+
+def _first_that_runs(order: dict[str, str], can_run: Callable[[ModuleType], tuple[bool, str]]) -> ModuleType:
+    """The first of these backends, each with the reason why it is asked, that can run a call."""
+    refusals: list[str] = []
     for name, why in order.items():
         module = load(name)
-        runs, reason = module.can_run(*conv_args)
+        runs, reason = can_run(module)
         if runs:
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("%s: %s, %s", name, why, "; ".join([reason, *refusals]))
             return module
         refusals.append(f"not {name} because {reason}")
-    raise RuntimeError(f"backend {chosen!r} cannot run this call: {reason}")
+    raise RuntimeError(f"backend {name!r} cannot run this call: {reason}")
 
 
 _raised = threading.local()

@@ -1,7 +1,8 @@
 """Measures the candidates for a call and keeps the fastest. Only where it was asked for: tuning a shape takes seconds.
 
-Candidates are composite and at most eleven ways of the Triton backend (backends/triton.py). Each is called as the op
-calls it; the median of some runs counts. A candidate that does not run, for lack of memory say, is left out.
+Candidates are composite, at most eleven ways of the Triton backend (backends/triton.py), and the CUDA backend. Each is
+called as the op calls it; the median of some runs counts. A candidate that does not run, for lack of memory say, is
+left out.
 """
 
 import contextvars
@@ -13,27 +14,29 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from . import _tuned, composite, triton
+from . import _tuned, composite, cuda, triton
 from ._tuned import Entry
 
 _log = logging.getLogger("kerneldna_ops")
 
 _RUNS = 20
+_FUSED = {"triton": triton, "cuda": cuda}
 
 Reaction = Callable[[str, tuple[Any, ...], tuple[Any, ...]], None]
 
 
 @contextmanager
 def autotune(on_tuned: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Calls of the op that Triton can run measure their candidates if nobody has tuned their shape class here.
+    """Calls that a fused GPU backend can run measure their candidates if nobody has tuned their shape class here.
 
     For the calls of this thread; KERNELDNA_AUTOTUNE=1 does so for the whole process. What is found is kept on disk, in
-    the folder KERNELDNA_CACHE (else kerneldna_ops in the user's folder for caches), by device, driver and version of
-    Triton. While a CUDA graph is captured nothing is measured. on_tuned is called after each shape class.
+    the folder KERNELDNA_CACHE (else kerneldna_ops in the user's folder for caches), by device, driver and versions of
+    Triton and CUDA. While a CUDA graph is captured nothing is measured. on_tuned is called after each shape class.
     """
 
     def measure_and_keep(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
@@ -64,19 +67,21 @@ def _reacting(reaction: Reaction) -> Iterator[None]:
 def tune_if_asked(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
     """Before a call of `function`, "conv" or "conv_backward", with args; conv_args are those of its forward."""
     reaction = _reaction.get()
-    if reaction is None or not triton.can_run(*conv_args)[0] or _tuned.find(function, conv_args) is not None:
+    if reaction is None or not _runnable(conv_args) or _tuned.find(function, conv_args) is not None:
         return
     if conv_args[0].device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return
     reaction(function, conv_args, args)
 
 
+def _runnable(conv_args: tuple[Any, ...]) -> dict[str, ModuleType]:
+    return {name: backend for name, backend in _FUSED.items() if backend.can_run(*conv_args)[0]}
+
+
 def _keep(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
-    table = _tuned.table(conv_args[0].device)
-    assert table is not None
     entry = tune(function, conv_args, args)
     if entry.milliseconds:  # else nothing ran, which may have a reason of the moment, such as a lack of memory
-        table.add(function, _tuned.key_of(*conv_args), entry)
+        _tuned.table(conv_args[0].device).add(function, _tuned.key_of(*conv_args), entry)
 
 
 _of_the_process = _keep if os.environ.get("KERNELDNA_AUTOTUNE") == "1" else None
@@ -98,14 +103,15 @@ def tune(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> En
             return math.inf
         return milliseconds[name]
 
-    others = time_of("composite", lambda: getattr(composite, function)(*args))
-    fastest, chosen = math.inf, {}
-    for options in triton.candidates(function, conv_args):
-        name = " ".join(["triton", *(f"{key}={value}" for key, value in options.items())])
-        taken = time_of(name, functools.partial(triton.run, function, args, options))
-        if taken < fastest:
-            fastest, chosen = taken, options
-    return Entry("triton" if fastest < others else "composite", chosen, milliseconds)
+    best = {"composite": time_of("composite", lambda: getattr(composite, function)(*args))}
+    options_of: dict[str, dict[str, Any]] = {}
+    for name, backend in _runnable(conv_args).items():
+        for options in backend.candidates(function, conv_args):
+            way = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+            taken = time_of(way, functools.partial(backend.run, function, args, options))
+            if taken < best.get(name, math.inf):
+                best[name], options_of[name] = taken, options
+    return Entry(min(best, key=best.__getitem__), options_of.get("triton", {}), milliseconds)
 
 
 def measure(run: Callable[[], object], device: torch.device) -> float:

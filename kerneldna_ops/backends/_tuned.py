@@ -1,13 +1,15 @@
 """What was measured on GPUs: for each shape class the fastest way to run it, shipped or found by the autotuner.
 
 One file for each device, shipped as triton_kernels/configs/tuned/<device>.json; what the autotuner finds goes to the
-user's cache, one file for each device, driver and version of Triton, and counts for more than what is shipped.
+user's cache, one file for each device, driver and versions of Triton and CUDA, and counts for more than what is
+shipped.
 
-    {"device": .., "driver": .., "triton": .., "torch": ..,
+    {"device": .., "driver": .., "triton": .., "cuda": .., "torch": ..,
      "shapes": {"conv": {shape class: Entry}, "conv_backward": {shape class: Entry}}}
 """
 
 import functools
+import importlib
 import json
 import logging
 import os
@@ -15,6 +17,7 @@ import re
 import tempfile
 import threading
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ import torch
 from torch import Tensor
 
 from .._arguments import output_memory_format
+from .._library import build_info
 from ..triton_kernels import operands
 from ..triton_kernels.problem import Problem
 
@@ -33,8 +37,8 @@ _SHIPPED = Path(operands.__file__).parent / "configs" / "tuned"
 
 @dataclass(frozen=True)
 class Entry:
-    """backend: the fastest, "composite" or "triton". options: of the fastest way that Triton's kernels ran, if any did.
-    milliseconds: of each candidate that ran, by name."""
+    """backend: the fastest, "composite", "triton" or "cuda". options: of the fastest way that Triton's kernels ran, if
+    any did. milliseconds: of each candidate that ran, by name."""
 
     backend: str
     options: dict[str, Any]
@@ -74,8 +78,9 @@ class Table:
     """The entries of one device."""
 
     def __init__(self, device: str, driver: str, triton: str) -> None:
-        self.about = {"device": device, "driver": driver, "triton": triton, "torch": torch.__version__}
-        name = re.sub(r"[^A-Za-z0-9.]+", "_", f"{device} driver {driver} triton {triton}")
+        versions = {"driver": driver, "triton": triton, "cuda": build_info().get("cuda", "none")}
+        self.about = {"device": device, **versions, "torch": torch.__version__}
+        name = re.sub(r"[^A-Za-z0-9.]+", "_", " ".join([device, *chain.from_iterable(versions.items())]))
         self.file = cache_folder() / f"{name}.json"
         self._lock = threading.Lock()
         shipped = _SHIPPED / f"{re.sub(r'[^A-Za-z0-9.]+', '_', device)}.json"
@@ -113,19 +118,18 @@ def _write(file: Path, text: str) -> None:
 
 
 def find(function: str, conv_args: tuple[Any, ...]) -> Entry | None:
-    """What is known of the shape class of a call; nothing where Triton, whose table it is, is not installed."""
-    found = table(conv_args[0].device)
-    return None if found is None else found.find(function, key_of(*conv_args))
+    """What is known of the shape class of a call."""
+    return table(conv_args[0].device).find(function, key_of(*conv_args))
 
 
 @functools.cache
-def table(device: torch.device) -> Table | None:
-    """Of a CUDA device, or of the CPU, where Triton's kernels run interpreted. None if there is no Triton."""
+def table(device: torch.device) -> Table:
+    """Of a CUDA device, or of the CPU, where Triton's kernels run interpreted."""
     try:
-        import triton
+        version = importlib.import_module("triton").__version__
     except ImportError:
-        return None
+        version = "none"
     if device.type == "cpu":
-        return Table("interpreter", "none", triton.__version__)
+        return Table("interpreter", "none", version)
     driver = str(torch._C._cuda_getDriverVersion())  # type: ignore[attr-defined]
-    return Table(torch.cuda.get_device_name(device), driver, triton.__version__)
+    return Table(torch.cuda.get_device_name(device), driver, version)

@@ -21,7 +21,8 @@ from .._checks import out_size
 from .._library import build_info
 from . import _tuned
 
-# The digits of a class's number, the lowest first; call_class in csrc/selection.cpp counts the same way.
+# The digits of a class's number, the lowest first; call_class in csrc/selection.cpp counts the same way, and adds
+# CLASSES on CUDA.
 AXES: dict[str, tuple[str, ...]] = {
     "dtype": ("float64", "float32", "float16", "bfloat16"),
     "kind": ("dense", "pointwise", "depthwise", "grouped"),
@@ -112,7 +113,7 @@ def table(device_type: str) -> dict[int, Winner]:
 
 
 def winner_of(args: tuple[Any, ...], function: str = "conv") -> Winner | None:
-    """Who wins the class of this call, where the table names another backend than the first of NAMES."""
+    """Who wins the class of this call, where the table names another backend than the first of AUTOMATIC."""
     if args[0].device.type == "cuda":
         entry = _tuned.find(function, args)
         if entry is not None:

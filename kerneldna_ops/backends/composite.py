@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import _spatial_per_sample as spatial
@@ -19,6 +20,9 @@ Ints: TypeAlias = Sequence[int]
 
 def can_run(*args: object) -> tuple[bool, str]:
     return True, "runs anywhere"
+
+
+runs_on = can_run
 
 
 def conv(
@@ -100,6 +104,13 @@ def conv_backward(
     if for_s and s is None:
         grads[5] = (_folded(grad_kernel, static_f, None) * weight).sum((0, 1))
     return tuple(grads)
+
+
+def squeeze_excite(
+    input: Tensor, fc1_weight: Tensor, fc1_bias: Tensor | None, fc2_weight: Tensor, fc2_bias: Tensor | None
+) -> Tensor:
+    hidden = F.linear(input.mean((2, 3)), fc1_weight.flatten(1), fc1_bias).relu_()
+    return F.linear(hidden, fc2_weight.flatten(1), fc2_bias).sigmoid_()
 
 
 def _by_kind(attention: Tensor | None, static_dim: int) -> tuple[Tensor | None, Tensor | None]:

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from ..reference import conv2d_reference, kernel_factors
+from . import composite
 
-
-def can_run(*args: object) -> tuple[bool, str]:
-    return True, "runs anywhere"
-
+can_run = runs_on = composite.can_run
+squeeze_excite = composite.squeeze_excite
 
 conv = conv2d_reference
 

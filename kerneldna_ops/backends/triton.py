@@ -17,13 +17,11 @@ from torch import Tensor
 from ..triton_kernels import operands
 from ..triton_kernels.config import Config
 from ..triton_kernels.problem import Problem
-from . import CannotRun, _tuned
+from . import CannotRun, _limits, _tuned
 
 TRITON_FLOOR = (3, 6)
-OLDEST_GPU = (8, 0)
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _LARGEST_KERNEL = 32  # a bit for each row and each column of taps
-_LARGEST_INT32 = 2**31 - 1
 _LARGEST_GRID_AXIS = 65_535  # groups times the remainders modulo the stride
 
 
@@ -48,24 +46,21 @@ def can_run(
         return False, f"groups times the stride's area is {groups * math.prod(stride)}, over {_LARGEST_GRID_AXIS}"
     geometry = (stride, padding, dilation, groups)
     problem = Problem.of(input, weight, channel_attention, spatial_attention, *geometry)
-    sample = max(math.prod(input.shape[1:]), problem.out_pixels // max(problem.batch, 1) * problem.out_channels)
     pixels = max(input.shape[0] * math.prod(input.shape[2:]), problem.out_pixels)
-    sizes = {"elements in the weight": weight.numel(), "elements in a sample": sample, "pixels": pixels}
-    for what, size in sizes.items():
-        if size > _LARGEST_INT32:
-            return False, f"{size} {what}, its kernels count to {_LARGEST_INT32}"
+    sizes = {**_limits.sizes(input, weight, stride, padding, dilation), "pixels": pixels}
+    if too_large := _limits.too_large(sizes):
+        return False, too_large
     call = (input, weight, bias, channel_attention, filter_attention, spatial_attention, *geometry)
-    if _not_built and (reason := _not_built.get(_tuned.key_of(*call), "")):
-        return False, reason
-    return True, "fused Triton kernels" + (", interpreted" if input.device.type == "cpu" else "")
+    if _not_built and (not_built := _not_built.get(_tuned.key_of(*call), "")):
+        return False, not_built
+    return True, reason
 
 
 def runs_on(input: Tensor) -> tuple[bool, str]:
     """Whether Triton kernels run on tensors of this device and dtype; if not, why."""
     if input.device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(input.device)
-        if (major, minor) < OLDEST_GPU:
-            return False, f"the GPU has compute capability {major}.{minor}, {OLDEST_GPU[0]}.{OLDEST_GPU[1]} is needed"
+        if too_old := _limits.too_old(input.device):
+            return False, too_old
     elif input.device.type != "cpu":
         return False, f"input is on {input.device}, not on a CUDA device"
     elif os.environ.get("TRITON_INTERPRET") != "1":
@@ -74,8 +69,9 @@ def runs_on(input: Tensor) -> tuple[bool, str]:
         return False, "Triton's interpreter miscalculates bfloat16"
     if input.dtype not in _DTYPES:
         return False, f"it has no kernel for {str(input.dtype).removeprefix('torch.')}"
-    reason = _triton_missing()
-    return not reason, reason
+    if missing := _triton_missing():
+        return False, missing
+    return True, "fused Triton kernels" + (", interpreted" if input.device.type == "cpu" else "")
 
 
 @functools.cache
@@ -102,6 +98,11 @@ def conv(*args: Any) -> Tensor:
 def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
     grads: tuple[Tensor | None, ...] = _built("conv_backward", args[1:-1], args)
     return grads
+
+
+def squeeze_excite(*args: Any) -> Tensor:
+    gate: Tensor = kernels("squeeze_excite").squeeze_excite(*args)
+    return gate
 
 
 # Shape classes for which Triton could not build a kernel on this GPU, with the reason; nothing was launched then.

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from .. import backends
-from .._squeeze_excite import runs_on_triton
 from ._check_input import check_layer_input
 from ._fold_cache import FoldCache, in_training
 
@@ -73,7 +72,8 @@ class SqueezeExcite(nn.Module):
             fused = self._fused(input)
             return self.gate(self.hidden(input)) if fused is None else fused
         fc1_weight, fc1_bias = self._folded.get(self._fold, *sources)
-        return _squeeze_excite(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias)  # type: ignore[no-any-return]
+        args = (input, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+        return backends.call(_squeeze_excite, *args)  # type: ignore[no-any-return]
 
     def hidden(self, input: Tensor) -> Tensor:
         """The features [N, R] between fc1 and fc2, from which other heads can read as well."""
@@ -92,7 +92,7 @@ class SqueezeExcite(nn.Module):
     def _fused(self, input: Tensor) -> Tensor | None:
         """The gate with its gradient from Triton kernels, or None where these do not run or would not be the same."""
         layers: dict[nn.Module, type[nn.Module]] = {self.fc1: nn.Linear, self.bn: nn.BatchNorm1d, self.fc2: nn.Linear}
-        if not runs_on_triton(input) or not all(_is_bare(layer, kind) for layer, kind in layers.items()):
+        if not _triton_trains(input) or not all(_is_bare(layer, kind) for layer, kind in layers.items()):
             return None
         kernels = backends.load("triton").kernels("squeeze_excite_training")
         bn: Any = self.bn
@@ -133,6 +133,15 @@ class SqueezeExcite(nn.Module):
             if key in state_dict and state_dict[key].shape[2:] == (1, 1):
                 state_dict[key] = state_dict[key].flatten(1)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _triton_trains(input: Tensor) -> bool:
+    """On every GPU that its kernels run on, unless another backend is chosen; on the CPU only if it is the choice."""
+    chosen = backends.chosen_backend()
+    if chosen != "triton" and not (chosen is None and input.is_cuda):
+        return False
+    runs: bool = backends.load("triton").runs_on(input)[0]
+    return runs
 
 
 def _is_bare(layer: nn.Module, kind: type[nn.Module]) -> bool:

@@ -123,7 +123,7 @@ def test_sizes_without_a_kernel(change, reason):
 @pytest.mark.usefixtures("interpreted")
 def test_old_gpus_and_old_tritons_are_refused(monkeypatch):
     input = CALL["input"]
-    assert backend.runs_on(input) == (True, "")
+    assert backend.runs_on(input) == (True, "fused Triton kernels, interpreted")
     monkeypatch.setattr(backend, "TRITON_FLOOR", (99, 0))
     backend._triton_missing.cache_clear()
     runs, reason = backend.runs_on(input)
@@ -160,7 +160,7 @@ def test_a_kernel_that_triton_cannot_build_is_refused_in_one_sentence():
 
 @pytest.mark.usefixtures("interpreted", "unbuildable")
 def test_then_the_automatic_choice_takes_the_next_backend(monkeypatch, caplog):
-    monkeypatch.setattr(backends, "NAMES", ("triton", "composite"))
+    monkeypatch.setattr(backends, "AUTOMATIC", ("triton", "composite"))
     monkeypatch.setattr(_winners, "winner_of", lambda args, function: None)
     expected = conv2d(**CALL, backend="composite")
     torch.testing.assert_close(backends.conv(*CALL.values()), expected)

@@ -1,0 +1,87 @@
+"""The fused CUDA kernels of csrc/cuda, for GPUs. backends/cuda_host.py runs the same kernels on the CPU, for tests.
+
+They work on channels_last tensors without a copy; an NCHW tensor is brought into that layout first.
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..triton_kernels.operands import input_precision
+from . import _limits
+
+
+def can_run(input: Tensor, *args: Any) -> tuple[bool, str]:
+    runs, reason = runs_on(input)
+    if runs and (against := too_large(input, *args)):
+        return False, against
+    return runs, reason
+
+
+def runs_on(input: Tensor) -> tuple[bool, str]:
+    """Whether the CUDA kernels run on tensors of this device; if not, why."""
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("kerneldna::_native_conv", "CUDA"):
+        return False, "the C++ library was built without CUDA"
+    if torch.version.cuda is None:
+        return False, f"torch {torch.__version__} was built without CUDA"
+    if input.device.type != "cuda":
+        return False, f"input is on {input.device}, not on a CUDA device"
+    reason = _limits.too_old(input.device)
+    return not reason, reason or "fused CUDA kernels"
+
+
+def too_large(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    channel_attention: Tensor | None,
+    filter_attention: Tensor | None,
+    spatial_attention: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> str:
+    """The reason against the sizes of a call, or nothing."""
+    return _limits.too_large(_limits.sizes(input, weight, stride, padding, dilation))
+
+
+def conv(*args: Any) -> Tensor:
+    _pass_tf32_on()
+    output: Tensor = torch.ops.kerneldna._native_conv(*args)
+    return output
+
+
+def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
+    _pass_tf32_on()
+    grads: tuple[Tensor | None, ...] = torch.ops.kerneldna._native_conv_backward(*args)
+    return grads
+
+
+def squeeze_excite(*args: Any) -> Tensor:
+    gate: Tensor = torch.ops.kerneldna._native_squeeze_excite(*args)
+    return gate
+
+
+_passed_on = threading.local()
+
+
+def _pass_tf32_on() -> None:
+    """Whether PyTorch allows TF32 in its own convolutions, for the kernels that this thread launches."""
+    allowed = input_precision() == "tf32"
+    if allowed != getattr(_passed_on, "allowed", False):
+        torch.ops.kerneldna._allow_tf32(allowed)
+        _passed_on.allowed = allowed
+
+
+def candidates(function: str, conv_args: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """The options that are worth measuring for a call: the kernels choose theirs by themselves."""
+    return [{}]
+
+
+def run(function: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """The call with some of the candidates' options."""
+    return (conv if function == "conv" else conv_backward)(*args)

@@ -1,0 +1,56 @@
+"""The CUDA kernels' own source run on CPU tensors, one thread after the other: for tests, and only by explicit choice.
+
+The module that does it is built by `make host-kernels` and is in no wheel (csrc/cuda/host_execution).
+"""
+
+import functools
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import cuda
+
+
+def can_run(input: Tensor, *args: Any) -> tuple[bool, str]:
+    runs, reason = runs_on(input)
+    if runs and (against := cuda.too_large(input, *args)):
+        return False, against
+    return runs, reason
+
+
+def runs_on(input: Tensor) -> tuple[bool, str]:
+    """Whether the kernels run on tensors of this device here; if not, why."""
+    if reason := _module_missing():
+        return False, reason
+    if input.device.type != "cpu":
+        return False, f"input is on {input.device}, not on the CPU"
+    return True, "the CUDA kernels' source, run on the CPU"
+
+
+@functools.cache
+def _module_missing() -> str:
+    """Importing the module registers its ops."""
+    try:
+        importlib.import_module("kerneldna_ops._cuda_host")
+    except ModuleNotFoundError:
+        return "kerneldna_ops._cuda_host is not built (`make host-kernels` in a source checkout)"
+    except ImportError as error:
+        return f"kerneldna_ops._cuda_host does not load ({error}); build it again with `make host-kernels`"
+    return ""
+
+
+def conv(*args: Any) -> Tensor:
+    output: Tensor = torch.ops.kerneldna_cuda_host.conv(*args)
+    return output
+
+
+def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
+    grads: tuple[Tensor | None, ...] = torch.ops.kerneldna_cuda_host.conv_backward(*args)
+    return grads
+
+
+def squeeze_excite(*args: Any) -> Tensor:
+    gate: Tensor = torch.ops.kerneldna_cuda_host.squeeze_excite(*args)
+    return gate
