@@ -47,7 +47,7 @@ void check_launch(const Launch &launch);
 template <class... Params>
 void launch(void (*kernel)(Params...), const Launch &where, const std::type_identity_t<Params> &...params) {
   check_launch(where);
-  host_execution::run(where.kernel, where.grid, where.block, where.shared_bytes, [&] { kernel(params...); });
+  host_execution::run(where, [&] { kernel(params...); });
 }
 
 #else

@@ -1,0 +1,69 @@
+#include "copies.h"
+
+#include "../kernels/launch.h"
+#include "sanitizers.h"
+
+#include <cstring>
+
+namespace kerneldna::cuda::host_execution {
+namespace {
+
+Copies::Arrival arrival = Copies::Arrival::late;
+
+} // namespace
+
+void Copies::set_arrival(Arrival value) { arrival = value; }
+
+void Copies::start(void *target, const void *source, int bytes, bool valid) {
+  for (const void *end : {static_cast<const void *>(target), source})
+    if (reinterpret_cast<uintptr_t>(end) % bytes != 0)
+      fail("cp.async: the ", end == target ? "target" : "source", " of a copy of ", bytes, " bytes is not aligned to ",
+           bytes);
+  const auto offset = static_cast<std::byte *>(target) - shared_memory();
+  if (offset < 0 || offset + bytes > static_cast<ptrdiff_t>(shared_bytes()))
+    fail("cp.async: the target is ", offset, " bytes into the shared memory, of which there are ", shared_bytes());
+  const Copy copy{target, valid ? source : nullptr, bytes};
+  if (arrival == Arrival::early)
+    arrive(copy);
+  Unobserved own;
+  copies.push_back(copy);
+}
+
+void Copies::commit() {
+  Unobserved own;
+  group_ends.push_back(copies.size());
+}
+
+void Copies::wait(int pending) {
+  if (static_cast<int>(group_ends.size()) <= pending)
+    return;
+  const auto first_pending = group_ends.end() - pending;
+  const size_t count = first_pending[-1];
+  if (arrival == Arrival::late)
+    for (size_t i = 0; i < count; ++i)
+      arrive(copies[i]);
+  Unobserved own;
+  copies.erase(copies.begin(), copies.begin() + count);
+  group_ends.erase(group_ends.begin(), first_pending);
+  for (size_t &end : group_ends)
+    end -= count;
+}
+
+void Copies::check_none_pending() const {
+  if (!copies.empty())
+    fail("cp.async: the thread returned without waiting for ", copies.size(), " of its copies");
+}
+
+void Copies::clear() {
+  copies.clear();
+  group_ends.clear();
+}
+
+void Copies::arrive(const Copy &copy) {
+  if (copy.source != nullptr)
+    std::memcpy(copy.target, copy.source, copy.bytes);
+  else
+    std::memset(copy.target, 0, copy.bytes);
+}
+
+} // namespace kerneldna::cuda::host_execution
