@@ -8,6 +8,8 @@ CXX_SOURCES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 # The oldest Triton that the kernels support, beside the one that is installed.
 OLDEST_TRITON := build/triton/3.6.0
+# Where cuda-library builds; TORCH_CUDA_ARCH_LIST says for which GPUs.
+CUDA_LIBRARY := build/cuda/lib
 # glibc's allocator keeps its memory: see benchmarks/process.py.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
 
@@ -15,7 +17,7 @@ KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test bench gpu-compile gpu-check lint format wheel clean
+.PHONY: help venv build host-kernels demo test bench gpu-compile gpu-check cuda-library cuda-check cuda-figures lint format wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -35,10 +37,16 @@ $(LIBRARY): .venv/installed $(filter csrc/%,$(CXX_SOURCES))
 	$(BIN)/python setup.py -q build_ext --inplace
 	touch $@
 
+host-kernels: build/cuda_host/made ## the CUDA kernels compiled for the CPU, for tests: kerneldna_ops/_cuda_host.*.so
+
+build/cuda_host/made: .venv/installed $(filter csrc/%,$(CXX_SOURCES)) tests/cuda/build_host_kernels.py
+	$(BIN)/python tests/cuda/build_host_kernels.py
+	touch $@
+
 demo: build ## train on real images three ways and write runs/demo/ (5 minutes)
 	$(BIN)/python -m kerneldna_ops.demo
 
-test: build ## all tests
+test: build host-kernels ## all tests
 	$(BIN)/python -m pytest
 
 bench: build ## all measurements and their report in benchmarks/results/ (a quarter of an hour on an idle machine)
@@ -58,6 +66,16 @@ gpu-compile: build ## the tables of compiled Triton kernels, and the predicted t
 gpu-check: ## on a machine with an NVIDIA GPU, torch and triton: is all right and how fast, in benchmarks/results/gpu/ (10 minutes)
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check
 
+cuda-library: .venv/installed ## the op library with its CUDA kernels, in build/cuda/lib/ (needs nvcc, no GPU)
+	KERNELDNA_FORCE_CUDA=1 $(BIN)/python setup.py -q build_ext --build-lib $(CUDA_LIBRARY)
+
+cuda-check: cuda-library ## the tests of that library: what it needs, that it loads without a GPU, its machine code
+	KERNELDNA_CUDA_LIBRARY=$(CUDA_LIBRARY) $(BIN)/python -m pytest tests/cuda_library
+
+cuda-figures: export TORCH_CUDA_ARCH_LIST :=
+cuda-figures: cuda-library ## the table of that library's machine code in benchmarks/results/compile/
+	$(BIN)/python -m benchmarks.cuda_figures $(CUDA_LIBRARY)
+
 lint: .venv/installed ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,12 +87,15 @@ format: .venv/installed ## let ruff and clang-format rewrite the files
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
-wheel: .venv/installed ## a wheel and a source archive in dist/
-	rm -rf build/lib* build/bdist*
-	$(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -w dist .
+# With CUDA kernels where there is an nvcc, whichever torch is installed.
+wheel: export KERNELDNA_FORCE_CUDA ?= $(if $(filter-out 0,$(KERNELDNA_NO_CUDA)),0,$(if $(shell command -v nvcc),1,0))
+wheel: .venv/installed ## a wheel and a source archive in dist/ (with CUDA kernels where there is an nvcc, without by KERNELDNA_NO_CUDA=1)
+	rm -rf dist build/wheel build/lib* build/bdist* build/cuda/lib* build/cuda/bdist*
+	$(BIN)/python -m pip wheel --disable-pip-version-check -q --no-build-isolation --no-deps -w build/wheel .
+	PATH=$(abspath $(BIN)):$$PATH auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' -w dist build/wheel/*.whl
 	$(BIN)/python -c "from setuptools.build_meta import build_sdist; build_sdist('dist')"
-	@ls dist
+	@ls -l dist
 
 clean: ## remove everything made here
-	rm -rf .venv build dist runs *.egg-info $(LIBRARY) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv build dist runs *.egg-info kerneldna_ops/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -prune -exec rm -rf {} +

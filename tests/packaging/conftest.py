@@ -12,10 +12,14 @@ from commands import ROOT, run
 BUILD_SDIST = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
 
 
+# What `make host-kernels` leaves in a checkout; no archive and no wheel may have it.
+HOST_KERNELS = "kerneldna_ops/_cuda_host.cpython-311-x86_64-linux-gnu.so"
+
+
 @pytest.fixture(scope="session")
-def sdist(tmp_path_factory):
-    """Made from a copy, so that nothing left over from other builds gets in, and nothing is left in the checkout."""
-    copy, archives = tmp_path_factory.mktemp("source") / "copy", tmp_path_factory.mktemp("sdist")
+def checkout(tmp_path_factory):
+    """A copy, so that nothing left over from other builds gets in, and nothing is left in the true one."""
+    copy = tmp_path_factory.mktemp("source") / "copy"
     left_out = (
         ".git",
         ".venv",
@@ -29,7 +33,14 @@ def sdist(tmp_path_factory):
         ".hypothesis",
     )
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*left_out))
-    run([sys.executable, "-c", BUILD_SDIST, archives], cwd=copy)
+    (copy / HOST_KERNELS).write_text("not a library")
+    return copy
+
+
+@pytest.fixture(scope="session")
+def sdist(checkout, tmp_path_factory):
+    archives = tmp_path_factory.mktemp("sdist")
+    run([sys.executable, "-c", BUILD_SDIST, archives], cwd=checkout)
     (archive,) = archives.iterdir()
     return archive
 

@@ -1,5 +1,6 @@
 """The built wheel: its tag, what is in it, and that it works where nothing else of the project is."""
 
+import sys
 import zipfile
 from email.parser import Parser
 from pathlib import PurePath
@@ -54,6 +55,16 @@ def test_holds_the_package_and_nothing_else(wheel, unpacked):
         expected |= {str(name / path) for path in sources | data}
     assert package == expected
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_a_checkout_keeps_the_kernels_for_the_cpu_to_itself(checkout, objects, tmp_path):
+    """Those of `make host-kernels`: neither the module nor what runs it is part of the package."""
+    assert list(checkout.glob("kerneldna_ops/_cuda_host*.so"))
+    run([sys.executable, "setup.py", "-q", "build_py", "--build-lib", tmp_path], cwd=checkout)
+    assert (tmp_path / "kerneldna_ops" / "functional.py").exists()
+    assert not list(tmp_path.rglob("*.so"))
+    assert list((checkout / "csrc/cuda/host_execution").glob("*.cpp"))
+    assert not [path for path in objects["baseline"] if "host_execution" in path.parts]
 
 
 def test_declares_its_licence(wheel):
