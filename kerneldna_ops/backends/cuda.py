@@ -13,6 +13,11 @@ from torch import Tensor
 from ..triton_kernels.operands import input_precision
 from . import _limits
 
+_native_conv = torch.ops.kerneldna._native_conv
+_native_conv_backward = torch.ops.kerneldna._native_conv_backward
+_allow_tf32 = torch.ops.kerneldna._allow_tf32
+squeeze_excite = torch.ops.kerneldna._native_squeeze_excite
+
 
 def can_run(input: Tensor, *args: Any) -> tuple[bool, str]:
     runs, reason = runs_on(input)
@@ -51,19 +56,14 @@ def too_large(
 
 def conv(*args: Any) -> Tensor:
     _pass_tf32_on()
-    output: Tensor = torch.ops.kerneldna._native_conv(*args)
+    output: Tensor = _native_conv(*args)
     return output
 
 
 def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
     _pass_tf32_on()
-    grads: tuple[Tensor | None, ...] = torch.ops.kerneldna._native_conv_backward(*args)
+    grads: tuple[Tensor | None, ...] = _native_conv_backward(*args)
     return grads
-
-
-def squeeze_excite(*args: Any) -> Tensor:
-    gate: Tensor = torch.ops.kerneldna._native_squeeze_excite(*args)
-    return gate
 
 
 _passed_on = threading.local()
@@ -73,7 +73,7 @@ def _pass_tf32_on() -> None:
     """Whether PyTorch allows TF32 in its own convolutions, for the kernels that this thread launches."""
     allowed = input_precision() == "tf32"
     if allowed != getattr(_passed_on, "allowed", False):
-        torch.ops.kerneldna._allow_tf32(allowed)
+        _allow_tf32(allowed)
         _passed_on.allowed = allowed
 
 

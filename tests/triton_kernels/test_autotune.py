@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import sys
 from dataclasses import asdict
 
 import pytest
@@ -11,8 +12,8 @@ from torch import nn
 
 import kerneldna_ops
 from cases import build, grad_output, named
-from kerneldna_ops import autotune, use_backend, warmup
-from kerneldna_ops.backends import _autotune, _tuned, _winners, triton
+from kerneldna_ops import autotune, backends, use_backend, warmup
+from kerneldna_ops.backends import _autotune, _tuned, _winners, composite, cuda, triton
 from kerneldna_ops.nn import ChildConv2d
 from kerneldna_ops.triton_kernels.forward_choice import MOST_CANDIDATES
 
@@ -163,6 +164,33 @@ def test_where_nothing_ran_nothing_is_kept(times, cache):
     assert not list(cache.iterdir())
 
 
+@pytest.fixture
+def with_cuda(monkeypatch):
+    """The CUDA backend takes calls, and has composite answer."""
+    monkeypatch.setattr(cuda, "can_run", lambda *args: (True, "for this test"))
+    monkeypatch.setattr(cuda, "conv", composite.conv)
+
+
+def test_every_fused_backend_is_a_candidate(times, with_cuda):
+    times(5.0, *[4.0] * len(triton.candidates("conv", CALL)), 3.0)
+    with use_backend("triton"), autotune():
+        conv(*CALL)
+    assert tuned().backend == "cuda"
+    assert tuned().options == triton.candidates("conv", CALL)[0]
+    assert tuned().milliseconds["cuda"] == 3.0
+
+
+def test_without_triton_the_others_are_measured(times, with_cuda, monkeypatch, cache):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setattr(triton, "can_run", lambda *args: (False, "Triton cannot be imported"))
+    times(5.0, 3.0)
+    with autotune():
+        backends.select("conv", CALL, CALL)
+    assert tuned() == _tuned.Entry("cuda", {}, {"composite": 5.0, "cuda": 3.0})
+    (file,) = cache.iterdir()
+    assert json.loads(file.read_text())["triton"] == "none"
+
+
 def test_another_process_finds_what_was_tuned(times, cache):
     with use_backend("triton"), autotune():
         conv(*CALL)
@@ -171,7 +199,7 @@ def test_another_process_finds_what_was_tuned(times, cache):
     assert tuned() == before
     (file,) = cache.iterdir()
     about = json.loads(file.read_text())
-    assert {"device", "driver", "triton", "torch"} < about.keys()
+    assert {"device", "driver", "triton", "cuda", "torch"} < about.keys()
 
 
 def test_what_other_processes_wrote_meanwhile_stays(cache):

@@ -1,0 +1,235 @@
+"""The backends cuda and cuda_host: where they run and why not, what they are called with, when they are chosen."""
+
+import sys
+import threading
+
+import pytest
+import torch
+
+from cases import build, named
+from kerneldna_ops import backends, explain_backends
+from kerneldna_ops.backends import _tuned, cuda, cuda_host
+from kerneldna_ops.functional import conv2d
+
+CALL = build(named("kernel_3x3_padding_1x1"), torch.float32)
+STATIC_SPATIAL = CALL._replace(spatial_attention=CALL.spatial_attention[0])
+GRID = "its kernels count to 2147483647"
+
+
+class OnAGpu:
+    """As much of a tensor on a GPU as the choice of a backend looks at."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self, tensor):
+        self._tensor = tensor
+
+    def __getattr__(self, name):
+        return getattr(self._tensor, name)
+
+
+def on_a_gpu(call):
+    return OnAGpu(call.input), *call[1:]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A build with CUDA kernels, a torch with CUDA, an H100 that nobody tuned anything on."""
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda op, key: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(_tuned, "find", lambda function, args: None)
+
+
+def test_runs_on_a_gpu(gpu):
+    assert cuda.can_run(*on_a_gpu(CALL)) == (True, "fused CUDA kernels")
+    double = build(named("kernel_3x3_padding_1x1"), torch.float64)
+    assert cuda.can_run(*on_a_gpu(double))[0]
+
+
+def test_a_library_without_cuda(gpu, monkeypatch):
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda op, key: key != "CUDA")
+    assert cuda.can_run(*on_a_gpu(CALL)) == (False, "the C++ library was built without CUDA")
+
+
+def test_a_torch_without_cuda(gpu, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert cuda.can_run(*CALL) == (False, f"torch {torch.__version__} was built without CUDA")
+
+
+def test_another_device(gpu):
+    assert cuda.can_run(*CALL) == (False, "input is on cpu, not on a CUDA device")
+
+
+def test_an_old_gpu(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    reason = "the GPU has compute capability 7.5, 8.0 is needed"
+    assert cuda.can_run(*on_a_gpu(CALL)) == (False, reason)
+    assert cuda.runs_on(OnAGpu(CALL.input)) == (False, reason)
+
+
+def test_here_the_reason_is_told():
+    """Whatever this library and this torch were built with: a CPU tensor never runs on a GPU."""
+    runs, reason = explain_backends(**CALL._asdict())["cuda"]
+    assert not runs
+    with pytest.raises(RuntimeError, match=r"^backend 'cuda' cannot run this call: ") as raised:
+        conv2d(**CALL._asdict(), backend="cuda")
+    assert str(raised.value).endswith(reason)
+
+
+LARGE = {
+    "weight": (
+        {"input": torch.empty(1, 1, 1, 1).expand(1, 2**16, 1, 1), "weight": torch.empty(1, 1, 1, 1)},
+        (2**16, 2**16),
+        f"4294967296 elements in the weight, {GRID}",
+    ),
+    "sample of the input": (
+        {"input": torch.empty(1, 1, 1, 1).expand(1, 2**16, 2**8, 2**8)},
+        (1, 2**16),
+        f"4294967296 elements in a sample, {GRID}",
+    ),
+    "sample of the output": (
+        {"input": torch.empty(1, 1, 1, 1).expand(1, 1, 2**8, 2**8)},
+        (2**16, 1),
+        f"4294967296 elements in a sample, {GRID}",
+    ),
+}
+
+
+def large_call(which):
+    change, weight, reason = LARGE[which]
+    weight = torch.empty(1, 1, 1, 1).expand(*weight, 1, 1)
+    nothing = dict.fromkeys(("bias", "channel_attention", "filter_attention", "spatial_attention"))
+    return CALL._replace(**{**change, **nothing, "weight": weight, "padding": (0, 0)}), reason
+
+
+@pytest.mark.parametrize("which", LARGE)
+def test_sizes_past_32_bits(gpu, monkeypatch, which):
+    call, reason = large_call(which)
+    assert cuda.can_run(*on_a_gpu(call)) == (False, reason)
+    monkeypatch.setattr(cuda_host, "_module_missing", lambda: "")
+    assert cuda_host.can_run(*call) == (False, reason)
+
+
+def test_a_batch_may_be_as_large_as_it_likes(gpu):
+    input = torch.empty(1, 1, 1, 1).expand(2**20, 3, 2**7, 2**7)
+    assert cuda.can_run(*on_a_gpu(CALL._replace(input=input)))[0]
+
+
+# cuda_host
+
+
+def test_a_module_that_is_not_built(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kerneldna_ops._cuda_host", None)
+    cuda_host._module_missing.cache_clear()
+    runs, reason = cuda_host.can_run(*CALL)
+    cuda_host._module_missing.cache_clear()
+    assert not runs
+    assert reason == "kerneldna_ops._cuda_host is not built (`make host-kernels` in a source checkout)"
+
+
+def test_a_module_that_does_not_load(monkeypatch):
+    def refuse(name):
+        raise ImportError("undefined symbol: torch")
+
+    monkeypatch.setattr(cuda_host.importlib, "import_module", refuse)
+    cuda_host._module_missing.cache_clear()
+    runs, reason = cuda_host.can_run(*CALL)
+    cuda_host._module_missing.cache_clear()
+    assert not runs
+    assert "does not load (undefined symbol: torch); build it again" in reason
+
+
+def test_it_runs_on_the_cpu_alone(monkeypatch):
+    monkeypatch.setattr(cuda_host, "_module_missing", lambda: "")
+    assert cuda_host.can_run(*on_a_gpu(CALL)) == (False, "input is on cuda:0, not on the CPU")
+    assert cuda_host.can_run(*CALL) == (True, "the CUDA kernels' source, run on the CPU")
+
+
+def test_it_is_never_chosen_automatically(monkeypatch):
+    monkeypatch.setattr(cuda_host, "_module_missing", lambda: "")
+    assert "cuda_host" not in backends.preference(CALL)
+    assert list(explain_backends(**CALL._asdict()))[-1] == "cuda_host"
+
+
+# The automatic choice on a GPU
+
+
+def test_where_composite_is_cheap_it_comes_first_until_somebody_measures(gpu):
+    assert next(iter(backends.preference(on_a_gpu(STATIC_SPATIAL)))) == "composite"
+
+
+@pytest.mark.parametrize(
+    ("without", "chosen"), [(set(), "triton"), ({"triton"}, "cuda"), ({"triton", "cuda"}, "composite")]
+)
+def test_else_the_first_fused_backend_that_can_run(gpu, monkeypatch, without, chosen):
+    for name in without:
+        monkeypatch.setattr(backends.load(name), "can_run", lambda *args: (False, "it is out of order"))
+    call = on_a_gpu(CALL)
+    assert backends.select("conv", call, call) is backends.load(chosen)
+
+
+def test_what_was_measured_comes_first(gpu, monkeypatch):
+    entry = _tuned.Entry("cuda", {}, {})
+    monkeypatch.setattr(_tuned, "find", lambda function, args: entry if function == "conv" else None)
+    call = on_a_gpu(STATIC_SPATIAL)
+    assert backends.select("conv", call, call) is cuda
+    assert backends.select("conv_backward", call, call) is backends.load("composite")
+
+
+GATE = (torch.ones(1, 2, 1, 1), torch.ones(1, 2), None, torch.ones(2, 1), None)
+
+
+@pytest.mark.parametrize(
+    ("without", "chosen"), [(set(), "cuda"), ({"cuda"}, "triton"), ({"cuda", "triton"}, "composite")]
+)
+def test_squeeze_excite_prefers_cpp(gpu, monkeypatch, without, chosen):
+    ran = []
+    for name in ("cuda", "triton", "composite"):
+        monkeypatch.setattr(backends.load(name), "squeeze_excite", lambda *args, name=name: ran.append(name))
+    for name in without:
+        monkeypatch.setattr(backends.load(name), "runs_on", lambda input: (False, "it is out of order"))
+    backends.squeeze_excite(OnAGpu(GATE[0]), *GATE[1:])
+    assert ran == [chosen]
+
+
+# TF32
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What the kernels are told, each time; and whether TF32 is allowed, which a test may set."""
+    values = []
+    monkeypatch.setattr(cuda, "_allow_tf32", values.append)
+    monkeypatch.setattr(cuda, "_native_conv", lambda *args: None)
+    monkeypatch.setattr(cuda, "_native_conv_backward", lambda *args: None)
+    monkeypatch.setattr(cuda, "_passed_on", threading.local())
+    before = torch.backends.cudnn.allow_tf32
+    yield values
+    torch.backends.cudnn.allow_tf32 = before
+
+
+def test_tf32_follows_pytorch_and_is_told_when_it_changes(told):
+    for allowed in (False, True, True, False):
+        torch.backends.cudnn.allow_tf32 = allowed
+        cuda.conv()
+        cuda.conv_backward()
+    assert told == [True, False]
+
+
+def test_each_thread_is_told_for_itself(told):
+    torch.backends.cudnn.allow_tf32 = True
+    cuda.conv()
+    thread = threading.Thread(target=cuda.conv_backward)
+    thread.start()
+    thread.join()
+    assert told == [True, True]
+
+
+def test_the_newer_setting_counts_too(told):
+    before = torch.backends.cudnn.conv.fp32_precision
+    for precision in ("ieee", "tf32"):
+        torch.backends.cudnn.conv.fp32_precision = precision
+        cuda.conv()
+    torch.backends.cudnn.conv.fp32_precision = before
+    assert told == [True]
