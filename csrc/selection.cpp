@@ -8,6 +8,9 @@
 #include <stdexcept>
 
 #include "cpu/host.h"
+#ifdef KERNELDNA_WITH_CUDA
+#include "cuda/kernels/launch.h"
+#endif
 
 // From torch 2.13; absent, and null, in the versions before.
 extern "C" __attribute__((weak)) const char *torch_exception_get_what_without_backtrace();
@@ -71,7 +74,16 @@ int call_class(const ConvShape &shape, const Tensor &input, const OptionalTensor
          kConvClasses * input.is_cuda();
 }
 
-int squeeze_excite_class(const Tensor &input) { return 2 * kConvClasses + input.is_cuda(); }
+int squeeze_excite_class(const Tensor &input) {
+  constexpr int on_cpu = 2 * kConvClasses, on_cuda = on_cpu + 1;
+  if (!input.is_cuda())
+    return on_cpu;
+#ifdef KERNELDNA_WITH_CUDA
+  if (cuda::limits_of(input.get_device_index()).capability < cuda::kOldestCapability)
+    return on_cuda + 1;
+#endif
+  return on_cuda;
+}
 
 Tensor selected_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
                      const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,

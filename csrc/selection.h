@@ -3,15 +3,14 @@
 // The library works in a process with no Python, and in one with Python the default path stays free of it: a native
 // kernel looks up the class of its call in a table of bits. Python sets the bits of the classes that it wants to decide
 // itself, and those calls go on to kerneldna::_selected_*. They are all classes while a backend is chosen explicitly,
-// else those on the CPU where a table of measured winners names another backend, and all of conv on CUDA, where what
-// is fastest is known by shape.
+// else those on the CPU where a table of measured winners names another backend, all of conv on CUDA, where what is
+// fastest is known by shape, and those of GPUs that are too old.
 #pragma once
 
 #include "conv_shape.h"
 
 #include <cstdint>
 #include <string>
-#include <tuple>
 #include <vector>
 
 namespace kerneldna {
@@ -28,15 +27,13 @@ constexpr int kConvClasses = 128; // on a device
 constexpr int64_t kLargeMap = 512;
 int call_class(const ConvShape &shape, const Tensor &input, const OptionalTensor &spatial_attention);
 
-// squeeze_excite has one class on each device, after those of conv.
-constexpr int kCallClasses = 2 * kConvClasses + 2;
+// squeeze_excite has three, after those of conv: on the CPU, on CUDA, on a GPU too old for the library's kernels.
+constexpr int kCallClasses = 2 * kConvClasses + 3;
 int squeeze_excite_class(const Tensor &input);
 
 // The classes of calls that Python decides; all others are native.
 void select_in_python(const std::vector<int64_t> &classes);
 bool selected_in_python(int call_class);
-
-using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // kerneldna::_selected_conv, _selected_conv_backward and _selected_squeeze_excite; the arguments have been checked.
 Tensor selected_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,

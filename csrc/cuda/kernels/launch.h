@@ -22,6 +22,8 @@ struct Limits {
 };
 const Limits &limits_of(int device);
 
+constexpr int kOldestCapability = 80;
+
 struct Launch {
   const char *kernel; // named in errors
   dim3 grid, block;

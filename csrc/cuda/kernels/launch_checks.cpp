@@ -16,7 +16,7 @@ std::string describe(const dim3 &size) {
 void check_launch(const Launch &launch) {
   const Limits &limits = limits_of(launch.stream.device);
   const dim3 &grid = launch.grid, &block = launch.block;
-  if (limits.capability < 80)
+  if (limits.capability < kOldestCapability)
     fail("kernel ", launch.kernel, " needs a GPU of compute capability 8.0 or newer, and device ", launch.stream.device,
          " has ", limits.capability / 10, ".", limits.capability % 10);
   if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.x > 0x7fffffff || grid.y > 0xffff || grid.z > 0xffff)
