@@ -1,0 +1,38 @@
+// Small kernels that try the parts of host execution one by one, for tests/cuda/test_host_execution.py.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace kerneldna::cuda::host_execution {
+
+// What each lane of a warp receives that brings values[lane]: kind "index", "xor" or "down".
+std::vector<double> try_shuffle(const std::string &kind, const std::vector<double> &values, int argument, int width);
+
+// The four registers of each lane, of 16-bit numbers in shared memory; lane l names the row at row_offsets[l].
+std::vector<std::vector<uint32_t>> try_ldmatrix(const std::vector<uint16_t> &numbers,
+                                                const std::vector<int> &row_offsets, bool transposed);
+
+// d += a b for the registers of each lane: "f16", "bf16" or "tf32".
+std::vector<std::vector<float>> try_mma(const std::string &operand, const std::vector<std::vector<uint32_t>> &a,
+                                        const std::vector<std::vector<uint32_t>> &b, std::vector<std::vector<float>> d);
+
+// Each value rounded to "f16", "bf16" or "tf32".
+std::vector<float> try_round(const std::string &dtype, const std::vector<float> &values);
+
+// What shared memory of 16 bytes holds of an asynchronous copy of `bytes` from source + offset: before the copy, after
+// it started, after the wait.
+std::vector<std::vector<uint8_t>> try_copy(const std::vector<uint8_t> &source, int offset, int bytes, bool valid);
+
+// Each thread leaves its index in shared memory and reads that of the thread after it, with what orders the two:
+// "block", "warp" or "none".
+std::vector<int> try_neighbours(int threads, const std::string &barrier);
+
+// The linear indices of the blocks of a grid, in the order in which they ran.
+std::vector<unsigned> try_block_order(const std::vector<unsigned> &grid);
+
+// Runs a kernel that does what a GPU leaves undefined.
+void try_misuse(const std::string &what);
+
+} // namespace kerneldna::cuda::host_execution
