@@ -2,11 +2,15 @@
 #pragma once
 
 #include <array>
+#include <tuple>
 #include <vector>
 
 #include "checks.h"
 
 namespace kerneldna {
+
+// Of input, weight, bias and the three attentions.
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 struct ConvShape {
   int64_t batch, in_channels, in_height, in_width;

@@ -17,3 +17,9 @@
 #define KERNELDNA_SQUEEZE_EXCITE_ARGUMENTS                                                                             \
   "(Tensor input, Tensor fc1_weight, Tensor? fc1_bias, "                                                               \
   "Tensor fc2_weight, Tensor? fc2_bias) -> Tensor"
+
+// relu(conv + residual): a convolution and what may follow it in a network, in one.
+#define KERNELDNA_CONV_ADD_RELU_ARGUMENTS                                                                              \
+  "(Tensor input, Tensor weight, Tensor? bias, Tensor? channel_attention, "                                            \
+  "Tensor? filter_attention, Tensor? spatial_attention, Tensor? residual, bool relu, SymInt[2] stride, "               \
+  "SymInt[2] padding, SymInt[2] dilation, SymInt groups) -> Tensor"

@@ -1,0 +1,107 @@
+// kerneldna::conv on CUDA.
+#if defined(KERNELDNA_WITH_CUDA) || defined(KERNELDNA_HOST_EXECUTION)
+
+#include "conv_depthwise.h"
+#include "conv_weight.h"
+#include "gemm_call.h"
+#ifndef KERNELDNA_HOST_EXECUTION
+#include "../selection.h"
+#endif
+
+namespace kerneldna::cuda {
+namespace {
+
+Tensor run(const char *op, const ConvShape &shape, const Tensor &input, const Tensor &weight, OptionalTensor bias,
+           const OptionalTensor &channel_attention, OptionalTensor filter_attention,
+           const OptionalTensor &spatial_attention, const OptionalTensor &residual, bool relu) {
+  check_countable(op, shape);
+  if (is_depthwise(shape))
+    return depthwise_forward(shape, input, weight, bias, channel_attention, filter_attention, spatial_attention,
+                             residual, relu);
+  const Tensor output = empty_image({shape.batch, shape.out_channels, shape.out_height, shape.out_width}, input);
+  if (shape.batch > 0) {
+    const Queue queue(input);
+    const Tensor source = with_adjacent_channels(input);
+    Attention channel(channel_attention, 1), spatial(spatial_attention, 2);
+    const FoldedWeight folded = folded_weight(shape, weight, {channel.fixed, std::nullopt, spatial.fixed}, queue);
+
+    ConvGemm call{};
+    call.geometry = geometry_of(shape);
+    call.relu = relu;
+    call.source = image_of(source);
+    call.weight = folded.data;
+    call.source_scale = scale_of(channel.per_sample, 1);
+    call.tap_scale = scale_of(spatial.per_sample, 2);
+    call.target = image_of(output);
+    call.target_scale = scale_of(filter_attention, 1);
+    call.bias = scale_of(bias, 1).data;
+    Tensor added;
+    if (residual) {
+      added = with_adjacent_channels(*residual);
+      call.residual = image_of(added);
+    }
+    const Limits &limits = limits_of(Stream(queue).device);
+    run_conv_gemm(call, plan_conv_gemm(call, math_of(input.scalar_type()), limits), input, queue);
+  }
+  return in_layout_of(output, input);
+}
+
+Tensor native_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
+                   const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
+                   const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding,
+                   const Ints &dilation, int64_t groups) {
+  constexpr const char *op = "kerneldna::conv";
+  const ConvShape shape = check_conv(op, input, weight, bias, channel_attention, filter_attention, spatial_attention,
+                                     stride, padding, dilation, groups);
+  return run(op, shape, input, weight, bias, channel_attention, filter_attention, spatial_attention, std::nullopt,
+             false);
+}
+
+// kerneldna::_conv_add_relu: what follows a convolution in a residual network, in its epilogue.
+Tensor conv_add_relu(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
+                     const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
+                     const OptionalTensor &spatial_attention, const OptionalTensor &residual, bool relu,
+                     const Ints &stride, const Ints &padding, const Ints &dilation, int64_t groups) {
+  constexpr const char *op = "kerneldna::_conv_add_relu";
+  const ConvShape shape = check_conv(op, input, weight, bias, channel_attention, filter_attention, spatial_attention,
+                                     stride, padding, dilation, groups);
+  if (residual) {
+    check_like_input(op, "residual", *residual, input);
+    check(has_shape(*residual, {shape.batch, shape.out_channels, shape.out_height, shape.out_width}), op,
+          ": residual must have the shape of the output, ",
+          bracketed({shape.batch, shape.out_channels, shape.out_height, shape.out_width}), ", got ",
+          shape_of(*residual));
+  }
+  return run(op, shape, input, weight, bias, channel_attention, filter_attention, spatial_attention, residual, relu);
+}
+
+#ifndef KERNELDNA_HOST_EXECUTION
+Tensor conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
+            const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
+            const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding, const Ints &dilation,
+            int64_t groups) {
+  constexpr const char *op = "kerneldna::conv";
+  const ConvShape shape = check_conv(op, input, weight, bias, channel_attention, filter_attention, spatial_attention,
+                                     stride, padding, dilation, groups);
+  if (selected_in_python(call_class(shape, input, spatial_attention)))
+    return selected_conv(input, weight, bias, channel_attention, filter_attention, spatial_attention, stride, padding,
+                         dilation, groups);
+  return run(op, shape, input, weight, bias, channel_attention, filter_attention, spatial_attention, std::nullopt,
+             false);
+}
+#endif
+
+} // namespace
+} // namespace kerneldna::cuda
+
+KERNELDNA_CUDA_KERNELS(m) {
+#ifdef KERNELDNA_HOST_EXECUTION
+  m.impl("conv", TORCH_BOX(&kerneldna::cuda::native_conv));
+#else
+  m.impl("conv", TORCH_BOX(&kerneldna::cuda::conv));
+  m.impl("_native_conv", TORCH_BOX(&kerneldna::cuda::native_conv));
+#endif
+  m.impl("_conv_add_relu", TORCH_BOX(&kerneldna::cuda::conv_add_relu));
+}
+
+#endif

@@ -1,0 +1,128 @@
+// Which tile a call of conv_gemm gets, and into how many parts its K is cut.
+#if defined(KERNELDNA_WITH_CUDA) || defined(KERNELDNA_HOST_EXECUTION)
+
+#include "conv_gemm.h"
+#include "lattice.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+
+namespace kerneldna::cuda {
+namespace {
+
+std::span<const TileForm> forms_of(ConvMath math) {
+  switch (math) {
+  case ConvMath::f16:
+  case ConvMath::bf16:
+    return kHalfForms;
+  case ConvMath::tf32:
+    return kTf32Forms;
+  default:
+    return kPlainForms;
+  }
+}
+
+int size_of(ConvMath math) {
+  return math == ConvMath::f64 ? 8 : math == ConvMath::f16 || math == ConvMath::bf16 ? 2 : 4;
+}
+
+bool is_aligned(const void *data, std::initializer_list<int64_t> strides, int64_t count) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
+         std::all_of(strides.begin(), strides.end(), [&](int64_t stride) { return stride % count == 0; });
+}
+bool is_aligned(const Image &image, int64_t count) {
+  return is_aligned(image.data, {image.sample_stride, image.row_stride, image.column_stride}, count);
+}
+bool is_aligned(const Scale &scale, int64_t count) { return is_aligned(scale.data, {scale.sample_stride}, count); }
+
+bool loads_vectors(const ConvGemm &call, ConvMath math) {
+  const Geometry &g = call.geometry;
+  const int64_t count = 16 / size_of(math);
+  return size_of(math) < 8 && math != ConvMath::f32 && g.in_channels / g.groups % count == 0 &&
+         g.out_channels / g.groups % count == 0 && is_aligned(call.source, count) &&
+         is_aligned(call.weight, {}, count) && is_aligned(call.source_scale, count) && is_aligned(call.target, count) &&
+         is_aligned(call.target_scale, count) && is_aligned(call.bias, {}, count) && is_aligned(call.residual, count);
+}
+
+// Estimates of cycles, to compare tiles by. A step costs its products at the share of the tensor cores' rate that tiles
+// of this size reach, or, where too few blocks hide it, its latency.
+constexpr double kProductsPerCycle = 1024, kStepLatency = 250, kFinishLaunch = 3000, kPartialsPerCycle = 500;
+constexpr int kMostSplits = 32;
+
+double cycles(const TileForm &form, int64_t tiles, int64_t steps, int64_t splits, int multiprocessors) {
+  const bool large = form.block_m * form.block_n >= 128 * 128;
+  const double share = large ? 0.8 : form.block_m * form.block_n >= 128 * 64 ? 0.7 : 0.6;
+  const double step = double(form.block_m) * form.block_n * form.block_k / (kProductsPerCycle * share);
+  const int64_t blocks = ceil_divide(tiles * splits, multiprocessors), resident = large ? 2 : 3;
+  const double main = double(ceil_divide(steps, splits)) *
+                      std::max(double(blocks) * step, double(ceil_divide(blocks, resident)) * kStepLatency);
+  if (splits == 1)
+    return main;
+  return main + kFinishLaunch + double(tiles * splits) * form.block_m * form.block_n * 2 / kPartialsPerCycle;
+}
+
+} // namespace
+
+ConvGemmPlan plan_conv_gemm(const ConvGemm &call, ConvMath math, const Limits &limits) {
+  const Geometry &g = call.geometry;
+  const std::span<const TileForm> forms = forms_of(math);
+  const Lattice first = lattice_of(g, call.transposed, 0, 0);
+  const Lattice smallest = lattice_of(g, call.transposed, lattice_classes(g, call.transposed, 0) - 1,
+                                      lattice_classes(g, call.transposed, 1) - 1);
+  const int64_t source_channels = (call.transposed ? g.out_channels : g.in_channels) / g.groups;
+  const int64_t target_channels = (call.transposed ? g.in_channels : g.out_channels) / g.groups;
+  ConvGemmPlan plan{};
+  plan.vector = loads_vectors(call, math);
+
+  const int begin = plan.vector ? 0 : int(forms.size()) - 1;
+  const int end = plan.vector ? int(forms.size()) - 1 : int(forms.size());
+  double best = -1;
+  int64_t best_tiles = 0;
+  for (int i = begin; i < end; ++i) {
+    const TileForm &form = forms[i];
+    const int64_t samples = samples_of_tile(form.block_m, smallest.pixels(), g.batch);
+    const int64_t rows = form.block_m + form.block_n + (call.source_scale.data ? samples : 0);
+    if (i > begin && rows * (form.block_k + 8) * form.stages * size_of(math) > limits.shared_bytes)
+      continue;
+    const int64_t tiles =
+        lattice_tiles(g, call.transposed, form.block_m, false) * ceil_divide(target_channels, form.block_n) * g.groups;
+    const int64_t steps = std::max<int64_t>(first.taps() * ceil_divide(source_channels, form.block_k), 1);
+    for (int64_t splits = 1; splits <= std::min<int64_t>(kMostSplits, steps); splits += splits < 4 ? 1 : splits / 2) {
+      const double cost = cycles(form, tiles, steps, splits, limits.multiprocessors);
+      if (best < 0 || cost < best) {
+        best = cost;
+        best_tiles = tiles;
+        plan.form = i;
+        plan.splits = int(splits);
+      }
+      if (call.by_tap)
+        break;
+    }
+  }
+  const TileForm &form = forms[plan.form];
+  if (plan.splits > 1)
+    plan.partials = best_tiles * plan.splits * form.block_m * form.block_n;
+  plan.sum_rows = form.block_m * form.block_n / form.threads;
+  plan.sum_slots = lattice_tiles(g, call.transposed, plan.sum_rows, true);
+  return plan;
+}
+
+void conv_gemm(const ConvGemm &call, ConvMath math, const ConvGemmPlan &plan, void *partial, Stream stream) {
+  switch (math) {
+  case ConvMath::f16:
+    return conv_gemm_f16(call, plan, partial, stream);
+  case ConvMath::bf16:
+    return conv_gemm_bf16(call, plan, partial, stream);
+  case ConvMath::tf32:
+    return conv_gemm_tf32(call, plan, partial, stream);
+  case ConvMath::f32:
+    return conv_gemm_f32(call, plan, partial, stream);
+  case ConvMath::f64:
+    return conv_gemm_f64(call, plan, partial, stream);
+  }
+}
+
+} // namespace kerneldna::cuda
+
+#endif

@@ -1,0 +1,138 @@
+// What a block of conv_gemm.cuh knows of its rows, and what it does with a tile of finished sums.
+#pragma once
+
+#include "conv_gemm.h"
+#include "lattice.h"
+
+namespace kerneldna::cuda {
+
+// A row of a tile: a pixel of the lattice.
+struct TileRow {
+  int sample; // counted from the first of the tile; -1 past the last pixel
+  int row, column;
+};
+
+// Where a block's tile stands.
+struct TilePlace {
+  LatticeTile at;
+  int64_t first_sample;
+  int64_t first_pixel; // of the class, flat over the samples
+  int group, first_column;
+  int columns; // of the tile, that exist in its group
+};
+
+template <int BlockM, int BlockN> __device__ inline TilePlace tile_place(const ConvGemm &p, bool transposed) {
+  TilePlace place;
+  place.at = lattice_tile(p.geometry, transposed, BlockM, blockIdx.x);
+  place.first_pixel = place.at.tile * BlockM;
+  place.first_sample = place.first_pixel / place.at.lattice.pixels();
+  const int per_group = (transposed ? p.geometry.in_channels : p.geometry.out_channels) / p.geometry.groups;
+  const int blocks = (per_group + BlockN - 1) / BlockN;
+  place.group = blockIdx.y / blocks;
+  place.first_column = blockIdx.y % blocks * BlockN;
+  place.columns = min(BlockN, per_group - place.first_column);
+  return place;
+}
+
+template <int BlockM, int Threads>
+__device__ inline void fill_rows(const ConvGemm &p, const TilePlace &place, TileRow *rows) {
+  const unsigned pixels = unsigned(place.at.lattice.pixels()), width = unsigned(place.at.lattice.columns.size);
+  const unsigned first = unsigned(place.first_pixel - place.first_sample * pixels);
+  const int64_t samples = p.geometry.batch - place.first_sample;
+  for (int m = threadIdx.x; m < BlockM; m += Threads) {
+    const unsigned sample = (first + m) / pixels, pixel = (first + m) % pixels;
+    rows[m] = {sample < samples ? int(sample) : -1, int(pixel / width), int(pixel % width)};
+  }
+}
+
+// sums[BlockM][ld] in shared memory: those of the tile, over all of K. Ends without a barrier.
+template <class T, int BlockM, int BlockN, int Threads, bool IsVector>
+__device__ void finish_tile(const ConvGemm &p, const TilePlace &place, const TileRow *rows, const compute_t<T> *sums,
+                            int ld, int tap) {
+  using C = compute_t<T>;
+  const LatticeAxis &lattice_rows = place.at.lattice.rows, &lattice_columns = place.at.lattice.columns;
+  const int per_group = (p.transposed ? p.geometry.in_channels : p.geometry.out_channels) / p.geometry.groups;
+  const int first_channel = place.group * per_group + place.first_column;
+  const auto offset = [&](const Image &image, const TileRow &row) {
+    return (place.first_sample + row.sample) * image.sample_stride +
+           (lattice_rows.target_origin + int64_t(row.row) * lattice_rows.target_step) * image.row_stride +
+           (lattice_columns.target_origin + int64_t(row.column) * lattice_columns.target_step) * image.column_stride;
+  };
+
+  if (p.pixel_sums) {
+    // A thread has a column of some rows, which it sums sample by sample.
+    static_assert(Threads % BlockN == 0 && BlockM % (Threads / BlockN) == 0);
+    constexpr int kRows = BlockM * BlockN / Threads;
+    const int column = threadIdx.x % BlockN, part = threadIdx.x / BlockN;
+    const int taps = p.by_tap ? p.geometry.kernel_height * p.geometry.kernel_width : 1;
+    const int channels = p.transposed ? p.geometry.in_channels : p.geometry.out_channels;
+    const int64_t tile = place.at.tile * (Threads / BlockN) + part;
+    const int64_t first_slot = place.at.first_slot + tile + place.first_sample;
+    const TileRow *const part_rows = rows + part * kRows;
+    const auto store = [&](int sample, C sum) {
+      const int64_t slot = first_slot + sample;
+      static_cast<C *>(p.pixel_sums)[(slot * taps + tap) * channels + first_channel + column] = sum;
+    };
+    if (column < place.columns && part_rows[0].sample >= 0) {
+      int sample = part_rows[0].sample;
+      C sum = 0;
+#pragma unroll 4
+      for (int m = 0; m < kRows; ++m) {
+        const TileRow row = part_rows[m];
+        if (row.sample < 0)
+          break;
+        if (row.sample != sample) {
+          store(sample, sum);
+          sample = row.sample;
+          sum = 0;
+        }
+        const T other = static_cast<const T *>(p.partner.data)[offset(p.partner, row) + first_channel + column];
+        sum += to_compute(other) * sums[(part * kRows + m) * ld + column];
+      }
+      store(sample, sum);
+    }
+  }
+
+  if (!p.target.data)
+    return;
+  constexpr int kCount = IsVector ? Vector<T>::kCount : 1;
+  struct alignas(kCount * sizeof(T)) Chunk {
+    T values[kCount];
+  };
+  constexpr int kChunks = BlockN / kCount;
+  for (int index = threadIdx.x; index < BlockM * kChunks; index += Threads) {
+    const int m = index / kChunks, column = index % kChunks * kCount;
+    const TileRow row = rows[m];
+    if (row.sample < 0 || column >= place.columns)
+      continue;
+    const int channel = first_channel + column;
+    const auto load = [](const void *data, int64_t at) {
+      return *reinterpret_cast<const Chunk *>(static_cast<const T *>(data) + at);
+    };
+    C values[kCount];
+    for (int v = 0; v < kCount; ++v)
+      values[v] = sums[m * ld + column + v];
+    if (p.target_scale.data) {
+      const int64_t sample = place.first_sample + row.sample;
+      const Chunk scale = load(p.target_scale.data, sample * p.target_scale.sample_stride + channel);
+      for (int v = 0; v < kCount; ++v)
+        values[v] *= to_compute(scale.values[v]);
+    }
+    if (p.bias) {
+      const Chunk bias = load(p.bias, channel);
+      for (int v = 0; v < kCount; ++v)
+        values[v] += to_compute(bias.values[v]);
+    }
+    if (p.residual.data) {
+      const Chunk residual = load(p.residual.data, offset(p.residual, row) + channel);
+      for (int v = 0; v < kCount; ++v)
+        values[v] += to_compute(residual.values[v]);
+    }
+    Chunk result;
+    for (int v = 0; v < kCount; ++v) // NaN stays, as in torch's ReLU
+      result.values[v] = from_compute<T>(p.relu && values[v] < 0 ? C(0) : values[v]);
+    *reinterpret_cast<Chunk *>(static_cast<T *>(p.target.data) + offset(p.target, row) + channel) = result;
+  }
+}
+
+} // namespace kerneldna::cuda

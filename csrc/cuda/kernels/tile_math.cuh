@@ -1,0 +1,266 @@
+// How the threads of a block multiply two tiles in shared memory: by 16-bit tensor cores, by TF32 tensor cores, or by
+// plain multiply-adds. All have the same members, and conv_gemm.cuh is written in terms of them.
+//
+//     D[m, n] += sum_k A[m, k] * scale[sample of m, k] * B[k, n]
+//
+// A is stored [BlockM][kLdA], k adjacent. B is stored [BlockN][kLdB] with k adjacent, or, where Transposed,
+// [BlockK][kLdB] with n adjacent. The leading dimensions are padded so that the lanes of a warp read from different
+// banks.
+#pragma once
+
+#include "dtypes.h"
+#include "ptx.h"
+
+namespace kerneldna::cuda {
+
+// The scales of one step: channels [samples][kLdA], or null, and one factor for each row of D, or null.
+template <class T> struct StepScale {
+  const T *channel;      // in shared memory
+  const T *tap;          // in global memory, of the first sample of the tile
+  int tap_sample_stride; // 32 bits reach over the samples of a tile
+};
+
+template <class T> __device__ inline uint32_t pair_of(T value) {
+  const T both[2] = {value, value};
+  return *reinterpret_cast<const uint32_t *>(both);
+}
+
+template <class T_, int BlockM_, int BlockN_, int BlockK_, int WarpsM, int WarpsN, bool Transposed> class TensorMath {
+public:
+  using T = T_;
+  static constexpr int kBlockM = BlockM_, kBlockN = BlockN_, kBlockK = BlockK_;
+  static constexpr int kThreads = WarpsM * WarpsN * 32;
+  static constexpr int kLdA = BlockK_ + 8, kLdB = (Transposed ? BlockN_ : BlockK_) + 8;
+
+  // samples[m]: the sample of each row of the tile, counted from the first of the tile.
+  __device__ TensorMath(const int *samples) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      packed_samples[i / 2] |= samples[row_of(i, 0)] << i % 2 * 16 | samples[row_of(i, 1)] << (i % 2 * 16 + 8);
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          sums[i][j][e] = 0;
+    }
+  }
+
+  template <bool Scaled> __device__ void step(const T *a, const T *b, const StepScale<T> &scale) {
+    const int lane = threadIdx.x % 32;
+    uint32_t tap[2 * kRows];
+    if (Scaled && scale.tap)
+#pragma unroll
+      for (int i = 0; i < 2 * kRows; ++i)
+        tap[i] = pair_of(scale.tap[sample(i) * scale.tap_sample_stride]);
+#pragma unroll
+    for (int k = 0; k < kBlockK; k += 16) {
+      uint32_t b_fragments[kColumns / 2][4];
+#pragma unroll
+      for (int j = 0; j < kColumns / 2; ++j) {
+        const int n = warp_n() * kWarpN + j * 16;
+        if (Transposed)
+          ldmatrix_x4_trans(b_fragments[j], b + (k + lane % 16) * kLdB + n + lane / 16 * 8);
+        else
+          ldmatrix_x4(b_fragments[j], b + (n + lane % 8 + lane / 16 * 8) * kLdB + k + lane / 8 % 2 * 8);
+      }
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        uint32_t a_fragment[4];
+        ldmatrix_x4(a_fragment, a + (warp_m() * kWarpM + i * 16 + lane % 16) * kLdA + k + lane / 16 * 8);
+        if (Scaled)
+#pragma unroll
+          for (int half = 0; half < 2; ++half)
+#pragma unroll
+            for (int side = 0; side < 2; ++side) {
+              const int r = 2 * i + half;
+              uint32_t factor;
+              if (scale.channel) {
+                const T *channel = scale.channel + sample(r) * kLdA + k + side * 8 + lane % 4 * 2;
+                factor = *reinterpret_cast<const uint32_t *>(channel);
+                if (scale.tap)
+                  factor = multiply_pair<T>(factor, tap[r]);
+              } else {
+                factor = tap[r];
+              }
+              a_fragment[half + 2 * side] = multiply_pair<T>(a_fragment[half + 2 * side], factor);
+            }
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j)
+          mma_16x8x16<T>(sums[i][j], a_fragment, b_fragments[j / 2][j % 2 * 2], b_fragments[j / 2][j % 2 * 2 + 1]);
+      }
+    }
+  }
+
+  __device__ void store(float *target, int ld) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i)
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          target[row_of(i, e / 2) * ld + warp_n() * kWarpN + j * 8 + lane % 4 * 2 + e % 2] = sums[i][j][e];
+  }
+
+private:
+  static constexpr int kWarpM = BlockM_ / WarpsM, kWarpN = BlockN_ / WarpsN;
+  static constexpr int kRows = kWarpM / 16, kColumns = kWarpN / 8;
+  static_assert(sizeof(T) == 2 && BlockK_ % 16 == 0 && kWarpM % 16 == 0 && kWarpN % 16 == 0);
+  // Rows of 80, 144 or 272 bytes: eight of them, 16 bytes each, meet different banks.
+  static_assert(kLdA * 2 % 128 != 0 && kLdB * 2 % 128 != 0 && kLdA % 8 == 0 && kLdB % 8 == 0);
+
+  __device__ static int warp_m() { return threadIdx.x / 32 % WarpsM; }
+  __device__ static int warp_n() { return threadIdx.x / 32 / WarpsM; }
+  __device__ static int row_of(int i, int half) { return warp_m() * kWarpM + i * 16 + half * 8 + threadIdx.x % 32 / 4; }
+
+  // Of row_of(i / 2, i % 2).
+  __device__ int sample(int i) const { return packed_samples[i / 4] >> i % 4 * 8 & 255; }
+
+  static_assert(BlockM_ <= 256);
+  uint32_t packed_samples[(kRows + 1) / 2] = {}; // a byte each, to save registers
+  float sums[kRows][kColumns][4];
+};
+
+template <int BlockM_, int BlockN_, int BlockK_, int WarpsM, int WarpsN, bool Transposed> class Tf32Math {
+public:
+  using T = float;
+  static constexpr int kBlockM = BlockM_, kBlockN = BlockN_, kBlockK = BlockK_;
+  static constexpr int kThreads = WarpsM * WarpsN * 32;
+  static constexpr int kLdA = BlockK_ + 4, kLdB = Transposed ? BlockN_ + 8 : BlockK_ + 4;
+
+  __device__ Tf32Math(const int *samples) {
+#pragma unroll
+    for (int i = 0; i < 2 * kRows; ++i)
+      sample[i] = samples[row_of(i / 2, i % 2)];
+#pragma unroll
+    for (int i = 0; i < kRows; ++i)
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          sums[i][j][e] = 0;
+  }
+
+  template <bool Scaled> __device__ void step(const float *a, const float *b, const StepScale<float> &scale) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    float tap[2 * kRows];
+    if (Scaled)
+#pragma unroll
+      for (int i = 0; i < 2 * kRows; ++i)
+        tap[i] = scale.tap ? scale.tap[sample[i] * scale.tap_sample_stride] : 1.0f;
+#pragma unroll
+    for (int k = 0; k < kBlockK; k += 8) {
+      uint32_t b_fragments[kColumns][2];
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j)
+#pragma unroll
+        for (int side = 0; side < 2; ++side) {
+          const int n = warp_n() * kWarpN + j * 8 + g, at = k + t + 4 * side;
+          b_fragments[j][side] = to_tf32(Transposed ? b[at * kLdB + n] : b[n * kLdB + at]);
+        }
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        uint32_t a_fragment[4];
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+          for (int side = 0; side < 2; ++side) {
+            const int r = 2 * i + half, at = k + t + 4 * side;
+            float value = a[row_of(i, half) * kLdA + at];
+            if (Scaled)
+              value *= scale.channel ? scale.channel[sample[r] * kLdA + at] * tap[r] : tap[r];
+            a_fragment[half + 2 * side] = to_tf32(value);
+          }
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j)
+          mma_16x8x8_tf32(sums[i][j], a_fragment, b_fragments[j][0], b_fragments[j][1]);
+      }
+    }
+  }
+
+  __device__ void store(float *target, int ld) const {
+    const int t = threadIdx.x % 4;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i)
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          target[row_of(i, e / 2) * ld + warp_n() * kWarpN + j * 8 + t * 2 + e % 2] = sums[i][j][e];
+  }
+
+private:
+  static constexpr int kWarpM = BlockM_ / WarpsM, kWarpN = BlockN_ / WarpsN;
+  static constexpr int kRows = kWarpM / 16, kColumns = kWarpN / 8;
+  static_assert(BlockK_ % 8 == 0 && kWarpM % 16 == 0 && kWarpN % 8 == 0);
+
+  __device__ static int warp_m() { return threadIdx.x / 32 % WarpsM; }
+  __device__ static int warp_n() { return threadIdx.x / 32 / WarpsM; }
+  __device__ static int row_of(int i, int half) { return warp_m() * kWarpM + i * 16 + half * 8 + threadIdx.x % 32 / 4; }
+
+  int sample[2 * kRows];
+  float sums[kRows][kColumns][4];
+};
+
+// 256 threads, 16 by 16; a thread has every 16th row and every 16th column.
+template <class T_, int BlockM_, int BlockN_, int BlockK_, bool Transposed> class PlainMath {
+public:
+  using T = T_;
+  static constexpr int kBlockM = BlockM_, kBlockN = BlockN_, kBlockK = BlockK_;
+  static constexpr int kThreads = 256;
+  static constexpr int kLdA = BlockK_ + 1, kLdB = (Transposed ? BlockN_ : BlockK_) + 1;
+
+  __device__ PlainMath(const int *samples) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      sample[i] = samples[threadIdx.x / 16 + 16 * i];
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j)
+        sums[i][j] = 0;
+    }
+  }
+
+  template <bool Scaled> __device__ void step(const T *a, const T *b, const StepScale<T> &scale) {
+    T tap[kRows];
+    if (Scaled)
+#pragma unroll
+      for (int i = 0; i < kRows; ++i)
+        tap[i] = scale.tap ? scale.tap[sample[i] * scale.tap_sample_stride] : T(1);
+#pragma unroll 4
+    for (int k = 0; k < kBlockK; ++k) {
+      T left[kRows], right[kColumns];
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        left[i] = a[(threadIdx.x / 16 + 16 * i) * kLdA + k];
+        if (Scaled)
+          left[i] *= scale.channel ? scale.channel[sample[i] * kLdA + k] * tap[i] : tap[i];
+      }
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) {
+        const int n = threadIdx.x % 16 + 16 * j;
+        right[j] = Transposed ? b[k * kLdB + n] : b[n * kLdB + k];
+      }
+#pragma unroll
+      for (int i = 0; i < kRows; ++i)
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j)
+          sums[i][j] += left[i] * right[j];
+    }
+  }
+
+  __device__ void store(T *target, int ld) const {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i)
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j)
+        target[(threadIdx.x / 16 + 16 * i) * ld + threadIdx.x % 16 + 16 * j] = sums[i][j];
+  }
+
+private:
+  static constexpr int kRows = BlockM_ / 16, kColumns = BlockN_ / 16;
+
+  int sample[kRows];
+  T sums[kRows][kColumns];
+};
+
+} // namespace kerneldna::cuda
