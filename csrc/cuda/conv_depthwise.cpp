@@ -1,0 +1,108 @@
+#if defined(KERNELDNA_WITH_CUDA) || defined(KERNELDNA_HOST_EXECUTION)
+
+#include "conv_depthwise.h"
+#include "kernels/conv_depthwise.h"
+
+namespace kerneldna::cuda {
+namespace {
+
+DepthwiseWeight weight_of(const Tensor &weight) {
+  return {weight.const_data_ptr(), weight.stride(0), weight.stride(2), weight.stride(3)};
+}
+
+Tensor grad_input(const ConvShape &shape, const Tensor &grad_output, const Tensor &like, const DepthwiseWeight &weight,
+                  const Scale &channel, const Scale &filter, const Scale &spatial, Stream stream) {
+  const Tensor gradient = empty_image({shape.batch, shape.in_channels, shape.in_height, shape.in_width}, like);
+  Depthwise conv{};
+  conv.geometry = geometry_of(shape);
+  conv.source = image_of(grad_output);
+  conv.target = image_of(gradient);
+  conv.weight = weight;
+  conv.source_scale = filter;
+  conv.target_scale = channel;
+  conv.spatial = spatial;
+  depthwise_conv_transposed(conv, stored_of(like.scalar_type()), stream);
+  return in_layout_of(gradient, like);
+}
+
+} // namespace
+
+Tensor depthwise_forward(const ConvShape &shape, const Tensor &input, const Tensor &weight, OptionalTensor bias,
+                         OptionalTensor channel_attention, OptionalTensor filter_attention,
+                         OptionalTensor spatial_attention, const OptionalTensor &residual, bool relu) {
+  const Queue queue(input);
+  const Tensor source = with_adjacent_channels(input);
+  const Tensor output = empty_image({shape.batch, shape.out_channels, shape.out_height, shape.out_width}, input);
+  Depthwise conv{};
+  conv.geometry = geometry_of(shape);
+  conv.source = image_of(source);
+  conv.target = image_of(output);
+  conv.weight = weight_of(weight);
+  conv.source_scale = scale_of(channel_attention, 1);
+  conv.target_scale = scale_of(filter_attention, 1);
+  conv.spatial = scale_of(spatial_attention, 2);
+  conv.bias = scale_of(bias, 1).data;
+  conv.relu = relu;
+  Tensor added;
+  if (residual) {
+    added = with_adjacent_channels(*residual);
+    conv.residual = image_of(added);
+  }
+  depthwise_conv(conv, stored_of(input.scalar_type()), queue);
+  return in_layout_of(output, input);
+}
+
+Gradients depthwise_backward(const ConvShape &shape, const Tensor &grad_output, const Tensor &input,
+                             const Tensor &weight, OptionalTensor channel_attention, OptionalTensor filter_attention,
+                             OptionalTensor spatial_attention, const std::vector<bool> &output_mask) {
+  const ScalarType dtype = input.scalar_type();
+  const Queue queue(input);
+  const Stream stream = queue;
+  const Tensor grad = with_adjacent_channels(grad_output);
+  const Scale channel = scale_of(channel_attention, 1), filter = scale_of(filter_attention, 1),
+              spatial = scale_of(spatial_attention, 2);
+
+  const auto nothing = [&] { return empty({0}, dtype, input); };
+  const auto like = [&](bool wanted, const OptionalTensor &tensor) {
+    return wanted ? torch::stable::empty(tensor->sizes(), dtype, std::nullopt, input.device()) : nothing();
+  };
+  Gradients gradients{nothing(),
+                      like(output_mask[1], weight),
+                      nothing(),
+                      like(output_mask[3], channel_attention),
+                      like(output_mask[4], filter_attention),
+                      like(output_mask[5], spatial_attention)};
+  if (output_mask[0])
+    std::get<0>(gradients) = grad_input(shape, grad, input, weight_of(weight), channel, filter, spatial, stream);
+  if (output_mask[2])
+    std::get<2>(gradients) = torch::stable::sum(grad_output, std::array<int64_t, 3>{0, 2, 3});
+  if (!output_mask[1] && !output_mask[3] && !output_mask[4] && !output_mask[5])
+    return gradients;
+
+  const Tensor source = with_adjacent_channels(input);
+  const auto target = [](bool wanted, Tensor &gradient) { return wanted ? gradient.mutable_data_ptr() : nullptr; };
+  DepthwiseGrads grads{};
+  grads.geometry = geometry_of(shape);
+  grads.input = image_of(source);
+  grads.grad_output = image_of(grad);
+  grads.weight = weight_of(weight);
+  grads.channel = channel;
+  grads.filter = filter;
+  grads.spatial = spatial;
+  grads.channel_per_sample = is_per_sample(channel_attention, 1);
+  grads.filter_per_sample = is_per_sample(filter_attention, 1);
+  grads.spatial_per_sample = is_per_sample(spatial_attention, 2);
+  grads.grad_weight = target(output_mask[1], std::get<1>(gradients));
+  grads.grad_channel = target(output_mask[3], std::get<3>(gradients));
+  grads.grad_filter = target(output_mask[4], std::get<4>(gradients));
+  grads.grad_spatial = target(output_mask[5], std::get<5>(gradients));
+  const Stored stored = stored_of(dtype);
+  const Tensor workspace = empty({depthwise_workspace(grads, stored, stream.device)}, compute_dtype(dtype), input);
+  grads.workspace = workspace.mutable_data_ptr();
+  depthwise_correlation(grads, stored, stream);
+  return gradients;
+}
+
+} // namespace kerneldna::cuda
+
+#endif
