@@ -64,19 +64,19 @@ Fiber::~Fiber() {
     munmap(stack, kPageBytes + kStackBytes);
 }
 
-void Fiber::attach_observer() {
-#if defined(__SANITIZE_THREAD__)
-  // One that was left in the middle of a kernel is left for good: ThreadSanitizer takes its end for a mistake.
-  observer = entry ? __tsan_create_fiber(0) : __tsan_get_current_fiber();
-#endif
-}
-
 void Fiber::restart() {
 #if defined(__SANITIZE_ADDRESS__)
   ASAN_UNPOISON_MEMORY_REGION(stack_bottom, stack_size);
 #endif
+#if defined(__SANITIZE_THREAD__)
+  if (observer != nullptr) { // what it did before is done; not destroyed, for its end would be taken for a mistake
+    void *const self = __tsan_get_current_fiber();
+    __tsan_switch_to_fiber(observer, __tsan_switch_to_fiber_no_sync);
+    __tsan_switch_to_fiber(self, 0);
+  }
+  observer = __tsan_create_fiber(0);
+#endif
   fake_stack = nullptr;
-  attach_observer();
 #if defined(__x86_64__)
   // As kerneldna_switch_stacks would leave it that entry was about to be called: six registers, entry, no caller.
   void *frame[8] = {};
@@ -100,7 +100,7 @@ void Fiber::switch_to(Fiber &to) {
 #endif
 #if defined(__SANITIZE_THREAD__)
   if (observer == nullptr)
-    attach_observer();
+    observer = __tsan_get_current_fiber();
   __tsan_switch_to_fiber(to.observer, __tsan_switch_to_fiber_no_sync);
 #endif
 #if defined(__x86_64__)

@@ -29,8 +29,6 @@ public:
   static void entered();
 
 private:
-  void attach_observer();
-
   void (*entry)() = nullptr;
   std::byte *stack = nullptr; // with the guard page
   const void *stack_bottom = nullptr;

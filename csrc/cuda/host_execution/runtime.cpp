@@ -16,6 +16,7 @@
 #include <numeric>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace kerneldna::cuda::host_execution {
@@ -210,9 +211,6 @@ void place_threads(size_t block_number) {
     slot.slot_lane = i % kWarpSize;
     slot.lane = thread % kWarpSize;
     slot.copies.clear();
-    if (slot.in_kernel) // since an error
-      slot.fiber.restart();
-    slot.in_kernel = false;
   }
 }
 
@@ -239,8 +237,12 @@ void run_block(size_t number) {
   caller->switch_to(current->fiber);
   if (block.error.empty() && launch_now->overlaps_previous && !block.waited_for_previous)
     record_error("the block never called wait_for_previous_kernel, though the launch overlaps the one before");
-  if (!block.error.empty())
+  if (!block.error.empty()) {
+    for (Slot *slot : slots)
+      if (std::exchange(slot->in_kernel, false))
+        slot->fiber.restart();
     throw std::runtime_error(block.error);
+  }
 }
 
 std::vector<size_t> block_numbers(size_t count) {
@@ -304,7 +306,7 @@ bool meet(const char *instruction) {
     fail(instruction, ": other threads of the warp have returned from the kernel");
   if (warp.arrived == 0)
     warp.instruction = instruction;
-  else if (std::strcmp(warp.instruction, instruction) != 0)
+  else if (warp.instruction != instruction && std::strcmp(warp.instruction, instruction) != 0)
     fail(instruction, ": other threads of the warp are in ", warp.instruction);
   warp.arrived |= 1u << current->slot_lane;
   if (warp.arrived != kAllLanes) {
