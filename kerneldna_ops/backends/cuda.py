@@ -3,6 +3,7 @@
 They work on channels_last tensors without a copy; an NCHW tensor is brought into that layout first.
 """
 
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,9 @@ _native_conv = torch.ops.kerneldna._native_conv
 _native_conv_backward = torch.ops.kerneldna._native_conv_backward
 _allow_tf32 = torch.ops.kerneldna._allow_tf32
 squeeze_excite = torch.ops.kerneldna._native_squeeze_excite
+
+_LARGEST_GRID_AXIS = 65_535  # blocks of channels, and taps where each has a block
+_BLOCK_CHANNELS = 64  # of the smallest tile (csrc/cuda/kernels/conv_gemm.h)
 
 
 def can_run(input: Tensor, *args: Any) -> tuple[bool, str]:
@@ -51,7 +55,22 @@ def too_large(
     groups: int,
 ) -> str:
     """The reason against the sizes of a call, or nothing."""
-    return _limits.too_large(_limits.sizes(input, weight, stride, padding, dilation))
+    padded = (size + 2 * before for size, before in zip(input.shape[2:], padding, strict=True))
+    sizes = {
+        **_limits.sizes(input, weight, stride, padding, dilation),
+        "pixels in a row or column of the padded input": max(padded),
+        "pixels of stride or dilation": max(*stride, *dilation),
+    }
+    if reason := _limits.too_large(sizes):
+        return reason
+    depthwise = 1 < groups == input.shape[1]
+    channels = max(input.shape[1], weight.shape[0]) // groups
+    blocks = groups * math.ceil(channels / _BLOCK_CHANNELS)
+    if not depthwise and blocks > _LARGEST_GRID_AXIS:
+        return f"{groups} groups of {channels} channels make {blocks} blocks, a grid has {_LARGEST_GRID_AXIS} of them"
+    if (taps := math.prod(weight.shape[2:])) > _LARGEST_GRID_AXIS:
+        return f"the kernel has {taps} taps, a grid has blocks for {_LARGEST_GRID_AXIS}"
+    return ""
 
 
 def conv(*args: Any) -> Tensor:

@@ -79,36 +79,72 @@ def test_here_the_reason_is_told():
 
 LARGE = {
     "weight": (
-        {"input": torch.empty(1, 1, 1, 1).expand(1, 2**16, 1, 1), "weight": torch.empty(1, 1, 1, 1)},
-        (2**16, 2**16),
+        {"input": torch.empty(1, 1, 1, 1).expand(1, 2**16, 1, 1)},
+        (2**16, 2**16, 1, 1),
         f"4294967296 elements in the weight, {GRID}",
     ),
     "sample of the input": (
         {"input": torch.empty(1, 1, 1, 1).expand(1, 2**16, 2**8, 2**8)},
-        (1, 2**16),
+        (1, 2**16, 1, 1),
         f"4294967296 elements in a sample, {GRID}",
     ),
     "sample of the output": (
         {"input": torch.empty(1, 1, 1, 1).expand(1, 1, 2**8, 2**8)},
-        (2**16, 1),
+        (2**16, 1, 1, 1),
         f"4294967296 elements in a sample, {GRID}",
+    ),
+    "groups": (
+        {"input": torch.empty(1, 1, 1, 1).expand(1, 140_000, 3, 3), "groups": 70_000},
+        (140_000, 2, 1, 1),
+        "70000 groups of 2 channels make 70000 blocks, a grid has 65535 of them",
+    ),
+    "filters": (
+        {"input": torch.empty(1, 1, 1, 1)},
+        (2**23, 1, 1, 1),
+        "1 groups of 8388608 channels make 131072 blocks, a grid has 65535 of them",
+    ),
+    "taps": (
+        {"input": torch.empty(1, 1, 256, 256)},
+        (1, 1, 256, 256),
+        "the kernel has 65536 taps, a grid has blocks for 65535",
+    ),
+    "stride": (
+        {"input": torch.empty(1, 1, 3, 3), "stride": (1, 2**40)},
+        (1, 1, 1, 1),
+        f"1099511627776 pixels of stride or dilation, {GRID}",
+    ),
+    "dilation": (
+        {"input": torch.empty(1, 1, 3, 3), "dilation": (2**31, 1)},
+        (1, 1, 1, 1),
+        f"2147483648 pixels of stride or dilation, {GRID}",
+    ),
+    "padding": (
+        {"input": torch.empty(1, 1, 3, 3), "padding": (2**30, 0), "stride": (2**30, 1)},
+        (1, 1, 1, 1),
+        f"2147483651 pixels in a row or column of the padded input, {GRID}",
     ),
 }
 
 
 def large_call(which):
     change, weight, reason = LARGE[which]
-    weight = torch.empty(1, 1, 1, 1).expand(*weight, 1, 1)
-    nothing = dict.fromkeys(("bias", "channel_attention", "filter_attention", "spatial_attention"))
-    return CALL._replace(**{**change, **nothing, "weight": weight, "padding": (0, 0)}), reason
+    absent = dict.fromkeys(("bias", "channel_attention", "filter_attention", "spatial_attention"))
+    weight = torch.empty(1, 1, 1, 1).expand(weight)
+    return CALL._replace(**{"padding": (0, 0), **absent, "weight": weight, **change}), reason
 
 
 @pytest.mark.parametrize("which", LARGE)
-def test_sizes_past_32_bits(gpu, monkeypatch, which):
+def test_sizes_that_the_kernels_do_not_count(gpu, monkeypatch, which):
     call, reason = large_call(which)
     assert cuda.can_run(*on_a_gpu(call)) == (False, reason)
     monkeypatch.setattr(cuda_host, "_module_missing", lambda: "")
     assert cuda_host.can_run(*call) == (False, reason)
+
+
+def test_many_depthwise_channels_are_no_problem(gpu):
+    call, _ = large_call("groups")
+    weight = torch.empty(1, 1, 1, 1).expand(140_000, 1, 1, 1)
+    assert cuda.can_run(*on_a_gpu(call._replace(weight=weight, groups=140_000)))[0]
 
 
 def test_a_batch_may_be_as_large_as_it_likes(gpu):
