@@ -43,38 +43,38 @@ void fold_weight(const WeightFold &fold, void *folded, Stored stored, Stream str
   });
 }
 
-int64_t unfold_workspace(const WeightUnfold &unfold, Stored stored) {
+int64_t unfold_workspace(const WeightUnfold &unfold) {
   const Geometry &g = unfold.fold.geometry;
   const SumRows rows = sum_rows(unfold);
-  const int64_t sums =
-      rows.filter * g.out_channels + rows.spatial * g.kernel_height * g.kernel_width + rows.channel * g.in_channels;
-  return sums * (stored == Stored::f64 ? 8 : 4);
+  return rows.filter * g.out_channels + rows.spatial * g.kernel_height * g.kernel_width + rows.channel * g.in_channels;
 }
 
 void unfold_weight(const WeightUnfold &unfold, void *workspace, Stored stored, Stream stream) {
   const Geometry &g = unfold.fold.geometry;
   const UnfoldUnits units = unfold_units(g);
   const SumRows rows = sum_rows(unfold);
-  const int taps = units.taps;
   const int64_t warps = int64_t(units.channels) * units.filters * units.taps * units.groups;
   with_type_of(stored, [&](auto zero) {
     using T = decltype(zero);
     using Sum = compute_t<T>;
-    Sum *const filter = static_cast<Sum *>(workspace), *const spatial = filter + rows.filter * g.out_channels,
-               *const channel = spatial + rows.spatial * taps;
-    const UnfoldSums<Sum> sums{rows.filter ? filter : nullptr, rows.spatial ? spatial : nullptr,
-                               rows.channel ? channel : nullptr};
+    Sum *free = static_cast<Sum *>(workspace);
+    const auto take = [&](int64_t rows, int64_t columns) {
+      Sum *const taken = rows > 0 ? free : nullptr;
+      free += rows * columns;
+      return taken;
+    };
+    const UnfoldSums<Sum> sums{take(rows.filter, g.out_channels), take(rows.spatial, units.taps),
+                               take(rows.channel, g.in_channels)};
     launch(unfold_weight_kernel<T>, {"unfold_weight", grid_of(32 * warps), dim3(kWeightFoldThreads), 0, stream}, unfold,
            sums);
+    const auto add_up = [&](const Sum *in, int64_t rows, int64_t columns, void *out) {
+      if (in)
+        ordered_sum({in, out, rows, {1, columns}, 1, {columns, 1}}, stored, stream);
+    };
+    add_up(sums.filter, rows.filter, g.out_channels, unfold.grad_filter);
+    add_up(sums.spatial, rows.spatial, units.taps, unfold.grad_spatial);
+    add_up(sums.channel, rows.channel, g.in_channels, unfold.grad_channel);
   });
-  const auto add_up = [&](int64_t count, int64_t size, void *out) {
-    if (count > 0)
-      ordered_sum({workspace, out, count, {1, size}, 1, {size, 1}}, stored, stream);
-    workspace = static_cast<char *>(workspace) + count * size * (stored == Stored::f64 ? 8 : 4);
-  };
-  add_up(rows.filter, g.out_channels, unfold.grad_filter);
-  add_up(rows.spatial, taps, unfold.grad_spatial);
-  add_up(rows.channel, g.in_channels, unfold.grad_channel);
 }
 
 } // namespace kerneldna::cuda

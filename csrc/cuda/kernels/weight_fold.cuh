@@ -93,13 +93,13 @@ __global__ void __launch_bounds__(kWeightFoldThreads)
 
   Sum grads[kUnfoldFilters] = {}; // of all filters at once, so that many reads are under way
   const int64_t filter_size = int64_t(units.taps) * channels, part_size = g.out_channels * filter_size;
-  const Sum *at = static_cast<const Sum *>(p.partial) + first * filter_size + int64_t(tap) * channels + i;
+  const int64_t at = first * filter_size + int64_t(tap) * channels + i;
   if (exists)
-    for (int part = 0; part < p.parts; ++part, at += part_size)
+    for (int part = 0; part < p.parts; ++part)
 #pragma unroll
       for (int k = 0; k < kUnfoldFilters; ++k)
         if (k < last)
-          grads[k] += at[k * filter_size];
+          grads[k] += static_cast<const Sum *>(p.partial)[part * part_size + at + k * filter_size];
 
   Sum of_tap = 0, of_channel = 0;
 #pragma unroll

@@ -36,8 +36,8 @@ struct WeightUnfold {
   void *grad_channel, *grad_filter, *grad_spatial; // contiguous
 };
 
-// Bytes of workspace that unfold_weight takes.
-int64_t unfold_workspace(const WeightUnfold &unfold, Stored stored);
+// How many numbers of the type that sums run in unfold_weight takes as workspace.
+int64_t unfold_workspace(const WeightUnfold &unfold);
 void unfold_weight(const WeightUnfold &unfold, void *workspace, Stored stored, Stream stream);
 
 } // namespace kerneldna::cuda
