@@ -82,6 +82,7 @@ PYBIND11_MODULE(_cuda_host, module) {
   primitives.def("round", try_round, arg("dtype"), arg("values"), "To the dtype and back, in float32.");
   primitives.def("copy", try_copy, arg("source"), arg("offset"), arg("bytes"), arg("valid"));
   primitives.def("neighbours", try_neighbours, arg("threads"), arg("barrier"));
+  primitives.def("thread_order", try_thread_order, arg("threads"));
   primitives.def("block_order", try_block_order, arg("grid"));
   primitives.def("misuse", try_misuse, arg("what"));
 }

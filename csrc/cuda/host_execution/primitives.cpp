@@ -74,6 +74,12 @@ __global__ void neighbours_kernel(char barrier, int *result) {
   result[threadIdx.x] = indices[(threadIdx.x + 1) % blockDim.x];
 }
 
+__global__ void thread_order_kernel(std::vector<int> *order) {
+  order->push_back(threadIdx.x);
+  __syncwarp();
+  order->push_back(threadIdx.x);
+}
+
 __global__ void block_order_kernel(std::vector<unsigned> *order) {
   if (threadIdx.x == 0)
     order->push_back((blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x);
@@ -167,7 +173,7 @@ std::vector<float> try_round(const std::string &dtype, const std::vector<float> 
   return result;
 }
 
-std::vector<std::vector<uint8_t>> try_copy(const std::vector<uint8_t> &source, int offset, int bytes, bool valid) {
+std::vector<std::vector<uint8_t>> try_copy(const std::vector<uint8_t> &source, int64_t offset, int bytes, bool valid) {
   uint8_t states[3][16];
   const auto kernel = bytes == 4 ? copy_kernel<4> : bytes == 8 ? copy_kernel<8> : copy_kernel<16>;
   launch(kernel, one_warp("copy", 16), source.data() + offset, valid, states);
@@ -182,6 +188,12 @@ std::vector<int> try_neighbours(int threads, const std::string &barrier) {
   launch(neighbours_kernel, {"neighbours", 1, static_cast<unsigned>(threads), threads * sizeof(int), {}}, barrier.at(0),
          result.data());
   return result;
+}
+
+std::vector<int> try_thread_order(int threads) {
+  std::vector<int> order;
+  launch(thread_order_kernel, {"thread_order", 1, static_cast<unsigned>(threads), 0, {}}, &order);
+  return order;
 }
 
 std::vector<unsigned> try_block_order(const std::vector<unsigned> &grid) {

@@ -23,11 +23,14 @@ std::vector<float> try_round(const std::string &dtype, const std::vector<float> 
 
 // What shared memory of 16 bytes holds of an asynchronous copy of `bytes` from source + offset: before the copy, after
 // it started, after the wait.
-std::vector<std::vector<uint8_t>> try_copy(const std::vector<uint8_t> &source, int offset, int bytes, bool valid);
+std::vector<std::vector<uint8_t>> try_copy(const std::vector<uint8_t> &source, int64_t offset, int bytes, bool valid);
 
 // Each thread leaves its index in shared memory and reads that of the thread after it, with what orders the two:
 // "block", "warp" or "none".
 std::vector<int> try_neighbours(int threads, const std::string &barrier);
+
+// The indices of the threads of a block, each twice, in the order in which they came to the two sides of a __syncwarp.
+std::vector<int> try_thread_order(int threads);
 
 // The linear indices of the blocks of a grid, in the order in which they ran.
 std::vector<unsigned> try_block_order(const std::vector<unsigned> &grid);

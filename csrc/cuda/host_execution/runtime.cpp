@@ -235,14 +235,15 @@ void run_block(size_t number) {
   current = slots[0];
   threadIdx = current->thread;
   caller->switch_to(current->fiber);
-  if (block.error.empty() && launch_now->overlaps_previous && !block.waited_for_previous)
-    record_error("the block never called wait_for_previous_kernel, though the launch overlaps the one before");
   if (!block.error.empty()) {
     for (Slot *slot : slots)
       if (std::exchange(slot->in_kernel, false))
         slot->fiber.restart();
     throw std::runtime_error(block.error);
   }
+  if (launch_now->overlaps_previous && !block.waited_for_previous)
+    fail("kernel ", launch_now->kernel, ", block ", describe(blockIdx),
+         ": no thread called wait_for_previous_kernel, though the launch overlaps the one before");
 }
 
 std::vector<size_t> block_numbers(size_t count) {
@@ -323,7 +324,7 @@ void synchronize_warp() {
   Unobserved own;
   Order &order = own_warp().orders[own_warp().turn];
   order.give();
-  if (meet("__syncwarp"))
+  if (meet("__syncwarp") && schedule.threads != ThreadOrder::round_robin)
     go_on_in(slots[current->warp * kWarpSize]);
   order.take();
 }
