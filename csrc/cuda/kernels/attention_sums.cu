@@ -17,15 +17,14 @@ template <class C>
 __device__ C sum_of_tiles(const AttentionSums &p, int64_t sample, int tap, int taps, int channel, int channels) {
   const Geometry &g = p.geometry;
   const C *const sums = static_cast<const C *>(p.pixel_sums);
-  int64_t first_slot = 0;
   C total = 0;
   for (int row = 0; row < lattice_classes(g, p.transposed, 0); ++row)
     for (int column = 0; column < lattice_classes(g, p.transposed, 1); ++column) {
       const int64_t pixels = lattice_pixels(g, p.transposed, row, column);
+      const int64_t first_slot = lattice_first_slot(g, p.transposed, p.sum_rows, row, column);
       const int64_t last = ((sample + 1) * pixels - 1) / p.sum_rows;
       for (int64_t tile = sample * pixels / p.sum_rows; tile <= last; ++tile)
         total += sums[((first_slot + tile + sample) * taps + tap) * channels + channel];
-      first_slot += ceil_divide(g.batch * pixels, p.sum_rows) + g.batch;
     }
   return total;
 }

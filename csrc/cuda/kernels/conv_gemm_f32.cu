@@ -2,10 +2,8 @@
 
 namespace kerneldna::cuda {
 
-template <bool Transposed> using Math = PlainMath<float, 64, 64, 16, Transposed>;
-
 void conv_gemm_f32(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
-  launch_conv_gemm_form<Math, kPlainForms[0].stages, false>(call, plan, partial, stream);
+  launch_conv_gemm_form<PlainForm<float>, false>(call, plan, partial, stream);
 }
 
 } // namespace kerneldna::cuda

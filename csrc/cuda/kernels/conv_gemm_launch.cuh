@@ -3,13 +3,14 @@
 
 #include "conv_gemm.cuh"
 
+#include <iterator>
+
 namespace kerneldna::cuda {
 
 template <class Traits>
 void launch_conv_gemm(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
   using T = typename Traits::T;
   using C = compute_t<T>;
-  static_assert(Traits::kThreads <= 1024);
   const Geometry &g = call.geometry;
   const Lattice smallest = lattice_of(g, call.transposed, lattice_classes(g, call.transposed, 0) - 1,
                                       lattice_classes(g, call.transposed, 1) - 1);
@@ -18,7 +19,7 @@ void launch_conv_gemm(const ConvGemm &call, const ConvGemmPlan &plan, void *part
   const int taps = g.kernel_height * g.kernel_width;
   Launch where{"conv_gemm"};
   where.grid =
-      dim3(unsigned(lattice_tiles(g, call.transposed, Traits::kBlockM, false)),
+      dim3(unsigned(lattice_tiles(g, call.transposed, Traits::kBlockM)),
            unsigned(ceil_divide(channels, Traits::kBlockN) * g.groups), unsigned(call.by_tap ? taps : plan.splits));
   where.block = dim3(Traits::kThreads);
   where.shared_bytes = Traits::shared_bytes(samples);
@@ -35,47 +36,59 @@ void launch_conv_gemm(const ConvGemm &call, const ConvGemmPlan &plan, void *part
          partials, plan.splits);
 }
 
-// Math: a template of its own last parameter, whether B is transposed.
-template <template <bool> class Math, int Stages, bool IsVector>
+// Form: the stages and, for B as it stands and transposed, the products (tile_math.cuh) of one of the tiles.
+template <class Form, bool IsVector>
 void launch_conv_gemm_form(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
-  const bool scaled = call.source_scale.data || call.tap_scale.data;
-  const auto with = [&](auto is_scaled) {
-    constexpr bool kScaled = decltype(is_scaled)::value;
+  const auto with = [&](auto scaled) {
+    constexpr bool kScaled = decltype(scaled)::value;
+    using Plain = ConvGemmTraits<typename Form::template Math<false>, Form::kStages, IsVector, kScaled, false>;
+    using Transposed = ConvGemmTraits<typename Form::template Math<true>, Form::kStages, IsVector, kScaled, true>;
     if (call.transposed)
-      launch_conv_gemm<ConvGemmTraits<Math<true>, Stages, IsVector, kScaled, true>>(call, plan, partial, stream);
+      launch_conv_gemm<Transposed>(call, plan, partial, stream);
     else
-      launch_conv_gemm<ConvGemmTraits<Math<false>, Stages, IsVector, kScaled, false>>(call, plan, partial, stream);
+      launch_conv_gemm<Plain>(call, plan, partial, stream);
   };
-  if (scaled)
+  if (call.source_scale.data || call.tap_scale.data)
     with(std::true_type{});
   else
     with(std::false_type{});
 }
 
-// kHalfForms, for one of the 16-bit numbers.
-template <class T, int Form> struct HalfForm {
-  static constexpr TileForm kForm = kHalfForms[Form];
-  static constexpr int kWarpsN = kForm.threads / 64; // two warps along M
+// Of kHalfForms, for one of the 16-bit numbers.
+template <class T, int Index> struct HalfForm {
+  static constexpr TileForm kForm = kHalfForms[Index];
+  static constexpr int kStages = kForm.stages, kWarpsM = 2, kWarpsN = kForm.threads / 32 / kWarpsM;
   template <bool Transposed>
-  using Math = TensorMath<T, kForm.block_m, kForm.block_n, kForm.block_k, 2, kWarpsN, Transposed>;
+  using Math = TensorMath<T, kForm.block_m, kForm.block_n, kForm.block_k, kWarpsM, kWarpsN, Transposed>;
 };
 
 template <class T>
 void launch_conv_gemm_half(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
+  static_assert(std::size(kHalfForms) == 4);
   switch (plan.form) {
   case 0:
-    return launch_conv_gemm_form<HalfForm<T, 0>::template Math, kHalfForms[0].stages, true>(call, plan, partial,
-                                                                                            stream);
+    return launch_conv_gemm_form<HalfForm<T, 0>, true>(call, plan, partial, stream);
   case 1:
-    return launch_conv_gemm_form<HalfForm<T, 1>::template Math, kHalfForms[1].stages, true>(call, plan, partial,
-                                                                                            stream);
+    return launch_conv_gemm_form<HalfForm<T, 1>, true>(call, plan, partial, stream);
   case 2:
-    return launch_conv_gemm_form<HalfForm<T, 2>::template Math, kHalfForms[2].stages, true>(call, plan, partial,
-                                                                                            stream);
+    return launch_conv_gemm_form<HalfForm<T, 2>, true>(call, plan, partial, stream);
   default:
-    return launch_conv_gemm_form<HalfForm<T, 3>::template Math, kHalfForms[3].stages, false>(call, plan, partial,
-                                                                                             stream);
+    return launch_conv_gemm_form<HalfForm<T, 3>, false>(call, plan, partial, stream);
   }
 }
+
+// Of kTf32Forms.
+template <int Index> struct Tf32Form {
+  static constexpr TileForm kForm = kTf32Forms[Index];
+  static constexpr int kStages = kForm.stages;
+  template <bool Transposed> using Math = Tf32Math<kForm.block_m, kForm.block_n, kForm.block_k, 2, 2, Transposed>;
+};
+
+// Of kPlainForms, for float32 or float64.
+template <class T> struct PlainForm {
+  static constexpr TileForm kForm = kPlainForms[0];
+  static constexpr int kStages = kForm.stages;
+  template <bool Transposed> using Math = PlainMath<T, kForm.block_m, kForm.block_n, kForm.block_k, Transposed>;
+};
 
 } // namespace kerneldna::cuda

@@ -86,7 +86,7 @@ ConvGemmPlan plan_conv_gemm(const ConvGemm &call, ConvMath math, const Limits &l
     if (i > begin && rows * (form.block_k + 8) * form.stages * size_of(math) > limits.shared_bytes)
       continue;
     const int64_t tiles =
-        lattice_tiles(g, call.transposed, form.block_m, false) * ceil_divide(target_channels, form.block_n) * g.groups;
+        lattice_tiles(g, call.transposed, form.block_m) * ceil_divide(target_channels, form.block_n) * g.groups;
     const int64_t steps = std::max<int64_t>(first.taps() * ceil_divide(source_channels, form.block_k), 1);
     for (int64_t splits = 1; splits <= std::min<int64_t>(kMostSplits, steps); splits += splits < 4 ? 1 : splits / 2) {
       const double cost = cycles(form, tiles, steps, splits, limits.multiprocessors);
@@ -104,7 +104,7 @@ ConvGemmPlan plan_conv_gemm(const ConvGemm &call, ConvMath math, const Limits &l
   if (plan.splits > 1)
     plan.partials = best_tiles * plan.splits * form.block_m * form.block_n;
   plan.sum_rows = form.block_m * form.block_n / form.threads;
-  plan.sum_slots = lattice_tiles(g, call.transposed, plan.sum_rows, true);
+  plan.sum_slots = lattice_slots(g, call.transposed, plan.sum_rows);
   return plan;
 }
 

@@ -2,13 +2,12 @@
 
 namespace kerneldna::cuda {
 
-template <bool Transposed> using Math = Tf32Math<64, 64, 16, 2, 2, Transposed>;
-
 void conv_gemm_tf32(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
+  static_assert(std::size(kTf32Forms) == 2);
   if (plan.form == 0)
-    launch_conv_gemm_form<Math, kTf32Forms[0].stages, true>(call, plan, partial, stream);
+    launch_conv_gemm_form<Tf32Form<0>, true>(call, plan, partial, stream);
   else
-    launch_conv_gemm_form<Math, kTf32Forms[1].stages, false>(call, plan, partial, stream);
+    launch_conv_gemm_form<Tf32Form<1>, false>(call, plan, partial, stream);
 }
 
 } // namespace kerneldna::cuda

@@ -67,7 +67,8 @@ __device__ void finish_tile(const ConvGemm &p, const TilePlace &place, const Til
     const int taps = p.by_tap ? p.geometry.kernel_height * p.geometry.kernel_width : 1;
     const int channels = p.transposed ? p.geometry.in_channels : p.geometry.out_channels;
     const int64_t tile = place.at.tile * (Threads / BlockN) + part;
-    const int64_t first_slot = place.at.first_slot + tile + place.first_sample;
+    const int64_t first_slot =
+        lattice_first_slot(p.geometry, p.transposed, kRows, place.at.row, place.at.column) + tile + place.first_sample;
     const TileRow *const part_rows = rows + part * kRows;
     const auto store = [&](int sample, C sum) {
       const int64_t slot = first_slot + sample;

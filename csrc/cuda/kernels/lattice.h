@@ -76,31 +76,45 @@ __host__ __device__ inline int64_t lattice_pixels(const Geometry &g, bool transp
 // The classes one after the other, each cut into tiles of the same number of pixels, flat over the samples.
 struct LatticeTile {
   Lattice lattice;
-  int64_t tile; // of the class
-  int64_t
-      first_slot; // of the class: a tile and a sample of it share the slot first_slot + tile + sample, and no others
+  int row, column; // of the class: remainders
+  int64_t tile;    // of the class
 };
 
 __host__ __device__ inline LatticeTile lattice_tile(const Geometry &g, bool transposed, int tile_pixels, int64_t tile) {
   const int columns = lattice_classes(g, transposed, 1);
-  int64_t first_slot = 0;
   for (int index = 0;; ++index) {
     const int row = index / columns, column = index % columns;
     const int64_t tiles = ceil_divide(g.batch * lattice_pixels(g, transposed, row, column), tile_pixels);
     if (tile < tiles)
-      return {lattice_of(g, transposed, row, column), tile, first_slot};
+      return {lattice_of(g, transposed, row, column), row, column, tile};
     tile -= tiles;
-    first_slot += tiles + g.batch;
   }
 }
 
-// Tiles, or slots, of all classes.
-__host__ __device__ inline int64_t lattice_tiles(const Geometry &g, bool transposed, int tile_pixels, bool slots) {
-  int64_t total = 0;
-  for (int row = 0; row < lattice_classes(g, transposed, 0); ++row)
-    for (int column = 0; column < lattice_classes(g, transposed, 1); ++column)
-      total += ceil_divide(g.batch * lattice_pixels(g, transposed, row, column), tile_pixels) + (slots ? g.batch : 0);
-  return total;
+// Tiles of the classes before one, or of all where this is the one past the last row.
+__host__ __device__ inline int64_t lattice_tiles_before(const Geometry &g, bool transposed, int tile_pixels, int row,
+                                                        int column) {
+  const int columns = lattice_classes(g, transposed, 1);
+  int64_t tiles = 0;
+  for (int index = 0; index < row * columns + column; ++index)
+    tiles += ceil_divide(g.batch * lattice_pixels(g, transposed, index / columns, index % columns), tile_pixels);
+  return tiles;
+}
+
+__host__ __device__ inline int64_t lattice_tiles(const Geometry &g, bool transposed, int tile_pixels) {
+  return lattice_tiles_before(g, transposed, tile_pixels, lattice_classes(g, transposed, 0), 0);
+}
+
+// Where sums over the pixels of a tile and a sample go: the tile and the sample of a class share the slot
+// first + tile + sample, which no others of the class have.
+__host__ __device__ inline int64_t lattice_first_slot(const Geometry &g, bool transposed, int tile_pixels, int row,
+                                                      int column) {
+  const int64_t classes = int64_t(row) * lattice_classes(g, transposed, 1) + column;
+  return lattice_tiles_before(g, transposed, tile_pixels, row, column) + classes * g.batch;
+}
+
+__host__ __device__ inline int64_t lattice_slots(const Geometry &g, bool transposed, int tile_pixels) {
+  return lattice_first_slot(g, transposed, tile_pixels, lattice_classes(g, transposed, 0), 0);
 }
 
 // The most samples that a tile of block_m pixels can hold pixels of.
