@@ -1,5 +1,6 @@
 """A source archive, the wheel built from it, and a clean environment with that wheel, each made once."""
 
+import importlib.util
 import shutil
 import sys
 import tarfile
@@ -10,6 +11,14 @@ import torch
 from commands import ROOT, run
 
 BUILD_SDIST = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+
+
+@pytest.fixture(scope="session")
+def setup_py():
+    specification = importlib.util.spec_from_file_location("setup_of_the_project", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 # What `make host-kernels` leaves in a checkout; no archive and no wheel may have it.

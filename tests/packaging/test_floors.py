@@ -1,19 +1,10 @@
 """The oldest torch and Python are stated in setup.py, which compiles for them, and in pyproject.toml: the same."""
 
-import importlib.util
 import re
 
 import pytest
 from commands import ROOT
 from test_wheel import metadata
-
-
-@pytest.fixture(scope="module")
-def setup_py():
-    specification = importlib.util.spec_from_file_location("setup_of_the_project", ROOT / "setup.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 def dotted(version):

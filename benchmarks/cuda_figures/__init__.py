@@ -1,0 +1,1 @@
+"""Reads off the machine code in the op library what its CUDA kernels cost on each architecture."""

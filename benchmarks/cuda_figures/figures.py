@@ -1,0 +1,59 @@
+"""What a kernel's machine code says about its cost: a row of the table."""
+
+from typing import Any
+
+from benchmarks.compile_matrix.sass import Instruction, Sass, count
+
+from .library import Kernel
+
+Row = dict[str, Any]
+
+_MMA = ("HMMA", "HGMMA")
+_FMA = ("FFMA", "FFMA2", "DFMA")
+# Registers of a multiprocessor, on every architecture since sm_80; a warp takes them by 256, and warps come by four.
+_REGISTERS, _REGISTERS_AT_ONCE, _WARPS_AT_ONCE = 65536, 256, 4
+_INSTRUCTION_BYTES = 16
+
+
+def row(kernel: Kernel) -> Row:
+    code = kernel.sass.instructions
+    mma = count(code, *_MMA)
+    products = _MMA if mma else _FMA
+    loop = hot_loop(kernel.sass, products)
+    return {
+        "kernel": kernel.name,
+        "arch": kernel.arch,
+        "registers": kernel.registers,
+        "stack": kernel.stack,
+        "spill_stores": count(code, "STL"),
+        "spill_loads": count(code, "LDL"),
+        "shared": kernel.shared,
+        "threads": kernel.threads,
+        "planned_blocks": kernel.planned_blocks,
+        "blocks": blocks(kernel.registers, kernel.threads),
+        "code": len(code) * _INSTRUCTION_BYTES,
+        "mma": mma,
+        "ldmatrix": count(code, "LDSM"),
+        "cp_async": count(code, "LDGSTS"),
+        "fma": count(code, *_FMA),
+        "loop": len(loop),
+        "loop_products": count(loop, *products),
+        "loop_spills": count(loop, "STL", "LDL"),
+    }
+
+
+def hot_loop(sass: Sass, products: tuple[str, ...]) -> list[Instruction]:
+    """Of the innermost loops with such instructions the one with most of them; empty where none has any."""
+    holding = [loop for loop in sass.loops() if count((sass.instructions[i] for i in loop), *products)]
+    innermost = [loop for loop in holding if not any(other < loop for other in holding)]
+    candidates = [[sass.instructions[i] for i in sorted(loop)] for loop in innermost]
+    return max(candidates, key=lambda loop: count(loop, *products), default=[])
+
+
+def blocks(registers: int, threads: int) -> int:
+    """How many blocks of so many threads a multiprocessor has registers for; 0 where the threads are not known."""
+    if threads == 0:
+        return 0
+    of_warp = -(-registers * 32 // _REGISTERS_AT_ONCE) * _REGISTERS_AT_ONCE
+    warps = _REGISTERS // of_warp // _WARPS_AT_ONCE * _WARPS_AT_ONCE
+    return warps // -(-threads // 32)

@@ -1,0 +1,55 @@
+"""What every CUDA kernel must keep, on every architecture."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+Row = Mapping[str, Any]
+
+# Kernels that multiply on the tensor cores in every 16-bit type, and in float32 where TF32 is allowed.
+TENSOR_KERNELS = ("conv_gemm_kernel", "conv_weight_gradient_kernel")
+_TENSOR_TYPES = re.compile(r"\b(__half|__nv_bfloat16|\w*Tf32\w*)\b")
+# Kernels that may use thread-local memory, and why.
+KNOWN_SPILLS: dict[str, str] = {}
+
+
+def violations(row: Row) -> Iterator[str]:
+    """Sentences; none if the kernel keeps the rules."""
+    name = f"{row['kernel']} on sm_{row['arch']}"
+    used = row["stack"] or row["spill_stores"] or row["spill_loads"]
+    if used and row["kernel"] not in KNOWN_SPILLS:
+        yield (
+            f"{name}: {row['spill_stores']} stores and {row['spill_loads']} loads of thread-local memory,"
+            f" {row['stack']} bytes; 0 allowed."
+        )
+    if row["loop_spills"]:
+        yield f"{name}: {row['loop_spills']} loads and stores of thread-local memory in the loop; 0 allowed anywhere."
+    if row["threads"] == 0:
+        yield f"{name}: no __launch_bounds__, so that nothing says how many registers it may have."
+    elif row["blocks"] < max(row["planned_blocks"], 1):
+        yield (
+            f"{name}: registers for {row['blocks']} blocks of {row['threads']} threads; planned are"
+            f" {max(row['planned_blocks'], 1)}."
+        )
+    if wants_tensor_cores(row["kernel"]):
+        if row["loop_products"] == 0 or row["mma"] == 0:
+            yield f"{name}: no tensor-core instruction in a loop."
+        if row["cp_async"] == 0:
+            yield f"{name}: no cp.async, so that nothing is loaded ahead."
+
+
+def wants_tensor_cores(kernel: str) -> bool:
+    return kernel.startswith(TENSOR_KERNELS) and bool(_TENSOR_TYPES.search(kernel))
+
+
+def missing(rows: Iterable[Row]) -> Iterator[str]:
+    """Sentences for kernels that one architecture has and another has not, and for exceptions that none needs."""
+    rows = list(rows)
+    archs = sorted({row["arch"] for row in rows})
+    for kernel in sorted({row["kernel"] for row in rows}):
+        have = [row["arch"] for row in rows if row["kernel"] == kernel]
+        if sorted(have) != archs:
+            yield f"{kernel} is there for {', '.join(have)}; expected once for each of {', '.join(archs)}."
+    spilling = {row["kernel"] for row in rows if row["stack"] or row["spill_stores"] or row["spill_loads"]}
+    for kernel in sorted(set(KNOWN_SPILLS) - spilling):
+        yield f"{kernel} may use thread-local memory, but does not: no exception is needed."

@@ -1,0 +1,82 @@
+"""The table on disk: cuda.json with a line for each kernel and architecture, and cuda.md for people."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .rules import KNOWN_SPILLS
+
+Row = dict[str, Any]
+
+_ROOT = Path(__file__).parents[2]
+_FOLDER = _ROOT / "benchmarks" / "results" / "compile"
+JSON, MARKDOWN = _FOLDER / "cuda.json", _FOLDER / "cuda.md"
+
+_COLUMNS = {
+    "arch": "sm_",
+    "registers": "registers",
+    "threads": "threads",
+    "blocks": "blocks",
+    "planned_blocks": "planned",
+    "code": "code KB",
+    "mma": "mma",
+    "ldmatrix": "ldmatrix",
+    "cp_async": "cp.async",
+    "fma": "fma",
+    "loop": "loop",
+    "loop_products": "products in it",
+}
+
+
+def sources_digest() -> str:
+    """Of all that decides the machine code, but for the compiler and its flags."""
+    folder = _ROOT / "csrc" / "cuda" / "kernels"
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".cu", ".cuh", ".h"))
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def load() -> tuple[str, str, list[Row]]:
+    """The version of nvcc, the digest of the sources that it compiled, and the rows."""
+    table = json.loads(JSON.read_text())
+    return table["cuda"], table["sources"], table["kernels"]
+
+
+def dump(cuda: str, rows: list[Row]) -> str:
+    head = json.dumps({"command": "make cuda-figures", "cuda": cuda, "sources": sources_digest()})
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    return f'{head[:-1]}, "kernels": [\n{lines}\n]}}\n'
+
+
+def markdown(cuda: str, rows: list[Row]) -> str:
+    return "\n".join(_lines(cuda, rows)) + "\n"
+
+
+def _lines(cuda: str, rows: list[Row]) -> Iterator[str]:
+    yield f"# CUDA kernels, compiled by nvcc {cuda}"
+    yield ""
+    yield "Read off the machine code that `make cuda-figures` compiles; no GPU ran it."
+    yield ""
+    yield "* threads: of a block, at most; blocks: of a multiprocessor, as many as registers allow; planned: at least,"
+    yield "  both from `__launch_bounds__`; shared memory is all dynamic"
+    yield "* mma, ldmatrix, cp.async, fma: instructions of each kind in the whole kernel"
+    yield "* loop: instructions of the innermost loop with most products (mma, or fma in a kernel that has none)"
+    yield ""
+    yield "| kernel | " + " | ".join(_COLUMNS.values()) + " |"
+    yield "| --- |" + " ---: |" * len(_COLUMNS)
+    for row in rows:
+        yield f"| `{row['kernel']}` | " + " | ".join(_cell(name, row[name]) for name in _COLUMNS) + " |"
+    yield ""
+    spilling = [row for row in rows if row["stack"] or row["spill_stores"] or row["spill_loads"]]
+    yield f"{len(spilling)} of all {len(rows)} use thread-local memory{':' if spilling else '.'}"
+    for row in spilling:
+        stores, loads, why = row["spill_stores"], row["spill_loads"], KNOWN_SPILLS.get(row["kernel"], "not allowed")
+        yield f"* `{row['kernel']}` sm_{row['arch']}: {stores} stores, {loads} loads, {row['stack']} bytes; {why}"
+
+
+def _cell(name: str, value: Any) -> str:
+    return f"{value / 1024:.1f}" if name == "code" else str(value)

@@ -1,0 +1,85 @@
+"""How setup.py calls the compilers: not more at a time than asked for, and alike in every checkout."""
+
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+from setuptools import Distribution
+
+SOURCES = ["csrc/one.cpp", "csrc/two.cu", "csrc/three_avx2.cpp", "csrc/four_avx512.cpp", "csrc/five.cpp"]
+
+# Writes down how it is called; fails where it runs twice at a time.
+COMPILER = f"""#!{sys.executable}
+import os, sys, time
+os.mkdir("running")
+time.sleep(0.05)
+with open("calls", "a") as calls:
+    print(*sys.argv[1:], file=calls)
+for option in ("-o", "-MF"):
+    open(sys.argv[sys.argv.index(option) + 1], "w").close()
+os.rmdir("running")
+"""
+
+
+@pytest.fixture
+def compiled(setup_py, tmp_path, monkeypatch):
+    """Compiles SOURCES in a folder of tmp_path; the calls of the compiler."""
+    monkeypatch.setenv("TORCH_NO_COMPILER_WRAPPER", "1")
+    compiler = tmp_path / "compiler"
+    compiler.write_text(COMPILER)
+    compiler.chmod(0o755)
+
+    def compile_in(name):
+        folder = tmp_path / name
+        (folder / "csrc").mkdir(parents=True, exist_ok=True)
+        for source in SOURCES:
+            (folder / source).touch()
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("PYTORCH_NVCC", f"{compiler} --nvcc")
+        command = setup_py.BuildExtension(Distribution())
+        command.compiler = SimpleNamespace(compiler_so_cxx=[str(compiler)], include_dirs=["/usr/include/python"])
+        flags = {"cxx": ['-DNAME="a b"'], "nvcc": ["-gencode=arch=compute_80,code=sm_80"]}
+        objects = command.compile_with_ninja(SOURCES, "build/temp", ["/opt/include"], flags)
+        assert all(os.path.exists(path) for path in objects)
+        return (folder / "calls").read_text().splitlines()
+
+    return compile_in
+
+
+def test_one_job_means_one_compiler_at_a_time(compiled, monkeypatch):
+    monkeypatch.setenv("MAX_JOBS", "1")
+    calls = compiled("checkout")
+    assert len(calls) == len(SOURCES)
+    assert [call for call in calls if "--nvcc" in call] == [call for call in calls if "two.cu" in call]
+    assert [call for call in calls if "-mavx512f" in call] == [call for call in calls if "four_avx512" in call]
+
+
+def test_a_compiler_cache_knows_the_calls_of_another_checkout(compiled, monkeypatch):
+    monkeypatch.setenv("MAX_JOBS", "1")
+    assert compiled("a_checkout") == compiled("elsewhere/another_checkout")
+
+
+def test_ccache_is_used_where_it_is_installed(setup_py, tmp_path, monkeypatch):
+    (tmp_path / "ccache").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("TORCH_NO_COMPILER_WRAPPER", raising=False)
+    assert setup_py.cached(["g++", "-O3"]) == ["ccache", "g++", "-O3"]
+    assert setup_py.cached(["/usr/bin/ccache", "g++"]) == ["/usr/bin/ccache", "g++"]
+    monkeypatch.setenv("TORCH_NO_COMPILER_WRAPPER", "1")
+    assert setup_py.cached(["g++"]) == ["g++"]
+
+
+def test_architectures(setup_py):
+    assert setup_py.arch_flags("8.0;9.0a 12.0+PTX") == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90a,code=sm_90a",
+        "-gencode=arch=compute_120,code=sm_120",
+        "-gencode=arch=compute_120,code=compute_120",
+    ]
+
+
+@pytest.mark.parametrize("archs", ["Ampere", "8.0;", "80", "9.0b", "8.0+ptx"])
+def test_architectures_that_are_none(setup_py, archs):
+    with pytest.raises(SystemExit, match=r"TORCH_CUDA_ARCH_LIST must be numbers like 8.0;9.0a;12.0\+PTX, got '"):
+        setup_py.arch_flags(archs)

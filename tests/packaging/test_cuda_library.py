@@ -1,0 +1,81 @@
+"""The op library with CUDA kernels, as it is on a machine without a GPU. It takes minutes to compile, so `make
+cuda-check` builds it and runs these tests; elsewhere they are skipped."""
+
+import os
+import shutil
+import sys
+
+import pytest
+from commands import ROOT, run
+from test_symbols import undefined
+from test_wheel import USE
+
+from benchmarks.cuda_figures import figures, rules
+from benchmarks.cuda_figures.library import read
+
+BUILT = os.environ.get("KERNELDNA_CUDA_LIBRARY")
+pytestmark = pytest.mark.skipif(BUILT is None, reason="needs the library that `make cuda-check` builds")
+
+REPORT = "import torch, kerneldna_ops; print(torch.version.cuda, kerneldna_ops.build_info())"
+
+
+@pytest.fixture(scope="module")
+def cuda_library():
+    return ROOT / BUILT / "kerneldna_ops" / "_C.abi3.so"
+
+
+@pytest.fixture(scope="module")
+def package(cuda_library, tmp_path_factory):
+    """A folder with a kerneldna_ops that has this library."""
+    folder = tmp_path_factory.mktemp("with_cuda")
+    copied = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / "kerneldna_ops", folder / "kerneldna_ops", ignore=copied)
+    shutil.copy(cuda_library, folder / "kerneldna_ops")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(cuda_library):
+    _, kernels = read(cuda_library)
+    return [figures.row(kernel) for kernel in kernels]
+
+
+def run_beside(package, code):
+    return run([sys.executable, "-c", code], cwd=package, env=os.environ | {"PYTHONPATH": str(package)})
+
+
+def test_takes_nothing_from_torch_but_the_stable_abi(cuda_library):
+    unstable = [name for _, name in undefined(cuda_library) if name.split("::")[0] in ("c10", "at", "torch", "caffe2")]
+    assert unstable == []
+
+
+def test_can_do_without_what_only_a_cuda_torch_has(cuda_library):
+    assert ("w", "aoti_torch_get_current_cuda_stream") in undefined(cuda_library)
+
+
+def test_keeps_the_cuda_runtime_to_itself(cuda_library):
+    """Linked in, so that none need be installed; unseen, so that it does not meet the one that torch brings."""
+    needed = [line for line in run(["readelf", "-d", cuda_library]).splitlines() if "NEEDED" in line]
+    assert needed
+    assert not [line for line in needed if "cuda" in line]
+    assert not [name for _, name in undefined(cuda_library) if name.startswith(("cuda", "__cuda"))]
+    defined = run(["nm", "-D", "-C", "--defined-only", cuda_library]).splitlines()
+    assert [line.split(maxsplit=2)[2] for line in defined if " W " not in line] == ["PyInit__C"]
+    assert not [line for line in defined if "cuda" in line]
+
+
+def test_cpu_kernels_work_without_a_gpu(package):
+    assert run_beside(package, USE.format(environment=str(package)))
+
+
+def test_says_what_it_was_built_for(package, rows):
+    report = run_beside(package, REPORT)
+    for arch in {row["arch"] for row in rows}:
+        digits, letter = arch.rstrip("af"), arch.lstrip("0123456789")
+        assert f"{digits[:-1]}.{digits[-1]}{letter}" in report
+
+
+def test_machine_code_keeps_the_rules(rows):
+    assert {"80", "90a"} <= {row["arch"] for row in rows}
+    assert [sentence for row in rows for sentence in rules.violations(row)] == []
+    assert list(rules.missing(rows)) == []
