@@ -235,6 +235,7 @@ void run_block(size_t number) {
   current = slots[0];
   threadIdx = current->thread;
   caller->switch_to(current->fiber);
+  finished.take();
   if (!block.error.empty()) {
     for (Slot *slot : slots)
       if (std::exchange(slot->in_kernel, false))
@@ -286,7 +287,6 @@ void run(const Launch &launch, const std::function<void()> &kernel) {
                 static_cast<unsigned>(number / gridDim.x / gridDim.y)};
     run_block(number);
   }
-  finished.take();
 }
 
 std::byte *shared_memory() { return block.shared; }
