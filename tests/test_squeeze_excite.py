@@ -1,13 +1,10 @@
 """torch.ops.kerneldna.squeeze_excite against plain PyTorch in float64: every dtype, layout, size and refusal."""
 
-import math
-
 import pytest
 import torch
-import torch.nn.functional as F
 
+from gates import INVALID, VALID, arguments, check
 from layouts import IMAGES, VECTORS, WEIGHTS, channels_last
-from tolerance import Truth, assert_within, largest
 
 squeeze_excite = torch.ops.kerneldna.squeeze_excite
 
@@ -27,41 +24,12 @@ SHAPES = [
 ]
 
 
-def arguments(shape, dtype, hidden=None):
-    """Values of a size that leaves the gate far from 0 and 1; the means of the channels differ."""
-    channels = shape[1]
-    hidden = hidden or channels // 4 + 1
-    input = torch.randn(shape) + torch.randn(channels, 1, 1)
-    fc1, fc2 = torch.randn(hidden, channels) * channels**-0.5, torch.randn(channels, hidden) * hidden**-0.5
-    return [t.to(dtype) for t in (input, fc1, torch.randn(hidden), fc2, torch.randn(channels))]
-
-
-def plain(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias):
-    hidden = F.relu(F.linear(input.mean((2, 3)), fc1_weight.flatten(1), fc1_bias))
-    return torch.sigmoid(F.linear(hidden, fc2_weight.flatten(1), fc2_bias))
-
-
-def truth(args):
-    args = [None if t is None else t.double() for t in args]
-    input, fc1_weight, fc1_bias, fc2_weight, fc2_bias = [None if t is None else t.abs() for t in args]
-    hidden = F.linear(input.mean((2, 3)), fc1_weight.flatten(1), fc1_bias)
-    logits = F.linear(hidden, fc2_weight.flatten(1), fc2_bias)
-    return Truth("gate", plain(*args), largest(logits) / 4, math.inf)  # the slope of the sigmoid is 1/4 at most
-
-
-def check(args):
-    gate = squeeze_excite(*args)
-    assert gate.dtype == args[0].dtype
-    assert gate.is_contiguous()
-    assert_within([gate], [truth(args)], [[plain(*args)]])
-
-
 @pytest.mark.parametrize("layout", IMAGES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_input_of_any_layout(shape, layout, dtype):
     args = arguments(shape, dtype)
     args[0] = IMAGES[layout](args[0])
-    check(args)
+    check(squeeze_excite, args)
 
 
 @pytest.mark.parametrize("layout", WEIGHTS)
@@ -69,14 +37,14 @@ def test_input_of_any_layout(shape, layout, dtype):
 def test_weights_of_any_layout_as_1x1_convolutions(batch, layout, dtype):
     args = arguments((batch, 21, 3, 4), dtype)
     args[1], args[3] = (WEIGHTS[layout](args[i][..., None, None]) for i in (1, 3))
-    check(args)
+    check(squeeze_excite, args)
 
 
 @pytest.mark.parametrize("layout", VECTORS)
 def test_biases_of_any_layout(layout, dtype):
     args = arguments((2, 21, 3, 4), dtype)
     args[2], args[4] = VECTORS[layout](args[2]), VECTORS[layout](args[4])
-    check(args)
+    check(squeeze_excite, args)
 
 
 @pytest.mark.parametrize("absent", [(2,), (4,), (2, 4)], ids=["fc1_bias", "fc2_bias", "both"])
@@ -84,12 +52,12 @@ def test_without_bias(absent):
     args = arguments((3, 8, 5, 5), torch.float32)
     for i in absent:
         args[i] = None
-    check(args)
+    check(squeeze_excite, args)
 
 
 @pytest.mark.parametrize("hidden", [1, 2, 3, 16, 33])
 def test_any_number_of_hidden_features(hidden):
-    check(arguments((5, 12, 2, 3), torch.float32, hidden))
+    check(squeeze_excite, arguments((5, 12, 2, 3), torch.float32, hidden))
 
 
 @pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last], ids=["contiguous", "channels_last"])
@@ -170,32 +138,6 @@ def test_backward_is_refused():
     gate = squeeze_excite(args[0].requires_grad_(), *args[1:])
     with pytest.raises(RuntimeError, match="squeeze_excite has no backward"):
         gate.sum().backward()
-
-
-VALID = {
-    "input": torch.zeros(2, 8, 3, 3),
-    "fc1_weight": torch.zeros(2, 8),
-    "fc1_bias": torch.zeros(2),
-    "fc2_weight": torch.zeros(8, 2),
-    "fc2_bias": torch.zeros(8),
-}
-INVALID = [
-    ({"input": torch.zeros(8, 3, 3)}, r"input must be 4-D \[N, C, H, W\], got 3-D \[8, 3, 3\]"),
-    ({"input": torch.zeros(2, 8, 3, 3, dtype=torch.int64)}, "input must be float64, .*, got int64"),
-    ({"input": torch.zeros(2, 8, 3, 3, dtype=torch.complex64)}, "input must be float64, .*, got complex64"),
-    ({"input": torch.zeros(2, 8, 0, 3)}, r"only the batch of input may be empty, got \[2, 8, 0, 3\]"),
-    ({"input": torch.zeros(2, 0, 3, 3)}, r"only the batch of input may be empty, got \[2, 0, 3, 3\]"),
-    ({"input": torch.zeros(2, 7, 3, 3)}, r"fc1_weight must have shape \[R, 7\] or \[R, 7, 1, 1\] .* got \[2, 8\]"),
-    ({"fc1_weight": torch.zeros(0, 8)}, r"fc1_weight must have shape .* with R at least 1, got \[0, 8\]"),
-    ({"fc1_weight": torch.tensor(1.0)}, r"fc1_weight must have shape .*, got \[\]"),
-    ({"fc1_weight": torch.zeros(2, 8, 3, 3)}, r"fc1_weight must have shape .*, got \[2, 8, 3, 3\]"),
-    ({"fc1_weight": torch.zeros(2, 8).half()}, r"fc1_weight must have the dtype of input \(float32\), got float16"),
-    ({"fc1_bias": torch.zeros(3)}, r"fc1_bias must have shape \[2\], got \[3\]"),
-    ({"fc2_weight": torch.zeros(2, 8)}, r"fc2_weight must have shape \[8, 2\] or \[8, 2, 1, 1\], got \[2, 8\]"),
-    ({"fc2_weight": torch.zeros(8, 2).double()}, r"fc2_weight must have the dtype of input \(float32\), got float64"),
-    ({"fc2_bias": torch.zeros(8, 1)}, r"fc2_bias must have shape \[8\], got \[8, 1\]"),
-    ({"fc2_bias": torch.zeros(8).bfloat16()}, r"fc2_bias must have the dtype of input \(float32\), got bfloat16"),
-]
 
 
 @pytest.mark.parametrize(("changed", "sentence"), INVALID, ids=[sentence for _, sentence in INVALID])

@@ -1,7 +1,7 @@
 // kerneldna::squeeze_excite on the CPU.
-#include <torch/csrc/stable/library.h>
-
+#include "../box.h"
 #include "../selection.h"
+#include "../squeeze_excite_checks.h"
 #include "host.h"
 
 namespace kerneldna::cpu {
@@ -9,43 +9,10 @@ namespace {
 
 using torch::stable::parallel_for;
 
-constexpr const char *op = "kerneldna::squeeze_excite";
-
 // Scalar steps below which another thread costs more than it brings.
 constexpr int64_t kGrain = 32768;
 
 int64_t grain(int64_t steps_per_task) { return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, steps_per_task)); }
-
-// A fully connected layer, also in the form of a 1x1 convolution: [out, in] or [out, in, 1, 1].
-bool is_dense(const Tensor &weight, int64_t out, int64_t in) {
-  return has_shape(weight, {out, in}) || has_shape(weight, {out, in, 1, 1});
-}
-
-void check_bias(const char *name, const OptionalTensor &bias, int64_t size, const Tensor &input) {
-  if (!bias)
-    return;
-  check_like_input(op, name, *bias, input);
-  check(has_shape(*bias, {size}), op, ": ", name, " must have shape ", bracketed({size}), ", got ", shape_of(*bias));
-}
-
-void check_squeeze_excite(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &fc1_bias,
-                          const Tensor &fc2_weight, const OptionalTensor &fc2_bias) {
-  check(input.dim() == 4, op, ": input must be 4-D [N, C, H, W], got ", input.dim(), "-D ", shape_of(input));
-  check_dtype(op, "input", input);
-  check(input.size(1) > 0 && input.size(2) > 0 && input.size(3) > 0, op, ": only the batch of input may be empty, got ",
-        shape_of(input));
-  check_like_input(op, "fc1_weight", fc1_weight, input);
-  check_like_input(op, "fc2_weight", fc2_weight, input);
-
-  const int64_t channels = input.size(1);
-  const int64_t hidden = fc1_weight.dim() > 0 ? fc1_weight.size(0) : 0;
-  check(hidden > 0 && is_dense(fc1_weight, hidden, channels), op, ": fc1_weight must have shape [R, ", channels,
-        "] or [R, ", channels, ", 1, 1] with R at least 1, got ", shape_of(fc1_weight));
-  check(is_dense(fc2_weight, channels, hidden), op, ": fc2_weight must have shape ", bracketed({channels, hidden}),
-        " or ", bracketed({channels, hidden, 1, 1}), ", got ", shape_of(fc2_weight));
-  check_bias("fc1_bias", fc1_bias, hidden, input);
-  check_bias("fc2_bias", fc2_bias, channels, input);
-}
 
 Tensor compute_matrix(int64_t rows, int64_t columns, const Tensor &like) {
   return torch::stable::empty({rows, columns}, compute_dtype(like.scalar_type()));
@@ -130,6 +97,6 @@ Tensor squeeze_excite(const Tensor &input, const Tensor &fc1_weight, const Optio
 } // namespace kerneldna::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(kerneldna, CPU, m) {
-  m.impl("squeeze_excite", TORCH_BOX(&kerneldna::cpu::squeeze_excite));
-  m.impl("_native_squeeze_excite", TORCH_BOX(&kerneldna::cpu::native_squeeze_excite));
+  m.impl("squeeze_excite", KERNELDNA_BOX(&kerneldna::cpu::squeeze_excite));
+  m.impl("_native_squeeze_excite", KERNELDNA_BOX(&kerneldna::cpu::native_squeeze_excite));
 }

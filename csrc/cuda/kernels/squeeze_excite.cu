@@ -1,0 +1,153 @@
+#include "squeeze_excite.cuh"
+
+#include "geometry.h"
+
+#include <algorithm>
+#include <climits>
+
+namespace kerneldna::cuda {
+namespace squeeze {
+namespace {
+
+// What one multiprocessor reads, of a sample and of both weights, in about the time that a second launch costs: some
+// 50 bytes a clock from the L2 cache against 2 us, both estimates.
+constexpr int64_t kOneLaunchBytes = 192 * 1024;
+// Of a sample's slab, that are worth a block.
+constexpr int64_t kPartBytes = 16 * 1024;
+// The samples that share what a block reads of the weights where there are many; so many have room in its registers.
+template <class T> constexpr int kSharing = sizeof(T) == 8 ? 2 : 4;
+
+int size_of(Stored stored) { return stored == Stored::f64 ? 8 : stored == Stored::f32 ? 4 : 2; }
+
+bool whole_vectors(const void *data, int64_t count, int size) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && count * size % 16 == 0;
+}
+
+// Maps of one row or column, and rows that follow each other, become one row.
+Map map_of(const SqueezeExcite &se, int size) {
+  Map map{se.input,         se.sample_stride,     se.channel_stride, se.row_stride,
+          se.column_stride, se.height * se.width, se.width,          Walk::channels};
+  if (map.width == 1)
+    map.column_stride = map.row_stride;
+  if (se.height == 1 || se.width == 1 || se.row_stride == se.width * se.column_stride)
+    map.width = map.pixels;
+  if (map.channel_stride == 1 && se.channels > 1) {
+    const int64_t steps[] = {se.channels, map.sample_stride, map.row_stride, map.column_stride};
+    if (std::all_of(std::begin(steps), std::end(steps), [&](int64_t s) { return whole_vectors(se.input, s, size); }))
+      map.walk = Walk::vectors;
+  } else if (map.column_stride == 1 && map.width == map.pixels) {
+    map.walk = Walk::pixels;
+  }
+  return map;
+}
+
+Layers layers_of(const SqueezeExcite &se, int size) {
+  return {se.fc1_weight,
+          se.fc1_bias,
+          se.fc2_weight,
+          se.fc2_bias,
+          se.channels,
+          se.hidden,
+          whole_vectors(se.fc1_weight, se.channels, size),
+          whole_vectors(se.fc2_weight, se.hidden, size)};
+}
+
+// So many that each has its loads under way once.
+int threads_for(int64_t loads, int most) {
+  int threads = 128;
+  while (threads < most && threads * kLoads < loads)
+    threads *= 2;
+  return threads;
+}
+
+unsigned grid_of(int64_t blocks) {
+  if (blocks > INT_MAX)
+    fail("kerneldna::squeeze_excite: input is too large for the GPU: ", blocks, " blocks, the most is ", INT_MAX);
+  return unsigned(blocks);
+}
+
+int64_t slabs_of(int channels) { return ceil_divide(channels, kSlab); }
+
+template <class T> void in_one_launch(const Map &map, const Layers &layers, const SqueezeExcite &se, Stream stream) {
+  const int count = map.walk == Walk::vectors ? Vector<T>::kCount : 1;
+  const int64_t of_input = int64_t(map.pixels) * se.channels / (map.walk == Walk::channels ? 1 : Vector<T>::kCount);
+  const int64_t of_weight = int64_t(se.hidden) * se.channels / (layers.fc1_vectors ? Vector<T>::kCount : 1);
+  const int threads = threads_for(std::max(of_input, of_weight), kMostThreads);
+  const size_t bytes = sample_shared_bytes<compute_t<T>>(layers, threads, count);
+  const Launch where{"squeeze_excite_kernel", dim3(grid_of(se.batch)), dim3(threads), bytes, stream};
+  launch(squeeze_excite_kernel<T>, where, map, layers, se.gate);
+}
+
+template <class T, int Samples>
+void in_two_launches(const Map &map, const Layers &layers, const SqueezeExcite &se, const Limits &limits,
+                     Stream stream) {
+  using C = compute_t<T>;
+  const int64_t groups = ceil_divide(se.batch, Samples);
+  {
+    const int count = map.walk == Walk::vectors ? Vector<T>::kCount : 1;
+    const int slab = std::min(kSlab, se.channels), parts = int(se.shares / slabs_of(se.channels));
+    const int64_t of_input = int64_t(map.pixels) / parts * slab / (map.walk == Walk::channels ? 1 : Vector<T>::kCount);
+    const int64_t of_weight = int64_t(se.hidden) * slab / (layers.fc1_vectors ? Vector<T>::kCount : 1);
+    const int threads = threads_for(std::max(of_input, of_weight), kSqueezeThreads);
+    const Launch where{"squeeze_kernel", dim3(grid_of(groups * se.shares)), dim3(threads),
+                       squeeze_shared_bytes<C>(Samples, threads, count, slab), stream};
+    launch(squeeze_kernel<T, Samples>, where, map, layers, se.batch, parts, se.products);
+  }
+  const int64_t row = int64_t(se.shares) * se.hidden;
+  const bool vectors = whole_vectors(se.products, se.hidden, sizeof(C));
+  const Map products{se.products, row,       1,         row,
+                     se.hidden,   se.shares, se.shares, vectors ? Walk::vectors : Walk::channels};
+  const int64_t slabs = std::clamp<int64_t>(limits.multiprocessors / groups, 1, slabs_of(se.channels));
+  const int slab = int(ceil_divide(se.channels, slabs));
+  const int64_t of_weight = int64_t(se.hidden) * slab / (layers.fc2_vectors ? Vector<T>::kCount : 1);
+  const int threads = threads_for(std::max(of_weight, row / (vectors ? Vector<C>::kCount : 1)), kMostThreads);
+  Launch where{"excite_kernel", dim3(grid_of(groups * ceil_divide(se.channels, slab))), dim3(threads),
+               excite_shared_bytes<C>(Samples, se.hidden, slab, threads, vectors ? Vector<C>::kCount : 1), stream};
+  where.overlaps_previous = true;
+  launch(excite_kernel<T, Samples>, where, products, layers, se.batch, slab, se.gate);
+}
+
+template <class T> void run(const SqueezeExcite &se, Stream stream) {
+  const Map map = map_of(se, sizeof(T));
+  const Layers layers = layers_of(se, sizeof(T));
+  const Limits &limits = limits_of(stream.device);
+  if (!se.shares)
+    in_one_launch<T>(map, layers, se, stream);
+  else if (se.shares / kSharing<T> * se.batch >= limits.multiprocessors)
+    in_two_launches<T, kSharing<T>>(map, layers, se, limits, stream);
+  else
+    in_two_launches<T, 1>(map, layers, se, limits, stream);
+}
+
+} // namespace
+} // namespace squeeze
+
+int shares_of_sample(const SqueezeExcite &se, Stored stored, const Limits &limits) {
+  using namespace squeeze;
+  const int64_t size = size_of(stored), pixels = int64_t(se.height) * se.width;
+  const int64_t weights = 2 * int64_t(se.channels) * se.hidden * size;
+  const int64_t sample = se.channels * pixels * size;
+  // With a sample for every multiprocessor none is idle, however large the samples are.
+  if (weights <= kOneLaunchBytes && (sample + weights <= kOneLaunchBytes || se.batch >= limits.multiprocessors))
+    return 0;
+  const int64_t slabs = slabs_of(se.channels);
+  const int64_t wanted = ceil_divide(2 * limits.multiprocessors, se.batch * slabs);
+  const int64_t full = pixels * std::min(kSlab, se.channels) * size / kPartBytes;
+  const int64_t parts = std::max<int64_t>(1, std::min(wanted, full));
+  return int(slabs * ceil_divide(pixels, ceil_divide(pixels, parts))); // none is empty
+}
+
+void squeeze_excite(const SqueezeExcite &se, Stored stored, Stream stream) {
+  switch (stored) {
+  case Stored::f64:
+    return squeeze::run<double>(se, stream);
+  case Stored::f32:
+    return squeeze::run<float>(se, stream);
+  case Stored::f16:
+    return squeeze::run<__half>(se, stream);
+  case Stored::bf16:
+    return squeeze::run<__nv_bfloat16>(se, stream);
+  }
+}
+
+} // namespace kerneldna::cuda
