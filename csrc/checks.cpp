@@ -3,9 +3,16 @@
 #include <algorithm>
 #include <string>
 
+// From torch 2.13; absent, and null, in the versions before.
+extern "C" __attribute__((weak)) const char *torch_exception_get_what_without_backtrace();
+
 namespace kerneldna {
 
 using torch::headeronly::ScalarType;
+
+std::string torch_error(const std::string &otherwise) {
+  return torch_exception_get_what_without_backtrace ? torch_exception_get_what_without_backtrace() : otherwise;
+}
 
 std::ostream &operator<<(std::ostream &out, Bracketed list) {
   out << '[';

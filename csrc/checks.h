@@ -9,6 +9,7 @@
 #include <optional>
 #include <sstream>
 #include <stdexcept>
+#include <string>
 
 namespace kerneldna {
 
@@ -23,6 +24,9 @@ template <typename... Parts> void check(bool holds, const Parts &...parts) {
   (sentence << ... << parts);
   throw std::runtime_error(sentence.str());
 }
+
+// What torch says of the call to it that failed last in this thread; from torch 2.13, else `otherwise`.
+std::string torch_error(const std::string &otherwise);
 
 // Written as "[2, 3]". It borrows the values, so that a check that holds costs no string.
 struct Bracketed {

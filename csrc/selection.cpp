@@ -12,9 +12,6 @@
 #include "cuda/kernels/launch.h"
 #endif
 
-// From torch 2.13; absent, and null, in the versions before.
-extern "C" __attribute__((weak)) const char *torch_exception_get_what_without_backtrace();
-
 namespace kerneldna {
 namespace {
 
@@ -25,10 +22,8 @@ constexpr size_t kWords = (kCallClasses + 63) / 64;
 std::array<std::atomic<uint64_t>, kWords> classes_of_python{};
 
 void call_python(const char *op, StableIValue *stack) {
-  if (torch_call_dispatcher(op, "", stack, TORCH_ABI_VERSION) == AOTI_TORCH_SUCCESS)
-    return;
-  throw std::runtime_error(torch_exception_get_what_without_backtrace ? torch_exception_get_what_without_backtrace()
-                                                                      : std::string(op) + " failed");
+  if (torch_call_dispatcher(op, "", stack, TORCH_ABI_VERSION) != AOTI_TORCH_SUCCESS)
+    throw std::runtime_error(torch_error(std::string(op) + " failed"));
 }
 
 } // namespace

@@ -267,6 +267,12 @@ def test_unknown_backend():
         conv2d(**GOOD._asdict(), backend="fastest")
 
 
+def test_a_lack_of_memory_is_told_as_pytorch_tells_it():
+    many = ones(1, 1, 1, 1).expand(2**44, 1, 1, 1)
+    with pytest.raises(RuntimeError, match="you tried to allocate 70368744177664 bytes"):
+        conv2d(many, ones(1, 1, 1, 1), backend="cpu")
+
+
 # What autograd refuses on its own must reach the user as it is.
 
 

@@ -1,6 +1,5 @@
 // kerneldna::conv on the CPU.
-#include <torch/csrc/stable/library.h>
-
+#include "../box.h"
 #include "../selection.h"
 #include "convolve.h"
 
@@ -82,6 +81,6 @@ Tensor conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bia
 } // namespace kerneldna::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(kerneldna, CPU, m) {
-  m.impl("conv", TORCH_BOX(&kerneldna::cpu::conv));
-  m.impl("_native_conv", TORCH_BOX(&kerneldna::cpu::native_conv));
+  m.impl("conv", KERNELDNA_BOX(&kerneldna::cpu::conv));
+  m.impl("_native_conv", KERNELDNA_BOX(&kerneldna::cpu::native_conv));
 }

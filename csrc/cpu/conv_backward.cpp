@@ -1,7 +1,6 @@
 // kerneldna::conv_backward on the CPU: the gradients of input and c from one pass, those of weight, f and s from
 // another.
-#include <torch/csrc/stable/library.h>
-
+#include "../box.h"
 #include "../selection.h"
 #include "convolve.h"
 
@@ -275,6 +274,6 @@ Gradients conv_backward(const Tensor &grad_output, const Tensor &input, const Te
 } // namespace kerneldna::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(kerneldna, CPU, m) {
-  m.impl("conv_backward", TORCH_BOX(&kerneldna::cpu::conv_backward));
-  m.impl("_native_conv_backward", TORCH_BOX(&kerneldna::cpu::native_conv_backward));
+  m.impl("conv_backward", KERNELDNA_BOX(&kerneldna::cpu::conv_backward));
+  m.impl("_native_conv_backward", KERNELDNA_BOX(&kerneldna::cpu::native_conv_backward));
 }

@@ -96,12 +96,12 @@ Tensor conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bia
 
 KERNELDNA_CUDA_KERNELS(m) {
 #ifdef KERNELDNA_HOST_EXECUTION
-  m.impl("conv", TORCH_BOX(&kerneldna::cuda::native_conv));
+  m.impl("conv", KERNELDNA_BOX(&kerneldna::cuda::native_conv));
 #else
-  m.impl("conv", TORCH_BOX(&kerneldna::cuda::conv));
-  m.impl("_native_conv", TORCH_BOX(&kerneldna::cuda::native_conv));
+  m.impl("conv", KERNELDNA_BOX(&kerneldna::cuda::conv));
+  m.impl("_native_conv", KERNELDNA_BOX(&kerneldna::cuda::native_conv));
 #endif
-  m.impl("_conv_add_relu", TORCH_BOX(&kerneldna::cuda::conv_add_relu));
+  m.impl("_conv_add_relu", KERNELDNA_BOX(&kerneldna::cuda::conv_add_relu));
 }
 
 #endif

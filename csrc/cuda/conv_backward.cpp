@@ -201,10 +201,10 @@ Gradients conv_backward(const Tensor &grad_output, const Tensor &input, const Te
 
 KERNELDNA_CUDA_KERNELS(m) {
 #ifdef KERNELDNA_HOST_EXECUTION
-  m.impl("conv_backward", TORCH_BOX(&kerneldna::cuda::native_conv_backward));
+  m.impl("conv_backward", KERNELDNA_BOX(&kerneldna::cuda::native_conv_backward));
 #else
-  m.impl("conv_backward", TORCH_BOX(&kerneldna::cuda::conv_backward));
-  m.impl("_native_conv_backward", TORCH_BOX(&kerneldna::cuda::native_conv_backward));
+  m.impl("conv_backward", KERNELDNA_BOX(&kerneldna::cuda::conv_backward));
+  m.impl("_native_conv_backward", KERNELDNA_BOX(&kerneldna::cuda::native_conv_backward));
 #endif
 }
 

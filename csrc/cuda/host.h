@@ -4,13 +4,13 @@
 // runs the same kernels on CPU tensors under ops of its own. In a CPU-only build of the library they are empty.
 #pragma once
 
+#include "../box.h"
 #include "../conv_shape.h"
 #include "kernels/dtypes.h"
 #include "kernels/geometry.h"
 #include "kernels/launch.h"
 
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <array>
