@@ -67,9 +67,9 @@ def too_large(
     channels = max(input.shape[1], weight.shape[0]) // groups
     blocks = groups * math.ceil(channels / _BLOCK_CHANNELS)
     if not depthwise and blocks > _LARGEST_GRID_AXIS:
-        return f"{groups} groups of {channels} channels make {blocks} blocks, a grid has {_LARGEST_GRID_AXIS} of them"
+        return f"groups times blocks of {_BLOCK_CHANNELS} channels is {blocks}, over {_LARGEST_GRID_AXIS}"
     if (taps := math.prod(weight.shape[2:])) > _LARGEST_GRID_AXIS:
-        return f"the kernel has {taps} taps, a grid has blocks for {_LARGEST_GRID_AXIS}"
+        return f"its kernels take at most {_LARGEST_GRID_AXIS} taps, not {taps}"
     return ""
 
 

@@ -96,17 +96,17 @@ LARGE = {
     "groups": (
         {"input": torch.empty(1, 1, 1, 1).expand(1, 140_000, 3, 3), "groups": 70_000},
         (140_000, 2, 1, 1),
-        "70000 groups of 2 channels make 70000 blocks, a grid has 65535 of them",
+        "groups times blocks of 64 channels is 70000, over 65535",
     ),
     "filters": (
         {"input": torch.empty(1, 1, 1, 1)},
         (2**23, 1, 1, 1),
-        "1 groups of 8388608 channels make 131072 blocks, a grid has 65535 of them",
+        "groups times blocks of 64 channels is 131072, over 65535",
     ),
     "taps": (
         {"input": torch.empty(1, 1, 256, 256)},
         (1, 1, 256, 256),
-        "the kernel has 65536 taps, a grid has blocks for 65535",
+        "its kernels take at most 65535 taps, not 65536",
     ),
     "stride": (
         {"input": torch.empty(1, 1, 3, 3), "stride": (1, 2**40)},
