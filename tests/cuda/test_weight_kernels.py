@@ -1,0 +1,225 @@
+"""The CUDA kernels of the weight, run on the CPU: what is static folded into it, its gradient, and theirs out of that.
+
+Always by the op's backward, asked for the gradients of the weight and of static attentions alone.
+"""
+
+import pytest
+import torch
+
+import truths
+from cases import ABSENT, SAMPLE, STATIC, SUBSETS, Case, build, grad_output
+from layouts import GRADIENTS, IMAGES, WEIGHTS
+from tolerance import assert_within, largest, summation
+
+host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs `make host-kernels`", exc_type=ModuleNotFoundError)
+op = torch.ops.kerneldna_cuda_host
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory", "threads")
+
+MULTIPROCESSORS = (1, 108)  # many steps in one part of the pixels, and one or two steps in each of many
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was():
+    yield
+    host.set_schedule()
+    host.set_copies("late")
+    host.set_limits()
+    host.clear_launches()
+    op._allow_tf32(False)
+
+
+def gradients(call, grad):
+    """Of the weight and of what is static; None for all others, as for what is absent."""
+    static_dims = (None, 4, None, 1, 1, 2)
+    mask = [tensor is not None and tensor.dim() == dims for tensor, dims in zip(call.tensors, static_dims, strict=True)]
+    results = op.conv_backward(grad, *call, mask)
+    return tuple(result if wanted else None for result, wanted in zip(results, mask, strict=True))
+
+
+def run(case, dtype):
+    return gradients(build(case, dtype), grad_output(case, dtype))
+
+
+def check(case, dtype):
+    assert_within(run(case, dtype), truths.gradients(case), truths.plain_gradients(case, dtype))
+
+
+def channels_last(case):
+    return case.but(input_layout="channels_last", weight_layout="channels_last", grad_layout="channels_last")
+
+
+# A block of threads has 64 filters and 64 channels, or 128 of both, and 8 to 32 pixels in a step.
+SHAPES = [
+    channels_last(case)
+    for case in (
+        Case("one_of_everything", (1, 1, 1, 1), 1, (1, 1)),
+        Case("scalars", (3, 3, 7, 6), 5, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2)),
+        Case("vectors", (3, 16, 7, 6), 24, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2)),
+        Case("samples_share_steps", (70, 8, 1, 1), 16, (1, 1)),
+        Case("steps_end_inside_samples", (5, 8, 3, 3), 8, padding=(1, 1)),
+        Case("step_as_large_as_map", (3, 8, 4, 8), 8, padding=(1, 1)),
+        Case("rows_longer_than_steps", (2, 8, 2, 67), 8, (1, 3), padding=(0, 1)),
+        Case("one_sample", (1, 16, 9, 8), 16, padding=(1, 1)),
+        Case("mostly_padding", (2, 8, 1, 2), 8, (5, 5), padding=(2, 2)),
+        Case("channels_that_fill_no_block", (2, 72, 3, 3), 40, (2, 1), padding=(1, 0)),
+        Case("large_blocks", (5, 72, 3, 3), 136, (2, 1), padding=(1, 0)),
+        Case("groups", (3, 48, 5, 4), 32, padding=(1, 1), stride=(1, 2), groups=2),
+        Case("groups_of_scalars", (2, 9, 8, 7), 6, stride=(3, 2), padding=(1, 1), groups=3),
+        Case("stride_beyond_kernel", (2, 8, 9, 11), 8, (2, 1), stride=(4, 5)),
+        Case("kernel_7x7", (1, 3, 12, 11), 8, (7, 7), stride=(2, 2), padding=(3, 3)),
+    )
+]
+VECTORS, SAMPLES, STEPS, BLOCKS = (SHAPES[i] for i in (2, 3, 4, 10))
+STATIC_FACTORS = {"channel": STATIC, "filter": STATIC, "spatial": STATIC}
+NO_FACTORS = {"channel": ABSENT, "filter": ABSENT, "spatial": ABSENT}
+each_shape = pytest.mark.parametrize("case", SHAPES, ids=str)
+
+
+@each_shape
+@pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
+def test_per_sample_factors(case, dtype, multiprocessors):
+    host.set_limits(multiprocessors=multiprocessors)
+    check(case, dtype)
+
+
+@each_shape
+@pytest.mark.parametrize("weight_layout", ["contiguous", "channels_last"])
+def test_static_factors(case, dtype, weight_layout):
+    check(case.but(**STATIC_FACTORS, weight_layout=weight_layout), dtype)
+
+
+@pytest.mark.parametrize("case", [case for case in SUBSETS if not case.bias], ids=str)
+@pytest.mark.parametrize("channels", [4, 8])
+def test_every_subset_of_factors(case, dtype, channels):
+    """8 channels and filters are read as vectors in every dtype, 4 and 5 are not in some."""
+    if channels == 8:
+        case = case.but(input=(3, 8, 5, 6), filters=8)
+    check(channels_last(case), dtype)
+
+
+@pytest.mark.parametrize("layout", IMAGES)
+def test_images_in_any_layout(dtype, layout):
+    grad_layout = layout if layout in GRADIENTS else "contiguous"
+    check(VECTORS.but(input_layout=layout, grad_layout=grad_layout), dtype)
+
+
+@pytest.mark.parametrize("layout", WEIGHTS)
+def test_weights_in_any_layout(dtype, layout):
+    """Their gradients come in the layout that the op promises."""
+    case = BLOCKS.but(**STATIC_FACTORS, weight_layout=layout)
+    check(case, dtype)
+    expected = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    assert run(case, dtype)[1].is_contiguous(memory_format=expected)
+
+
+def test_no_samples(dtype):
+    """No parts to add up: zeros."""
+    case = VECTORS.but(**STATIC_FACTORS, input=(0, 16, 7, 6))
+    for gradient in filter(lambda gradient: gradient is not None, run(case, dtype)):
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
+@pytest.mark.parametrize("case", [VECTORS, BLOCKS.but(**STATIC_FACTORS)], ids=str)
+def test_in_any_order(case, dtype, multiprocessors):
+    """Bit-equal, in whatever order threads and blocks run and copies arrive."""
+    host.set_limits(multiprocessors=multiprocessors)
+    expected = run(case, dtype)
+    for blocks, threads, copies in (
+        ("descending", "first_ahead", "early"),
+        ("shuffled", "last_ahead", "early"),
+        ("ascending", "first_ahead", "late"),
+        ("shuffled", "last_ahead", "late"),
+    ):
+        host.set_schedule(blocks, threads, 1)
+        host.set_copies(copies)
+        for actual, first in zip(run(case, dtype), expected, strict=True):
+            assert (actual is None and first is None) or torch.equal(actual, first), (blocks, threads, copies)
+
+
+def launched(case, dtype):
+    call, grad = build(case, dtype), grad_output(case, dtype)
+    host.clear_launches()
+    gradients(call, grad)
+    return [kernel for kernel, *_ in host.launches()]
+
+
+def test_launches(dtype):
+    """A weight is folded only where it has to be, and each static factor costs one launch."""
+    plain = VECTORS.but(**NO_FACTORS)
+    product = ["conv_weight_gradient", "unfold_weight"]
+    assert launched(plain, dtype) == product
+    assert launched(SAMPLES.but(**NO_FACTORS, weight_layout="contiguous"), dtype) == product
+    assert launched(plain.but(weight_layout="contiguous"), dtype) == ["fold_weight", *product]
+    published = plain.but(channel=SAMPLE, filter=STATIC, spatial=STATIC)
+    assert launched(published, dtype) == ["fold_weight", *product, "ordered_sum", "ordered_sum"]
+
+
+def test_blocks_and_parts(dtype):
+    """Large blocks where 16-bit channels are many and aligned; pixels in as many parts as keep the GPU busy."""
+
+    def grids(case, multiprocessors):
+        host.set_limits(multiprocessors=multiprocessors)
+        call, grad = build(case.but(**NO_FACTORS), dtype), grad_output(case, dtype)
+        host.clear_launches()
+        gradients(call, grad)
+        return [(grid[0], block[0]) for kernel, grid, block, _ in host.launches() if kernel == "conv_weight_gradient"]
+
+    half = dtype.itemsize == 2
+    # 60 pixels; 136 filters, 72 channels, 2 taps
+    steps = -(-60 * dtype.itemsize // 64)
+    squares = 2 * 1 if half else 3 * 2
+    assert grids(BLOCKS, 1) == [(2 * squares, 256 if half else 128)]
+    assert grids(BLOCKS, 108) == [(2 * squares * steps, 256 if half else 128)]
+    unaligned = BLOCKS.but(input_layout="channels_last_sliced")
+    assert grids(unaligned, 1) == [(2 * 3 * 2, 128)]
+
+
+def test_offsets_beyond_32_bits():
+    """Samples 2**32 bytes apart in memory that is never touched in between."""
+    case = STEPS
+    call, grad = build(case, torch.float16), grad_output(case, torch.float16)
+    torch.use_deterministic_algorithms(False)  # filling the memory in between would make it real
+
+    def far_apart(image):
+        memory = torch.empty(2**31 + image[0].numel(), dtype=image.dtype)
+        return memory.as_strided(image.shape, (2**31, *image.stride()[1:])).copy_(image)
+
+    call = call._replace(**{name: getattr(call, name)[:2] for name in ("input", *call._fields[3:6])})
+    expected = gradients(call, grad[:2])
+    actual = gradients(call._replace(input=far_apart(call.input)), far_apart(grad[:2]))
+    assert torch.equal(actual[1], expected[1])
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan], ids=str)
+@pytest.mark.parametrize("name", ["channel_attention", "spatial_attention"])
+def test_zeros_of_the_padding_stay_zeros(dtype, name, value):
+    case = channels_last(Case("one_pixel", (3, 8, 1, 1), 8, padding=(1, 1)))
+    call, grad = build(case, dtype), grad_output(case, dtype)
+    getattr(call, name)[2] = value
+    gradient = gradients(call, grad)[1]
+    assert not gradient[:, :, 1, 1].isfinite().any()
+    gradient[:, :, 1, 1] = 0
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@each_shape
+def test_tf32(case):
+    """Each of two factors is off by 2**-11 of itself at most, and so is what is multiplied onto them before that."""
+    op._allow_tf32(True)
+    for truth, gradient in zip(truths.gradients(case), run(case, torch.float32), strict=True):
+        if gradient is not None:
+            bound = 2**-10 * truth.size + 4 * summation(truth, torch.float32)
+            assert truth.error(gradient) <= bound, f"{truth.name}: {truth.error(gradient)}, allowed is {bound}"
+
+
+def test_tf32_only_where_allowed():
+    case = VECTORS
+    full = run(case, torch.float32)[1]
+    op._allow_tf32(True)
+    rounded = run(case, torch.float32)[1]
+    assert 0 < largest(rounded - full) < 2**-9 * largest(full)
+    double = run(case, torch.float64)[1]
+    op._allow_tf32(False)
+    assert torch.equal(double, run(case, torch.float64)[1])
