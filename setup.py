@@ -212,7 +212,9 @@ def extension() -> Extension:
         cuda_about = f"{version} from {home} for {archs}"
         sources += cuda_sources
         flags += ["-DUSE_CUDA", "-DKERNELDNA_WITH_CUDA"]
-        flags += [f'-DKERNELDNA_CUDA_VERSION="{version}"', f'-DKERNELDNA_CUDA_ARCHS="{archs}"']
+        # Without ";", which separates what build_info says.
+        named = archs.replace(";", " ")
+        flags += [f'-DKERNELDNA_CUDA_VERSION="{version}"', f'-DKERNELDNA_CUDA_ARCHS="{named}"']
         compile_flags["nvcc"] = [*flags, *arch_flags(archs), *NVCC_FLAGS]
         # The runtime's functions stay inside, or they would meet those of the CUDA runtime that torch brings.
         link_flags.append("-Wl,--exclude-libs,libcudart_static.a")

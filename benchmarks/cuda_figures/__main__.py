@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import rules, table
 from .figures import row
-from .library import read
+from .library import cuda_version, kernels
 
 
 def main() -> int:
@@ -18,11 +18,11 @@ def main() -> int:
     parser.add_argument("--print", action="store_true", help="print the rows and save nothing")
     options = parser.parse_args()
     library = options.folder / "kerneldna_ops" / "_C.abi3.so"
-    version, kernels = read(library)
-    rows = sorted(map(row, kernels), key=lambda row: (row["kernel"], float(row["arch"].rstrip("af"))))
+    rows = sorted(map(row, kernels(library)), key=lambda row: (row["kernel"], float(row["arch"].rstrip("af"))))
     if options.print:
         print(*map(json.dumps, rows), sep="\n")
     else:
+        version = cuda_version(library)
         table.JSON.write_text(table.dump(version, rows))
         table.MARKDOWN.write_text(table.markdown(version, rows))
     broken = [sentence for row in rows for sentence in rules.violations(row)] + list(rules.missing(rows))

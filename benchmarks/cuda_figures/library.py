@@ -29,18 +29,17 @@ class Kernel:
     planned_blocks: int  # of a multiprocessor, at least, from __launch_bounds__
 
 
-def read(library: Path) -> tuple[str, list[Kernel]]:
-    """The version of nvcc, "13.0", and the kernels of all architectures.
+def cuda_version(library: Path) -> str:
+    """Of the nvcc that compiled it: "13.0"."""
+    if (found := re.search(rb";cuda=([\d.]+);", library.read_bytes())) is None:
+        raise RuntimeError(f"{library} was built without CUDA")
+    return found[1].decode()
 
-    Raises RuntimeError where there is no PTX: launch bounds stand nowhere else."""
-    ptx = _output("cuobjdump", "-ptx", library)
-    bounds, version = launch_bounds(ptx), re.search(r"Cuda compilation tools, release ([\d.]+)", ptx)
-    if not bounds or version is None:
+
+def kernels(library: Path) -> Iterator[Kernel]:
+    """Of all architectures. Raises RuntimeError where there is no PTX: launch bounds stand nowhere else."""
+    if not (bounds := launch_bounds(_output("cuobjdump", "-ptx", library))):
         raise RuntimeError(f"{library} has no PTX of a kernel; TORCH_CUDA_ARCH_LIST must end in +PTX")
-    return version[1], list(_kernels(library, bounds))
-
-
-def _kernels(library: Path, bounds: dict[str, tuple[int, int]]) -> Iterator[Kernel]:
     names = demangled(sorted(bounds))
     with tempfile.TemporaryDirectory() as folder:
         _output("cuobjdump", "-xelf", "all", library.resolve(), cwd=folder)

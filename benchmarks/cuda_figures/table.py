@@ -64,7 +64,8 @@ def _lines(cuda: str, rows: list[Row]) -> Iterator[str]:
     yield "* threads: of a block, at most; blocks: of a multiprocessor, as many as registers allow; planned: at least,"
     yield "  both from `__launch_bounds__`; shared memory is all dynamic"
     yield "* mma, ldmatrix, cp.async, fma: instructions of each kind in the whole kernel"
-    yield "* loop: instructions of the innermost loop with most products (mma, or fma in a kernel that has none)"
+    yield "* loop: instructions of the innermost loop with most products (mma, or fma in a kernel that has none), those"
+    yield "  included that only some of its steps run"
     yield ""
     yield "| kernel | " + " | ".join(_COLUMNS.values()) + " |"
     yield "| --- |" + " ---: |" * len(_COLUMNS)

@@ -37,7 +37,7 @@ template <class T> struct alignas(16) Vector {
 // Two 16-bit numbers in one register, multiplied in their own precision: one rounding each.
 template <class T> __device__ inline uint32_t multiply_pair(uint32_t a, uint32_t b);
 
-#ifndef KERNELDNA_HOST_EXECUTION
+#ifdef __CUDACC__
 template <> __device__ inline uint32_t multiply_pair<__half>(uint32_t a, uint32_t b) {
   const __half2 product = __hmul2(reinterpret_cast<const __half2 &>(a), reinterpret_cast<const __half2 &>(b));
   return reinterpret_cast<const uint32_t &>(product);
@@ -47,7 +47,7 @@ template <> __device__ inline uint32_t multiply_pair<__nv_bfloat16>(uint32_t a, 
       __hmul2(reinterpret_cast<const __nv_bfloat162 &>(a), reinterpret_cast<const __nv_bfloat162 &>(b));
   return reinterpret_cast<const uint32_t &>(product);
 }
-#else
+#elif defined(KERNELDNA_HOST_EXECUTION)
 template <class T> inline uint32_t multiply_pair(uint32_t a, uint32_t b) {
   T in[4], out[2];
   std::memcpy(in, &a, 4);
