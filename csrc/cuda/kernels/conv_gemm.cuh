@@ -18,6 +18,12 @@ template <class T, bool IsVector> __device__ inline void copy_async(T *target, c
     *target = valid ? *source : from_compute<T>(0);
 }
 
+// What each thread would divide for, of one group: channels of A and of the weight, elements of a filter.
+struct GroupSizes {
+  int source_channels, in_channels, out_channels, filter_elements;
+  int blocks; // of BlockK channels
+};
+
 template <class Math, int Stages_, bool IsVector_, bool Scaled_, bool Transposed_> struct ConvGemmTraits {
   using M = Math;
   using T = typename Math::T;
@@ -39,9 +45,8 @@ template <class Math, int Stages_, bool IsVector_, bool Scaled_, bool Transposed
   static constexpr int kRowsB = (kTransposed ? kBlockK : kBlockN) * kChunksB / kThreads;
   static_assert(kThreads % kChunksB == 0 && kRowsB * kThreads == (kTransposed ? kBlockK : kBlockN) * kChunksB);
 
-  // Before the stages: what is known of each row, and the tap of each stage.
-  static constexpr int kHeaderBytes =
-      (kBlockM * int(sizeof(TileRow) + sizeof(int)) + kStages * int(sizeof(int)) + 15) / 16 * 16;
+  // Before the stages: what is known of each row.
+  static constexpr int kHeaderBytes = (kBlockM * int(sizeof(TileRow) + sizeof(int)) + 15) / 16 * 16;
   __host__ __device__ static int stage_elements(int samples) {
     const int all = kTileA + kTileB + (kScaled ? samples * Math::kLdA : 0);
     return (all + 7) / 8 * 8; // so that every stage starts at 16 bytes
@@ -53,99 +58,68 @@ template <class Math, int Stages_, bool IsVector_, bool Scaled_, bool Transposed
   }
 };
 
-// The block's way along K: what the next step reads.
+// A thread's way along K: where in global memory its part of the next step stands. From one step to the next the places
+// move on by the same number of elements; only at a new tap is looked again which of them are in the image.
 template <class Traits> class ConvGemmLoader {
   using T = typename Traits::T;
   using Math = typename Traits::M;
 
 public:
-  __device__ ConvGemmLoader(const ConvGemm &p, const TilePlace &place, const TileRow *rows, int samples, int first_step)
-      : p(p), place(place), samples(samples) {
-    const Geometry &g = p.geometry;
-    source_channels = (Traits::kTransposed ? g.out_channels : g.in_channels) / g.groups;
-    filter_elements = g.kernel_height * g.kernel_width * (g.in_channels / g.groups);
-    const int blocks = (source_channels + Traits::kBlockK - 1) / Traits::kBlockK;
+  __device__ ConvGemmLoader(const ConvGemm &p, const GroupSizes &group, const TilePlace &place, const TileRow *rows,
+                            int samples, int first_step)
+      : p(p), group(group), place(place), samples(samples), chunk(threadIdx.x % Traits::kChunks * Traits::kCount) {
     const LatticeAxis &lr = place.at.lattice.rows, &lc = place.at.lattice.columns;
-    k = first_step % blocks * Traits::kBlockK;
-    tap_row = lc.taps ? first_step / blocks / lc.taps : 0;
-    tap_column = lc.taps ? first_step / blocks % lc.taps : 0;
+    k = first_step % group.blocks * Traits::kBlockK;
+    tap_row = lc.taps ? first_step / group.blocks / lc.taps : 0;
+    tap_column = lc.taps ? first_step / group.blocks % lc.taps : 0;
 #pragma unroll
     for (int j = 0; j < Traits::kRowsA; ++j) {
       const TileRow row = rows[row_a(j)];
       // A row that is not there reads a pixel that no tap brings back into the image.
       source_row[j] = row.sample < 0 ? kOutside : lr.source_origin + row.row * lr.source_step;
       source_column[j] = lc.source_origin + row.column * lc.source_step;
-      source_offset[j] = row.sample < 0 ? 0
-                                        : row.sample * p.source.sample_stride + source_row[j] * p.source.row_stride +
-                                              source_column[j] * p.source.column_stride;
+      at_a[j] = static_cast<const T *>(p.source.data);
+      if (row.sample >= 0)
+        at_a[j] += (place.first_sample + row.sample) * p.source.sample_stride + source_row[j] * p.source.row_stride +
+                   source_column[j] * p.source.column_stride + tap_offset() + place.group * group.source_channels + k +
+                   chunk;
     }
-    source = static_cast<const T *>(p.source.data) + place.first_sample * p.source.sample_stride +
-             place.group * source_channels;
-  }
-
-  // Copies the tiles of the next step to a stage, and the number of its tap.
-  __device__ void load(T *stage, int *stage_tap) {
-    const Geometry &g = p.geometry;
-    const LatticeAxis &lr = place.at.lattice.rows, &lc = place.at.lattice.columns;
-    const int height = Traits::kTransposed ? g.out_height : g.in_height;
-    const int width = Traits::kTransposed ? g.out_width : g.in_width;
-
-    const int down = tap_row * lr.tap_step, right = tap_column * lc.tap_step;
-    const int chunk = threadIdx.x % Traits::kChunks * Traits::kCount;
-    const int64_t step_offset = down * p.source.row_stride + right * p.source.column_stride + k + chunk;
-    const bool channel_exists = k + chunk < source_channels;
-#pragma unroll
-    for (int j = 0; j < Traits::kRowsA; ++j) {
-      const bool valid = channel_exists && unsigned(source_row[j] + down) < unsigned(height) &&
-                         unsigned(source_column[j] + right) < unsigned(width);
-      copy_async<T, Traits::kVector>(stage + row_a(j) * Math::kLdA + chunk,
-                                     valid ? source + (source_offset[j] + step_offset) : source, valid);
-    }
+    look_at_tap();
 
     // A row of B is a filter, or, where transposed, a channel of the source, which the weight calls a filter too.
-    const int tap =
-        (lr.first_tap + tap_row * lr.tap_stride) * g.kernel_width + lc.first_tap + tap_column * lc.tap_stride;
-    if (Traits::kScaled && threadIdx.x == 0)
-      *stage_tap = tap;
-    const int in_channels = g.in_channels / g.groups, out_channels = g.out_channels / g.groups;
-    const T *const weight = static_cast<const T *>(p.weight) + int64_t(place.group) * out_channels * filter_elements;
+    const int first = threadIdx.x / Traits::kChunksB, chunk_b = threadIdx.x % Traits::kChunksB * Traits::kCount;
+    const int filter = (Traits::kTransposed ? k : place.first_column) + first;
+    const int channel = (Traits::kTransposed ? place.first_column : k) + chunk_b;
+    at_b = static_cast<const T *>(p.weight) +
+           ((place.group * group.out_channels + filter) * group.filter_elements + tap() * group.in_channels + channel);
+    // How many of the axis that B and A do not share are there, from this thread's first on.
+    left_b = Traits::kTransposed ? group.in_channels - channel : group.out_channels - filter;
+  }
+
+  // Copies the tiles of the next step to a stage.
+  __device__ void load(T *stage) {
+    const bool channel_exists = k + chunk < group.source_channels;
+#pragma unroll
+    for (int j = 0; j < Traits::kRowsA; ++j) {
+      const bool valid = channel_exists && (in_image >> j & 1);
+      copy_async<T, Traits::kVector>(stage + row_a(j) * Math::kLdA + chunk,
+                                     valid ? at_a[j] : static_cast<const T *>(p.source.data), valid);
+    }
+
     T *const tile_b = stage + Traits::kTileA;
-    const int chunk_b = threadIdx.x % Traits::kChunksB * Traits::kCount;
+    const int first = threadIdx.x / Traits::kChunksB, chunk_b = threadIdx.x % Traits::kChunksB * Traits::kCount;
 #pragma unroll
     for (int j = 0; j < Traits::kRowsB; ++j) {
-      const int row = threadIdx.x / Traits::kChunksB + j * (Traits::kThreads / Traits::kChunksB);
-      const int filter = Traits::kTransposed ? k + row : place.first_column + row;
-      const int channel = Traits::kTransposed ? place.first_column + chunk_b : k + chunk_b;
-      const bool valid = filter < out_channels && channel < in_channels;
-      copy_async<T, Traits::kVector>(tile_b + row * Math::kLdB + chunk_b,
-                                     valid ? weight + (filter * filter_elements + tap * in_channels + channel) : weight,
+      const int row = j * (Traits::kThreads / Traits::kChunksB);
+      const bool valid = Traits::kTransposed ? k + first + row < group.source_channels && left_b > 0
+                                             : k + chunk_b < group.source_channels && row < left_b;
+      copy_async<T, Traits::kVector>(tile_b + (first + row) * Math::kLdB + chunk_b,
+                                     valid ? at_b + row * group.filter_elements : static_cast<const T *>(p.weight),
                                      valid);
     }
-
     if constexpr (Traits::kScaled)
-      if (p.source_scale.data) {
-        const T *const scale = static_cast<const T *>(p.source_scale.data) +
-                               place.first_sample * p.source_scale.sample_stride + place.group * source_channels + k +
-                               chunk;
-        T *const tile_scale = tile_b + Traits::kTileB;
-        for (int sample = threadIdx.x / Traits::kChunks; sample < samples;
-             sample += Traits::kThreads / Traits::kChunks) {
-          const bool valid = channel_exists && place.first_sample + sample < g.batch;
-          copy_async<T, Traits::kVector>(tile_scale + sample * Math::kLdA + chunk,
-                                         valid ? scale + sample * p.source_scale.sample_stride
-                                               : static_cast<const T *>(p.source_scale.data),
-                                         valid);
-        }
-      }
-
-    k += Traits::kBlockK;
-    if (k >= source_channels) {
-      k = 0;
-      if (++tap_column == lc.taps) {
-        tap_column = 0;
-        ++tap_row;
-      }
-    }
+      load_scale(tile_b + Traits::kTileB, channel_exists);
+    advance();
   }
 
 private:
@@ -154,25 +128,99 @@ private:
   __device__ static int row_a(int j) {
     return threadIdx.x / Traits::kChunks + j * (Traits::kThreads / Traits::kChunks);
   }
+  __device__ int tap() const {
+    const LatticeAxis &lr = place.at.lattice.rows, &lc = place.at.lattice.columns;
+    return (lr.first_tap + tap_row * lr.tap_stride) * p.geometry.kernel_width + lc.first_tap +
+           tap_column * lc.tap_stride;
+  }
+  __device__ int64_t tap_offset() const {
+    return tap_row * place.at.lattice.rows.tap_step * p.source.row_stride +
+           tap_column * place.at.lattice.columns.tap_step * p.source.column_stride;
+  }
+
+  __device__ void look_at_tap() {
+    const int down = tap_row * place.at.lattice.rows.tap_step, right = tap_column * place.at.lattice.columns.tap_step;
+    const unsigned height = Traits::kTransposed ? p.geometry.out_height : p.geometry.in_height;
+    const unsigned width = Traits::kTransposed ? p.geometry.out_width : p.geometry.in_width;
+    in_image = 0;
+#pragma unroll
+    for (int j = 0; j < Traits::kRowsA; ++j)
+      if (unsigned(source_row[j] + down) < height && unsigned(source_column[j] + right) < width)
+        in_image |= 1u << j;
+  }
+
+  // s * c of the samples of the tile. c alone needs no arithmetic.
+  __device__ void load_scale(T *tile, bool channel_exists) {
+    const T *const channel = static_cast<const T *>(p.source_scale.data);
+    const T *const spatial = static_cast<const T *>(p.tap_scale.data);
+    for (int sample = threadIdx.x / Traits::kChunks; sample < samples; sample += Traits::kThreads / Traits::kChunks) {
+      const int64_t n = place.first_sample + sample;
+      const bool valid = channel_exists && n < p.geometry.batch;
+      const int64_t offset = n * p.source_scale.sample_stride + place.group * group.source_channels + k + chunk;
+      T *const target = tile + sample * Math::kLdA + chunk;
+      if (!spatial) {
+        copy_async<T, Traits::kVector>(target, valid ? channel + offset : channel, valid);
+        continue;
+      }
+      struct alignas(Traits::kCount * sizeof(T)) Chunk {
+        T values[Traits::kCount];
+      } scale;
+      const compute_t<T> of_tap = valid ? to_compute(spatial[n * p.tap_scale.sample_stride + tap()]) : compute_t<T>(0);
+      for (T &value : scale.values)
+        value = from_compute<T>(of_tap);
+      if (channel && valid) {
+        scale = *reinterpret_cast<const Chunk *>(channel + offset);
+        for (T &value : scale.values)
+          value = from_compute<T>(to_compute(value) * of_tap);
+      }
+      *reinterpret_cast<Chunk *>(target) = scale;
+    }
+  }
+
+  __device__ void advance() {
+    int64_t step_a = Traits::kBlockK;
+    int step_b = Traits::kTransposed ? Traits::kBlockK * group.filter_elements : Traits::kBlockK;
+    k += Traits::kBlockK;
+    const bool is_next_tap = k >= group.source_channels;
+    if (is_next_tap) {
+      step_a -= k + tap_offset();
+      step_b -= (Traits::kTransposed ? k * group.filter_elements : k) + tap() * group.in_channels;
+      k = 0;
+      if (++tap_column == place.at.lattice.columns.taps) {
+        tap_column = 0;
+        ++tap_row;
+      }
+      step_a += tap_offset();
+      step_b += tap() * group.in_channels;
+      look_at_tap();
+    }
+#pragma unroll
+    for (int j = 0; j < Traits::kRowsA; ++j)
+      at_a[j] += step_a;
+    at_b += step_b;
+  }
 
   const ConvGemm &p;
+  const GroupSizes &group;
   const TilePlace &place;
-  const T *source;
-  int samples, source_channels, filter_elements;
+  // Where the next step stands; out of the tensor where it is not read.
+  const T *at_a[Traits::kRowsA], *at_b;
+  int samples, chunk;
   int k, tap_row, tap_column;
   int source_row[Traits::kRowsA], source_column[Traits::kRowsA];
-  int64_t source_offset[Traits::kRowsA];
+  unsigned in_image; // a bit for each row of A
+  int left_b;
+  static_assert(Traits::kRowsA <= 32);
 };
 
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
-    conv_gemm_kernel(const ConvGemm p, compute_t<typename Traits::T> *partial, int samples) {
+    conv_gemm_kernel(const ConvGemm p, const GroupSizes group, compute_t<typename Traits::T> *partial, int samples) {
   using T = typename Traits::T;
   using Math = typename Traits::M;
   KERNELDNA_SHARED(shared);
   TileRow *const rows = reinterpret_cast<TileRow *>(shared);
   int *const row_samples = reinterpret_cast<int *>(rows + Traits::kBlockM);
-  int *const stage_taps = row_samples + Traits::kBlockM;
   T *const stages = reinterpret_cast<T *>(shared + Traits::kHeaderBytes);
   const int stage_elements = Traits::stage_elements(samples);
 
@@ -182,19 +230,16 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
     row_samples[m] = max(rows[m].sample, 0);
   __syncthreads();
 
-  const int source_channels =
-      (Traits::kTransposed ? p.geometry.out_channels : p.geometry.in_channels) / p.geometry.groups;
-  const int blocks = (source_channels + Traits::kBlockK - 1) / Traits::kBlockK;
-  const int all = place.at.lattice.taps() * blocks;
+  const int all = place.at.lattice.taps() * group.blocks;
   const int first = int(int64_t(all) * blockIdx.z / gridDim.z), last = int(int64_t(all) * (blockIdx.z + 1) / gridDim.z);
 
   Math math(row_samples);
   {
-    ConvGemmLoader<Traits> loader(p, place, rows, samples, first);
+    ConvGemmLoader<Traits> loader(p, group, place, rows, samples, first);
 #pragma unroll
     for (int stage = 0; stage < Traits::kStages - 1; ++stage) {
       if (first + stage < last)
-        loader.load(stages + stage * stage_elements, stage_taps + stage);
+        loader.load(stages + stage * stage_elements);
       cp_async_commit();
     }
     int stage = 0, next_stage = Traits::kStages - 1;
@@ -202,21 +247,11 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
       cp_async_wait<Traits::kStages - 2>();
       __syncthreads();
       if (step + Traits::kStages - 1 < last)
-        loader.load(stages + next_stage * stage_elements, stage_taps + next_stage);
+        loader.load(stages + next_stage * stage_elements);
       cp_async_commit();
 
       const T *const tile = stages + stage * stage_elements;
-      StepScale<T> scale{};
-      if constexpr (Traits::kScaled) {
-        if (p.source_scale.data)
-          scale.channel = tile + Traits::kTileA + Traits::kTileB;
-        if (p.tap_scale.data) {
-          scale.tap = static_cast<const T *>(p.tap_scale.data) + place.first_sample * p.tap_scale.sample_stride +
-                      stage_taps[stage];
-          scale.tap_sample_stride = int(p.tap_scale.sample_stride);
-        }
-      }
-      math.template step<Traits::kScaled>(tile, tile + Traits::kTileA, scale);
+      math.template step<Traits::kScaled>(tile, tile + Traits::kTileA, tile + Traits::kTileA + Traits::kTileB);
       stage = stage + 1 == Traits::kStages ? 0 : stage + 1;
       next_stage = next_stage + 1 == Traits::kStages ? 0 : next_stage + 1;
     }

@@ -15,8 +15,14 @@ void launch_conv_gemm(const ConvGemm &call, const ConvGemmPlan &plan, void *part
   const Lattice smallest = lattice_of(g, call.transposed, lattice_classes(g, call.transposed, 0) - 1,
                                       lattice_classes(g, call.transposed, 1) - 1);
   const int samples = int(samples_of_tile(Traits::kBlockM, smallest.pixels(), g.batch));
-  const int64_t channels = (call.transposed ? g.in_channels : g.out_channels) / g.groups;
   const int taps = g.kernel_height * g.kernel_width;
+  GroupSizes group{};
+  group.in_channels = g.in_channels / g.groups;
+  group.out_channels = g.out_channels / g.groups;
+  group.source_channels = call.transposed ? group.out_channels : group.in_channels;
+  group.filter_elements = taps * group.in_channels;
+  group.blocks = int(ceil_divide(group.source_channels, Traits::kBlockK));
+  const int channels = call.transposed ? group.in_channels : group.out_channels;
   Launch where{"conv_gemm"};
   where.grid =
       dim3(unsigned(lattice_tiles(g, call.transposed, Traits::kBlockM)),
@@ -25,7 +31,7 @@ void launch_conv_gemm(const ConvGemm &call, const ConvGemmPlan &plan, void *part
   where.shared_bytes = Traits::shared_bytes(samples);
   where.stream = stream;
   C *const partials = plan.splits > 1 ? static_cast<C *>(partial) : nullptr;
-  launch(conv_gemm_kernel<Traits>, where, call, partials, samples);
+  launch(conv_gemm_kernel<Traits>, where, call, group, partials, samples);
   if (!partials)
     return;
   where.kernel = "conv_gemm_finish";

@@ -13,18 +13,6 @@
 
 namespace kerneldna::cuda {
 
-// The scales of one step: channels [samples][kLdA], or null, and one factor for each row of D, or null.
-template <class T> struct StepScale {
-  const T *channel;      // in shared memory
-  const T *tap;          // in global memory, of the first sample of the tile
-  int tap_sample_stride; // 32 bits reach over the samples of a tile
-};
-
-template <class T> __device__ inline uint32_t pair_of(T value) {
-  const T both[2] = {value, value};
-  return *reinterpret_cast<const uint32_t *>(both);
-}
-
 template <class T_, int BlockM_, int BlockN_, int BlockK_, int WarpsM, int WarpsN, bool Transposed> class TensorMath {
 public:
   using T = T_;
@@ -45,13 +33,8 @@ public:
     }
   }
 
-  template <bool Scaled> __device__ void step(const T *a, const T *b, const StepScale<T> &scale) {
+  template <bool Scaled> __device__ void step(const T *a, const T *b, const T *scale) {
     const int lane = threadIdx.x % 32;
-    uint32_t tap[2 * kRows];
-    if (Scaled && scale.tap)
-#pragma unroll
-      for (int i = 0; i < 2 * kRows; ++i)
-        tap[i] = pair_of(scale.tap[sample(i) * scale.tap_sample_stride]);
 #pragma unroll
     for (int k = 0; k < kBlockK; k += 16) {
       uint32_t b_fragments[kColumns / 2][4];
@@ -72,17 +55,9 @@ public:
           for (int half = 0; half < 2; ++half)
 #pragma unroll
             for (int side = 0; side < 2; ++side) {
-              const int r = 2 * i + half;
-              uint32_t factor;
-              if (scale.channel) {
-                const T *channel = scale.channel + sample(r) * kLdA + k + side * 8 + lane % 4 * 2;
-                factor = *reinterpret_cast<const uint32_t *>(channel);
-                if (scale.tap)
-                  factor = multiply_pair<T>(factor, tap[r]);
-              } else {
-                factor = tap[r];
-              }
-              a_fragment[half + 2 * side] = multiply_pair<T>(a_fragment[half + 2 * side], factor);
+              const T *const factor = scale + sample(2 * i + half) * kLdA + k + side * 8 + lane % 4 * 2;
+              a_fragment[half + 2 * side] =
+                  multiply_pair<T>(a_fragment[half + 2 * side], *reinterpret_cast<const uint32_t *>(factor));
             }
 #pragma unroll
         for (int j = 0; j < kColumns; ++j)
@@ -141,13 +116,8 @@ public:
           sums[i][j][e] = 0;
   }
 
-  template <bool Scaled> __device__ void step(const float *a, const float *b, const StepScale<float> &scale) {
+  template <bool Scaled> __device__ void step(const float *a, const float *b, const float *scale) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    float tap[2 * kRows];
-    if (Scaled)
-#pragma unroll
-      for (int i = 0; i < 2 * kRows; ++i)
-        tap[i] = scale.tap ? scale.tap[sample[i] * scale.tap_sample_stride] : 1.0f;
 #pragma unroll
     for (int k = 0; k < kBlockK; k += 8) {
       uint32_t b_fragments[kColumns][2];
@@ -165,10 +135,10 @@ public:
         for (int half = 0; half < 2; ++half)
 #pragma unroll
           for (int side = 0; side < 2; ++side) {
-            const int r = 2 * i + half, at = k + t + 4 * side;
+            const int at = k + t + 4 * side;
             float value = a[row_of(i, half) * kLdA + at];
             if (Scaled)
-              value *= scale.channel ? scale.channel[sample[r] * kLdA + at] * tap[r] : tap[r];
+              value *= scale[sample[2 * i + half] * kLdA + at];
             a_fragment[half + 2 * side] = to_tf32(value);
           }
 #pragma unroll
@@ -220,12 +190,7 @@ public:
     }
   }
 
-  template <bool Scaled> __device__ void step(const T *a, const T *b, const StepScale<T> &scale) {
-    T tap[kRows];
-    if (Scaled)
-#pragma unroll
-      for (int i = 0; i < kRows; ++i)
-        tap[i] = scale.tap ? scale.tap[sample[i] * scale.tap_sample_stride] : T(1);
+  template <bool Scaled> __device__ void step(const T *a, const T *b, const T *scale) {
 #pragma unroll 4
     for (int k = 0; k < kBlockK; ++k) {
       T left[kRows], right[kColumns];
@@ -233,7 +198,7 @@ public:
       for (int i = 0; i < kRows; ++i) {
         left[i] = a[(threadIdx.x / 16 + 16 * i) * kLdA + k];
         if (Scaled)
-          left[i] *= scale.channel ? scale.channel[sample[i] * kLdA + k] * tap[i] : tap[i];
+          left[i] *= scale[sample[i] * kLdA + k];
       }
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) {
