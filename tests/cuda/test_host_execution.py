@@ -143,7 +143,10 @@ def test_shuffle(kind, argument, width, order):
         other = lane ^ argument if kind == "xor" else lane + argument
         return other if other < first + width else lane
 
-    assert primitives.shuffle(kind, values, argument, width) == [values[source(lane)] for lane in LANES]
+    once = [values[source(lane)] for lane in LANES]
+    assert primitives.shuffle(kind, values, argument, width) == once
+    # Lanes that are ahead must not disturb those that are not.
+    assert primitives.shuffle(kind, values, argument, width, times=2) == [once[source(lane)] for lane in LANES]
 
 
 def edge_cases(dtype):
@@ -169,7 +172,7 @@ def test_rounding(name):
 
 def test_rounding_to_tf32():
     """To 11 digits, halves away from zero."""
-    middles = torch.arange(2**11, 2**12).double().div(2**11) + 2.0**-12
+    middles = torch.arange(2**10, 2**11).double().div(2**10) + 2.0**-11
     cases = torch.cat([middles.float() * scale for scale in (1, -1, 2.0**-100, 2.0**100)])
     cases = torch.cat([cases, torch.nextafter(cases, torch.tensor(0.0)), torch.randn(1000)])
     fraction, exponent = torch.frexp(cases.double())
@@ -188,19 +191,19 @@ POISON = [0xFF] * 16
 @pytest.mark.parametrize("arrival", ["early", "late"])
 def test_copies_arrive_in_time(arrival, size):
     host.set_copies(arrival)
-    source = list(range(32))
-    arrived = source[16 : 16 + size] + POISON[size:]
-    before, started, waited = primitives.copy(source, 16, size, True)
-    assert before == POISON
-    assert started == (arrived if arrival == "early" else POISON)
-    assert waited == arrived
+    source = list(range(48))
+    first, second = (source[start : start + size] + POISON[size:] for start in (16, 32))
+    before, started, waited_for_first, waited_for_both = primitives.copies(source, 16, size, True)
+    assert before == POISON + POISON
+    assert started == (first + second if arrival == "early" else before)
+    assert waited_for_first == (started if arrival == "early" else first + POISON)
+    assert waited_for_both == first + second
 
 
 @pytest.mark.parametrize("arrival", ["early", "late"])
 def test_copies_that_are_not_valid_bring_zeros_and_read_nothing(arrival):
     host.set_copies(arrival)
-    *_, waited = primitives.copy([], 1 << 40, 8, False)
-    assert waited == [0] * 8 + POISON[8:]
+    assert primitives.copies([], 1 << 40, 8, False)[-1] == ([0] * 8 + POISON[8:]) * 2
 
 
 @pytest.mark.parametrize("order", THREAD_ORDERS)
@@ -250,6 +253,8 @@ MISUSES = {
     "barrier against meeting": "kernel misuse, block (1, 0, 0), thread (15, 3, 0): threads wait in __syncwarp for"
     " others of their warp, which wait in __syncthreads",
     "part of a warp": THREAD + "__syncwarp: the mask names lanes 0xffff, where kernels of this project name all 32",
+    "part of a shuffle": THREAD
+    + "__shfl_down_sync: the mask names lanes 0xfffffffe, where kernels of this project name all 32",
     "row past the end": THREAD + "ldmatrix: the row is 592 bytes into the shared memory, of which there are 512",
     "unaligned row": THREAD + "ldmatrix: the row is not aligned to 16 bytes",
     "unaligned source": THREAD + "cp.async: the source of a copy of 16 bytes is not aligned to 16",
@@ -274,6 +279,12 @@ def test_misuse_is_an_error_and_nothing_breaks(what):
     assert str(error.value) == MISUSES[what]
     primitives.misuse("nothing")
     assert primitives.neighbours(64, "block")[:2] == [1, 2]
+
+
+@pytest.mark.parametrize("order", THREAD_ORDERS)
+def test_a_barrier_does_not_wait_for_threads_that_returned(order):
+    host.set_schedule(threads=order)
+    primitives.misuse("return before a barrier of others, which is allowed")
 
 
 def test_limits():

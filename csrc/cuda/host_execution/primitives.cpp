@@ -11,14 +11,15 @@ namespace {
 
 Launch one_warp(const char *kernel, size_t shared_bytes = 0) { return {kernel, 1, kWarpSize, shared_bytes, {}}; }
 
-__global__ void shuffle_kernel(char kind, int argument, int width, double *values) {
+__global__ void shuffle_kernel(char kind, int argument, int width, int times, double *values) {
   double &value = values[threadIdx.x];
-  if (kind == 'i')
-    value = __shfl_sync(0xffffffff, value, argument, width);
-  else if (kind == 'x')
-    value = __shfl_xor_sync(0xffffffff, value, argument, width);
-  else
-    value = __shfl_down_sync(0xffffffff, value, argument, width);
+  for (int i = 0; i < times; ++i)
+    if (kind == 'i')
+      value = __shfl_sync(0xffffffff, value, argument, width);
+    else if (kind == 'x')
+      value = __shfl_xor_sync(0xffffffff, value, argument, width);
+    else
+      value = __shfl_down_sync(0xffffffff, value, argument, width);
 }
 
 __global__ void ldmatrix_kernel(const uint16_t *numbers, int count, const int *row_offsets, bool transposed,
@@ -49,17 +50,22 @@ template <class T> __global__ void mma_kernel(Fragments *fragments) {
     mma_16x8x16<T>(d[lane], a[lane], b[lane][0], b[lane][1]);
 }
 
-template <int Bytes> __global__ void copy_kernel(const uint8_t *source, bool valid, uint8_t (*states)[16]) {
+constexpr int kStates = 4, kStateBytes = 32;
+
+template <int Bytes> __global__ void copies_kernel(const uint8_t *source, bool valid, uint8_t (*states)[kStateBytes]) {
   KERNELDNA_SHARED(shared);
   if (threadIdx.x != 0)
     return;
-  auto record = [&, state = 0]() mutable { std::copy_n(shared, 16, states[state++]); };
+  auto record = [&, state = 0]() mutable { std::copy_n(shared, kStateBytes, states[state++]); };
   record();
-  cp_async<Bytes>(shared, source, valid);
-  cp_async_commit();
+  for (int group = 0; group < 2; ++group) {
+    cp_async<Bytes>(shared + 16 * group, source + 16 * group, valid);
+    cp_async_commit();
+  }
   record();
-  cp_async_commit();
   cp_async_wait<1>();
+  record();
+  cp_async_wait<0>();
   record();
 }
 
@@ -106,6 +112,13 @@ __global__ void misuse_kernel(const std::string *what) {
     __syncwarp();
   if (*what == "part of a warp" && chosen)
     __syncwarp(0xffff);
+  if (*what == "part of a shuffle" && chosen)
+    __shfl_down_sync(0xfffffffe, 1, 1);
+  if (*what == "return before a barrier of others, which is allowed") {
+    if (threadIdx.y < 2)
+      __syncthreads();
+    return;
+  }
   if (*what == "row past the end" && blockIdx.x == 1)
     ldmatrix_x4(r, shared + 16 * threadIdx.x + (threadIdx.x == 5 ? 512 : 0));
   if (*what == "unaligned row" && blockIdx.x == 1)
@@ -128,10 +141,11 @@ __global__ void misuse_kernel(const std::string *what) {
 
 } // namespace
 
-std::vector<double> try_shuffle(const std::string &kind, const std::vector<double> &values, int argument, int width) {
+std::vector<double> try_shuffle(const std::string &kind, const std::vector<double> &values, int argument, int width,
+                                int times) {
   std::vector<double> result = values;
   result.resize(kWarpSize);
-  launch(shuffle_kernel, one_warp("shuffle"), kind.at(0), argument, width, result.data());
+  launch(shuffle_kernel, one_warp("shuffle"), kind.at(0), argument, width, times, result.data());
   return result;
 }
 
@@ -173,13 +187,14 @@ std::vector<float> try_round(const std::string &dtype, const std::vector<float> 
   return result;
 }
 
-std::vector<std::vector<uint8_t>> try_copy(const std::vector<uint8_t> &source, int64_t offset, int bytes, bool valid) {
-  uint8_t states[3][16];
-  const auto kernel = bytes == 4 ? copy_kernel<4> : bytes == 8 ? copy_kernel<8> : copy_kernel<16>;
-  launch(kernel, one_warp("copy", 16), source.data() + offset, valid, states);
+std::vector<std::vector<uint8_t>> try_copies(const std::vector<uint8_t> &source, int64_t offset, int bytes,
+                                             bool valid) {
+  uint8_t states[kStates][kStateBytes];
+  const auto kernel = bytes == 4 ? copies_kernel<4> : bytes == 8 ? copies_kernel<8> : copies_kernel<16>;
+  launch(kernel, one_warp("copies", kStateBytes), source.data() + offset, valid, states);
   std::vector<std::vector<uint8_t>> result;
   for (const auto &state : states)
-    result.emplace_back(state, state + 16);
+    result.emplace_back(state, state + kStateBytes);
   return result;
 }
 

@@ -7,8 +7,9 @@
 
 namespace kerneldna::cuda::host_execution {
 
-// What each lane of a warp receives that brings values[lane]: kind "index", "xor" or "down".
-std::vector<double> try_shuffle(const std::string &kind, const std::vector<double> &values, int argument, int width);
+// What each lane of a warp receives that brings values[lane]: kind "index", "xor" or "down", several times in a row.
+std::vector<double> try_shuffle(const std::string &kind, const std::vector<double> &values, int argument, int width,
+                                int times);
 
 // The four registers of each lane, of 16-bit numbers in shared memory; lane l names the row at row_offsets[l].
 std::vector<std::vector<uint32_t>> try_ldmatrix(const std::vector<uint16_t> &numbers,
@@ -21,9 +22,10 @@ std::vector<std::vector<float>> try_mma(const std::string &operand, const std::v
 // Each value rounded to "f16", "bf16" or "tf32".
 std::vector<float> try_round(const std::string &dtype, const std::vector<float> &values);
 
-// What shared memory of 16 bytes holds of an asynchronous copy of `bytes` from source + offset: before the copy, after
-// it started, after the wait.
-std::vector<std::vector<uint8_t>> try_copy(const std::vector<uint8_t> &source, int64_t offset, int bytes, bool valid);
+// What 32 bytes of shared memory hold of two asynchronous copies of `bytes`, from source + offset and from 16 further
+// on, to their start and their middle: before the copies, after they started, after the waits for the first and the
+// second.
+std::vector<std::vector<uint8_t>> try_copies(const std::vector<uint8_t> &source, int64_t offset, int bytes, bool valid);
 
 // Each thread leaves its index in shared memory and reads that of the thread after it, with what orders the two:
 // "block", "warp" or "none".
@@ -35,7 +37,7 @@ std::vector<int> try_thread_order(int threads);
 // The linear indices of the blocks of a grid, in the order in which they ran.
 std::vector<unsigned> try_block_order(const std::vector<unsigned> &grid);
 
-// Runs a kernel that does what a GPU leaves undefined.
+// Runs a kernel that does what a GPU leaves undefined, if not said otherwise.
 void try_misuse(const std::string &what);
 
 } // namespace kerneldna::cuda::host_execution
