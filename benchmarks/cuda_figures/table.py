@@ -59,7 +59,10 @@ def markdown(cuda: str, rows: list[Row]) -> str:
 def _lines(cuda: str, rows: list[Row]) -> Iterator[str]:
     yield f"# CUDA kernels, compiled by nvcc {cuda}"
     yield ""
-    yield "Read off the machine code that `make cuda-figures` compiles; no GPU ran it."
+    yield (
+        "Read off the machine code that `make cuda-figures` compiles; no GPU ran it. The JSON file beside this one has"
+        " all kernels; here are those for bfloat16 and for float32 in TF32, on sm_80 and sm_90a."
+    )
     yield ""
     yield "* threads: of a block, at most; blocks: of a multiprocessor, as many as registers allow; planned: at least,"
     yield "  both from `__launch_bounds__`; shared memory is all dynamic"
@@ -69,7 +72,7 @@ def _lines(cuda: str, rows: list[Row]) -> Iterator[str]:
     yield ""
     yield "| kernel | " + " | ".join(_COLUMNS.values()) + " |"
     yield "| --- |" + " ---: |" * len(_COLUMNS)
-    for row in rows:
+    for row in filter(_is_shown, rows):
         yield f"| `{row['kernel']}` | " + " | ".join(_cell(name, row[name]) for name in _COLUMNS) + " |"
     yield ""
     spilling = [row for row in rows if row["stack"] or row["spill_stores"] or row["spill_loads"]]
@@ -77,6 +80,10 @@ def _lines(cuda: str, rows: list[Row]) -> Iterator[str]:
     for row in spilling:
         stores, loads, why = row["spill_stores"], row["spill_loads"], KNOWN_SPILLS.get(row["kernel"], "not allowed")
         yield f"* `{row['kernel']}` sm_{row['arch']}: {stores} stores, {loads} loads, {row['stack']} bytes; {why}"
+
+
+def _is_shown(row: Row) -> bool:
+    return row["arch"] in ("80", "90a") and ("__nv_bfloat16" in row["kernel"] or "Tf32" in row["kernel"])
 
 
 def _cell(name: str, value: Any) -> str:
