@@ -26,11 +26,13 @@ def extension(sanitize: str | None) -> CppExtension:
     checks = [f"-fsanitize={sanitize}", "-fno-sanitize=vptr", "-fno-sanitize-recover=undefined"] if sanitize else []
     flags = [f"-DTORCH_TARGET_VERSION={project.version_number(project.TORCH_FLOOR)}", "-DKERNELDNA_HOST_EXECUTION"]
     optimise = ["-O1", "-fno-omit-frame-pointer"] if sanitize else ["-O2"]
+    # As nvcc compiles them: its pragmas are no mistakes, and memory of one type may be read as another.
+    as_cuda = ["-std=c++20", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
     return CppExtension(
         "kerneldna_ops._cuda_host",
         [*SHARED, *ops, *project.find_sources(".cu"), *runtime],
         include_dirs=[pybind11.get_include()],
-        extra_compile_args={"cxx": ["-std=c++20", *optimise, "-g1", "-Wall", "-fvisibility=hidden", *flags, *checks]},
+        extra_compile_args={"cxx": [*as_cuda, *optimise, "-g1", "-Wall", "-fvisibility=hidden", *flags, *checks]},
         extra_link_args=checks,
     )
 
