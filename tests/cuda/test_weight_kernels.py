@@ -1,6 +1,6 @@
 """The CUDA kernels of the weight, run on the CPU: what is static folded into it, its gradient, and theirs out of that.
 
-Always by the op's backward, asked for the gradients of the weight and of static attentions alone.
+All but the folded weight by the op's backward, asked for the gradients of the weight and of static attentions alone.
 """
 
 import pytest
@@ -70,7 +70,7 @@ SHAPES = [
         Case("kernel_7x7", (1, 3, 12, 11), 8, (7, 7), stride=(2, 2), padding=(3, 3)),
     )
 ]
-VECTORS, SAMPLES, STEPS, BLOCKS = (SHAPES[i] for i in (2, 3, 4, 10))
+VECTORS, SAMPLES, STEPS, BLOCKS, GROUPS = (SHAPES[i] for i in (2, 3, 4, 10, 11))
 STATIC_FACTORS = {"channel": STATIC, "filter": STATIC, "spatial": STATIC}
 NO_FACTORS = {"channel": ABSENT, "filter": ABSENT, "spatial": ABSENT}
 each_shape = pytest.mark.parametrize("case", SHAPES, ids=str)
@@ -111,6 +111,23 @@ def test_weights_in_any_layout(dtype, layout):
     check(case, dtype)
     expected = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     assert run(case, dtype)[1].is_contiguous(memory_format=expected)
+
+
+@pytest.mark.parametrize("layout", WEIGHTS)
+@pytest.mark.parametrize("factors", [STATIC_FACTORS, NO_FACTORS], ids=["static factors", "no factors"])
+@pytest.mark.parametrize("case", [GROUPS, SAMPLES], ids=str)
+def test_folded_weights(case, dtype, factors, layout):
+    """What the output and the gradient of the input are made with."""
+    case = case.but(**factors, weight_layout=layout)
+    call, grad = build(case, dtype), grad_output(case, dtype)
+    results = op.conv(*call), op.conv_backward(grad, *call, [True] + 5 * [False])[0]
+    plain = [
+        (output, gradients[0])
+        for (output,), gradients in zip(
+            truths.plain_outputs(case, dtype), truths.plain_gradients(case, dtype), strict=True
+        )
+    ]
+    assert_within(results, (truths.output(case), truths.gradients(case)[0]), plain)
 
 
 def test_no_samples(dtype):
