@@ -88,7 +88,8 @@ format: .venv/installed ## let ruff and clang-format rewrite the files
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 # With CUDA kernels where there is an nvcc, whichever torch is installed.
-wheel: export KERNELDNA_FORCE_CUDA ?= $(if $(filter-out 0,$(KERNELDNA_NO_CUDA)),0,$(if $(shell command -v nvcc),1,0))
+NVCC = $(shell command -v nvcc 2>/dev/null) $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc)
+wheel: export KERNELDNA_FORCE_CUDA ?= $(if $(filter-out 0,$(KERNELDNA_NO_CUDA)),0,$(if $(strip $(NVCC)),1,0))
 wheel: .venv/installed ## a wheel and a source archive in dist/ (with CUDA kernels where there is an nvcc, without by KERNELDNA_NO_CUDA=1)
 	rm -rf dist build/wheel build/lib* build/bdist* build/cuda/lib* build/cuda/bdist*
 	$(BIN)/python -m pip wheel --disable-pip-version-check -q --no-build-isolation --no-deps -w build/wheel .
