@@ -1,0 +1,118 @@
+"""The tool that reads the figures of CUDA kernels off their machine code: it finds loops, and what breaks a rule."""
+
+import pytest
+
+from benchmarks.compile_matrix.sass import Sass
+from benchmarks.cuda_figures import rules
+from benchmarks.cuda_figures.figures import blocks, hot_loop
+from benchmarks.cuda_figures.library import functions, launch_bounds, short_name
+
+# A kernel that keeps the rules.
+GOOD = {
+    "kernel": "conv_gemm_kernel<GemmTraits<__half, 128, 128>>",
+    "arch": "80",
+    "registers": 128,
+    "stack": 0,
+    "spill_stores": 0,
+    "spill_loads": 0,
+    "threads": 256,
+    "planned_blocks": 2,
+    "blocks": 2,
+    "mma": 64,
+    "cp_async": 8,
+    "loop_products": 64,
+    "loop_spills": 0,
+}
+
+FAMILIES = [{**GOOD, "kernel": f"{family}<__half>"} for family in rules.TENSOR_KERNELS]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"stack": 8}, "8 bytes; 0 allowed"),
+        ({"spill_stores": 2}, "2 stores and 0 loads"),
+        ({"spill_loads": 3}, "0 stores and 3 loads"),
+        ({"threads": 0}, "no __launch_bounds__"),
+        ({"blocks": 1}, "registers for 1 blocks of 256 threads; planned are 2"),
+        ({"mma": 0}, "no tensor-core instruction"),
+        ({"loop_products": 0}, "no tensor-core instruction"),
+        ({"loop_spills": 1}, "in the loop"),
+    ],
+)
+def test_rules(change, words):
+    assert not list(rules.violations(GOOD))
+    (sentence,) = rules.violations({**GOOD, **change})
+    assert words in sentence
+
+
+def test_a_known_spill_is_allowed_outside_of_loops(monkeypatch):
+    monkeypatch.setitem(rules.KNOWN_SPILLS, GOOD["kernel"], "for a test")
+    assert not list(rules.violations({**GOOD, "stack": 8, "spill_stores": 1}))
+    assert list(rules.violations({**GOOD, "stack": 8, "loop_spills": 1}))
+    (sentence,) = rules.missing(FAMILIES)
+    assert "no exception is needed" in sentence
+
+
+def test_a_kernel_that_one_architecture_lacks_is_found():
+    newer = [{**row, "arch": "90a"} for row in FAMILIES]
+    assert not list(rules.missing([*FAMILIES, *newer]))
+    (sentence,) = rules.missing([*FAMILIES, *newer, {**GOOD, "kernel": "other"}])
+    assert sentence.startswith("other is there for 80;")
+
+
+def test_a_family_that_never_loads_ahead_is_found():
+    first, second = FAMILIES
+    (sentence,) = rules.missing([first, {**second, "cp_async": 0}])
+    assert sentence.startswith(rules.TENSOR_KERNELS[1])
+
+
+@pytest.mark.parametrize(
+    ("registers", "threads", "expected"),
+    [(128, 256, 2), (129, 256, 1), (255, 128, 2), (32, 1024, 2), (168, 384, 1), (64, 0, 0)],
+)
+def test_blocks_that_registers_allow(registers, threads, expected):
+    assert blocks(registers, threads) == expected
+
+
+def test_names_for_people():
+    assert short_name("void kerneldna::cuda::gemm<kerneldna::cuda::Traits<__half, 64>, true>(P, int)") == (
+        "gemm<Traits<__half, 64>, true>"
+    )
+    assert short_name("void a::(anonymous namespace)::gate<(a::Kind)1>(void (*)(int), P)") == "gate<(Kind)1>"
+    assert short_name("kernel(int)") == "kernel"
+
+
+def test_launch_bounds_are_read_from_ptx():
+    ptx = """
+.visible .entry both(.param .u64 a)
+.maxntid 256
+.minnctapersm 2
+{ ret; }
+.visible .entry neither(.param .u64 a)
+{ ret; }
+.visible .entry threads()
+.maxntid 128, 1, 1
+{ ret; }"""
+    assert launch_bounds(ptx) == {"both": (256, 2), "neither": (0, 0), "threads": (128, 0)}
+
+
+DISASSEMBLY = """
+	.section	.text.first,"ax",@progbits
+.text.first:
+        /*0000*/                   EXIT ;
+	.section	.text.second,"ax",@progbits
+.text.second:
+.L_x_0:
+        /*0000*/                   HMMA.16816.F32 R4, R8, R10, R4 ;
+        /*0010*/                   LDL R1, [R2] ;
+        /*0020*/               @P0 BRA `(.L_x_0) ;
+        /*0030*/                   EXIT ;
+"""
+
+
+def test_each_function_of_a_disassembly_is_found():
+    code = {symbol: Sass.parse(text) for symbol, text in functions(DISASSEMBLY)}
+    assert [len(code[symbol].instructions) for symbol in ("first", "second")] == [1, 4]
+    assert [i.opcode for i in hot_loop(code["second"], ("HMMA",))] == ["HMMA", "LDL", "BRA"]
+    assert hot_loop(code["first"], ("HMMA",)) == []
