@@ -69,7 +69,7 @@ def test_a_family_that_never_loads_ahead_is_found():
 
 @pytest.mark.parametrize(
     ("registers", "threads", "expected"),
-    [(128, 256, 2), (129, 256, 1), (255, 128, 2), (32, 1024, 2), (168, 384, 1), (64, 0, 0)],
+    [(128, 256, 2), (129, 256, 1), (255, 128, 2), (32, 1024, 2), (168, 384, 1), (144, 224, 1), (64, 0, 0)],
 )
 def test_blocks_that_registers_allow(registers, threads, expected):
     assert blocks(registers, threads) == expected
