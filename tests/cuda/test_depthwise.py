@@ -25,6 +25,7 @@ def depthwise(name, batch, channels, size, kernel, multiplier=1, **geometry):
 # A thread computes runs of four pixels, of 16 bytes of channels each.
 RUNS = [
     depthwise("3x3", 2, 16, (5, 7), (3, 3), padding=(1, 1)),
+    depthwise("3x3_last_run_full", 1, 8, (3, 8), (3, 3), padding=(1, 1)),
     depthwise("3x3_unpadded_last_run_full", 2, 8, (6, 10), (3, 3)),
     depthwise("3x3_padding_beyond_kernel", 1, 8, (2, 3), (3, 3), padding=(4, 5)),
     depthwise("3x3_stride_2x2", 2, 24, (7, 9), (3, 3), stride=(2, 2), padding=(1, 1)),
@@ -55,6 +56,7 @@ MANY_TAPS = [
     depthwise("many_taps", 1, 64, (2, 233), (1, 231)),
     depthwise("many_taps_multiplier_2", 1, 3, (40, 40), (21, 20), multiplier=2),
 ]
+NAMED = {case.name: case for case in RUNS + PIXELS + MANY_TAPS}
 # Without padding, and the last pixel of the input lies under a tap.
 LAST_PIXEL_MET = [
     depthwise("3x3", 2, 8, (6, 8), (3, 3)),
@@ -97,7 +99,7 @@ def test_gradients(dtype, case):
     check_gradients(case, dtype)
 
 
-@pytest.mark.parametrize("case", [RUNS[3], PIXELS[6]], ids=str)
+@pytest.mark.parametrize("case", [NAMED["3x3_stride_2x2"], NAMED["multiplier_3"]], ids=str)
 @pytest.mark.parametrize("scales", list(itertools.product((ABSENT, STATIC, SAMPLE), repeat=3)), ids="-".join)
 def test_every_subset_of_scales(case, scales):
     channel, filter, spatial = scales
@@ -107,7 +109,7 @@ def test_every_subset_of_scales(case, scales):
 
 
 @pytest.mark.parametrize("index", range(len(TENSORS)), ids=TENSORS.__getitem__)
-@pytest.mark.parametrize("case", [RUNS[0], PIXELS[0]], ids=str)
+@pytest.mark.parametrize("case", [NAMED["3x3"], NAMED["1x1"]], ids=str)
 def test_each_gradient_alone(case, index):
     call = build(case, torch.float32)
     together = run_backward(case, torch.float32)
@@ -135,14 +137,14 @@ def test_kernels():
 
 
 def test_vectors_only_where_all_is_aligned(dtype):
-    case = RUNS[0].but(input_layout="channels_last_sliced")
+    case = NAMED["3x3"].but(input_layout="channels_last_sliced")
     assert kernels(case, dtype)[0] == ["depthwise_pixels"]
     check_output(case, dtype)
     check_gradients(case, dtype)
 
 
 def test_a_slice_of_aligned_channels_takes_vectors(dtype):
-    case = RUNS[1]
+    case = NAMED["3x3_last_run_full"]
     call = build(case, dtype)
     wide = channels_last(call.input.new_full((case.input[0], 24, *case.input[2:]), torch.nan))
     host.clear_launches()
@@ -181,7 +183,7 @@ def test_parts_and_ranges_of_several_samples():
     assert blocks(500, 2, (19, 18)) > 2
 
 
-@pytest.mark.parametrize("case", [RUNS[3], PIXELS[6], MANY_TAPS[0]], ids=str)
+@pytest.mark.parametrize("case", [NAMED["3x3_stride_2x2"], NAMED["multiplier_3"], NAMED["many_taps"]], ids=str)
 def test_bit_equal_in_any_order(case):
     host.set_limits(multiprocessors=2)
     first = run_backward(case, torch.float32)
@@ -199,12 +201,15 @@ def test_no_samples(dtype):
         assert torch.equal(gradient, torch.zeros_like(tensor))
 
 
-@pytest.mark.parametrize("case", [RUNS[0], RUNS[4], PIXELS[5]], ids=str)
+@pytest.mark.parametrize("case", [NAMED["3x3"], NAMED["3x3_stride_2x2_even"], NAMED["odd_channels"]], ids=str)
 @pytest.mark.parametrize("layout", [channels_last, channels_last_sliced, torch.Tensor.contiguous])
 def test_residual_and_relu(dtype, case, layout):
     call = build(case, dtype)
     residual = grad_output(case)
+    host.clear_launches()
     output = ops._conv_add_relu(*call.tensors, layout(residual.to(dtype)), True, *call[6:])
+    if layout is channels_last_sliced:  # not aligned
+        assert [launch[0] for launch in host.launches()] == ["depthwise_pixels"]
     plain = ops.conv(*call).double() + residual
     assert (output >= 0).all()
     assert (plain < 0).any()
@@ -214,7 +219,7 @@ def test_residual_and_relu(dtype, case, layout):
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan], ids=str)
 @pytest.mark.parametrize("name", ["input", "channel_attention", "filter_attention"])
-@pytest.mark.parametrize("case", [RUNS[0], RUNS[3], PIXELS[2]], ids=str)
+@pytest.mark.parametrize("case", [NAMED["3x3"], NAMED["3x3_stride_2x2"], NAMED["3x3_dilation_1x2"]], ids=str)
 def test_not_finite_in_the_output(case, name, value):
     """The padding stays zero whatever multiplies it; relu keeps a NaN."""
 
@@ -253,19 +258,21 @@ def test_not_finite_in_the_gradients(case, name):
             assert torch.equal(gradient.isfinite(), truth_of.isfinite()), of
 
 
+@pytest.mark.parametrize(
+    "strides", [(2**31, 64, 16), (64, 2**31, 16), (64, 128, 2**30)], ids=["sample", "row", "column"]
+)
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2)], ids=str)
-def test_offsets_beyond_32_bits(stride):
-    """Samples and rows 2**31 elements apart, columns too many for 32 bits, in memory that is mostly never touched."""
+def test_offsets_beyond_32_bits(stride, strides):
+    """In memory that is mostly never touched."""
     case = depthwise("far", 2, 16, (2, 4), (3, 3), stride=stride, padding=(1, 1))
     call, grad = build(case, torch.bfloat16), grad_output(case, torch.bfloat16)
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:
-        far = torch.empty(11 * 2**29 + 1024, dtype=torch.bfloat16)
+        far = torch.empty(3 * 2**30 + 1024, dtype=torch.bfloat16)
     finally:
         torch.utils.deterministic.fill_uninitialized_memory = True
-    for row, column in ((2**31, 2**29), (2**31, 16)):
-        spread = far.as_strided(case.input, (4 * 2**29 + 256, 1, row, column)).copy_(call.input)
-        moved = call._replace(input=spread)
-        of_both = ((ops.conv(*c), *ops.conv_backward(grad, *c, [True] * 6)) for c in (moved, call))
-        for result, expected in zip(*of_both, strict=True):
-            torch.testing.assert_close(result, expected, rtol=0.02, atol=0.02)
+    sample, row, column = strides
+    moved = call._replace(input=far.as_strided(case.input, (sample, 1, row, column)).copy_(call.input))
+    of_both = ((ops.conv(*c), *ops.conv_backward(grad, *c, [True] * 6)) for c in (moved, call))
+    for result, expected in zip(*of_both, strict=True):
+        torch.testing.assert_close(result, expected, rtol=0.02, atol=0.02)
