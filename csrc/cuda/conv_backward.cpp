@@ -132,7 +132,7 @@ Gradients run(const ConvShape &shape, const Tensor &grad_output, const Tensor &i
   if (for_spatial)
     grad_spatial = like(*spatial.per_sample);
   if (output_mask[0] && shape.batch == 0)
-    grad_input = empty_image({0, shape.in_channels, shape.in_height, shape.in_width}, input);
+    grad_input = torch::stable::new_empty(input, input.sizes());
   if (shape.batch > 0) {
     if (output_mask[0] || for_channel) {
       const Tensor gradient = input_gradient(call, output_mask[0], for_channel ? &grad_channel : nullptr);

@@ -99,7 +99,10 @@ Tensor empty_image(const std::array<int64_t, 4> &sizes, const Tensor &like) {
 }
 
 Tensor in_layout_of(const Tensor &image, const Tensor &like) {
-  return is_channels_last(like) ? image : torch::stable::contiguous(image);
+  if (is_channels_last(like))
+    return image;
+  // An empty tensor counts as contiguous whatever its strides are.
+  return image.numel() ? torch::stable::contiguous(image) : torch::stable::new_empty(image, image.sizes());
 }
 
 } // namespace kerneldna::cuda
