@@ -78,7 +78,8 @@ template <int Samples> constexpr int kRows = Samples == 1 ? 4 : 2;
 constexpr int kSqueezeThreads = 256;
 constexpr int kSlab = 64; // channels of a block: 128 bytes of each pixel, and of each row of fc1, in 16-bit numbers
 
-// The blocks of a launch: Samples samples each, and a slab of `width` channels.
+// The blocks of a launch: Samples samples each, and a slab of `width` channels. What the places of absent samples in
+// shared memory hold is multiplied and thrown away.
 template <int Samples> struct Block {
   int64_t first_sample;
   int samples, first_channel, channels;
@@ -113,15 +114,10 @@ __global__ void __launch_bounds__(kSqueezeThreads, 2)
   C *const partial = mean + Samples * stride;
 
   const Layer<T, kRows<Samples>> fc1(fc1_of<T>(layers, block.first_channel, block.channels));
-  for (int s = 0; s < Samples; ++s) {
-    if (s < block.samples) {
-      const Slots slots =
-          sum_pixels<T>(map, block.first_sample + s, block.first_channel, block.channels, first, last, partial);
-      total_slots(slots, partial, [&](int c, C sum) { mean[s * stride + c] = sum / C(map.pixels); });
-    } else {
-      for (int c = threadIdx.x; c < block.channels; c += blockDim.x)
-        mean[s * stride + c] = 0;
-    }
+  for (int s = 0; s < block.samples; ++s) {
+    const Slots slots =
+        sum_pixels<T>(map, block.first_sample + s, block.first_channel, block.channels, first, last, partial);
+    total_slots(slots, partial, [&](int c, C sum) { mean[s * stride + c] = sum / C(map.pixels); });
     __syncthreads();
   }
   const int slabs = (layers.channels + kSlab - 1) / kSlab;
@@ -150,7 +146,7 @@ __global__ void __launch_bounds__(kMostThreads, 1)
   C *const partial = logits + Samples * logits_stride;
 
   const Layer<T, kRows<Samples>> fc2(fc2_of<T>(layers, block.first_channel, block.channels));
-  for (int s = 0; s < Samples; ++s) {
+  for (int s = 0; s < block.samples; ++s) {
     for (int r = threadIdx.x; r < hidden; r += blockDim.x)
       features[s * stride + r] = bias_of<T>(layers.fc1_bias, r);
     for (int c = threadIdx.x; c < block.channels; c += blockDim.x)

@@ -52,7 +52,7 @@ private:
     constexpr int kAtOnce = Count == 1 ? 1 : Vector<C>::kCount;
     for (int s = 0; s < Samples; ++s)
       for (int e = 0; e < Count; e += kAtOnce) {
-        const auto x = *reinterpret_cast<const Piece<C, kAtOnce> *>(input + s * stride + column + e);
+        const Piece<C, kAtOnce> x = load_if<kAtOnce>(true, input + s * stride + column + e);
         for (int r = 0; r < Rows; ++r)
           for (int i = 0; i < kAtOnce; ++i)
             sums[r][s] += to_compute(pieces[r].values[e + i]) * x.values[i];

@@ -16,9 +16,14 @@ template <class T, int Count> struct alignas(Count * sizeof(T)) Piece {
   T values[Count];
 };
 
-// Zeros where it is not valid. By way of whole registers, lest each number be set to zero by itself.
+// Zeros where it is not valid, and nothing is read then. By way of whole registers, lest each number be set to zero by
+// itself.
 template <int Count, class T> __device__ Piece<T, Count> load_if(bool valid, const T *from) {
   Piece<T, Count> piece;
+#ifdef KERNELDNA_HOST_EXECUTION
+  if (valid && reinterpret_cast<uintptr_t>(from) % sizeof(piece)) // which a GPU would not load
+    __trap();
+#endif
   if constexpr (sizeof(piece) == 16) {
     uint4 registers = {0, 0, 0, 0};
     if (valid)
