@@ -17,11 +17,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.gpu_check import checkout, profile, targets, winners
+from benchmarks.gpu_check import checkout, profile, sanitizer, targets, winners
 from benchmarks.gpu_check.record import Record
+from kerneldna_ops.backends import cuda_host
 from tolerance import Truth
 
-# Runs the script with the output of every convolution off in one place.
+# What a dry run has of the library's CUDA kernels: their source, where `make host-kernels` has built it.
+CUDA_KERNELS = ["cuda_host"] if cuda_host.runs_on(torch.empty(0))[0] else []
+
+# Runs the script with the output of Triton's every convolution, and the CUDA kernels' every gate, off in one place.
 WITH_A_WRONG_KERNEL = """
 import os, sys
 os.environ["TRITON_INTERPRET"] = "1"
@@ -34,6 +38,13 @@ def wrong(*args, **named):
     result.y.view(-1)[-1] += 0.5
     return result
 conv_forward.forward = wrong
+from kerneldna_ops.backends import cuda_host
+right_gate = cuda_host.squeeze_excite
+def wrong_gate(*args):
+    gate = right_gate(*args)
+    gate.view(-1)[-1] += 0.5
+    return gate
+cuda_host.squeeze_excite = wrong_gate
 from benchmarks.gpu_check.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -92,7 +103,11 @@ def test_a_dry_run_leaves_all_that_a_report_needs(dry_run):
     assert set(data["ceilings"]) == {"copy_tb_per_s", "matmul_tflop_per_s"}
     assert data["compiled"]["kernels"] > 50
     assert data["checks"]["compared"] > 20
-    assert data["checks"]["in_torch"]["opcheck"] == data["checks"]["in_torch"]["compiled"] == "right"
+    for said in data["checks"]["in_torch"].values():
+        assert said["opcheck"] == said["compiled"] == "right"
+    assert set(data["checks"]["in_torch"]) == {"triton", *CUDA_KERNELS}
+    assert data["environment"]["cuda_kernels"] == cuda_host.runs_on(torch.empty(0))[1]
+    assert data["sanitizer"] == {"all": "not done: dry run"}
 
 
 def test_every_section_is_timed_with_its_rivals(dry_run):
@@ -109,14 +124,20 @@ def test_every_section_is_timed_with_its_rivals(dry_run):
     assert {"static dx", "static dW", "static dx dW", "composite cfs", "dx cfs"} <= candidates[
         "backward parts", "backward"
     ]
-    assert {"eager", "triton"} == candidates["squeeze-excite", "inference"] == candidates["squeeze-excite", "training"]
-    assert {name.split()[0] for name in candidates["forward 3x3", "forward"]} >= {"P", "S", "M", "X"}
+    assert candidates["squeeze-excite", "inference"] == {"eager", "triton", *CUDA_KERNELS}
+    assert candidates["squeeze-excite", "training"] == {"eager", "triton"}
+    assert {name.split()[0] for name in candidates["forward 3x3", "forward"]} >= {"P", "S", "M", "X", *CUDA_KERNELS}
+    for section, mode in (("training 3x3", "training"), ("backward parts", "backward"), ("launch overhead", "forward")):
+        assert {f"{name} cfs" for name in CUDA_KERNELS} <= candidates[section, mode]
+    for mode in ("forward", "on the CPU"):
+        rivals = {"static, linear gate", "static, 1x1 gate", "composite, linear gate"}
+        assert candidates["child layer", mode] >= {*rivals, "op", "triton", *CUDA_KERNELS}
 
 
 def test_predictions_stand_beside_measured_times(dry_run):
     ways = [row for row in dry_run.data["rows"] if row.get("function") == "conv" and row["section"] == "forward 3x3"]
     assert ways
-    assert all(row["predicted_us"] > 0 and row["us"] > 0 for row in ways)
+    assert all(row["predicted_us"] > 0 and row["us"] > 0 for row in ways if row["backend"] == "triton")
 
 
 def test_a_dry_run_is_labelled_and_judges_no_target(dry_run):
@@ -138,9 +159,13 @@ def test_a_wrong_kernel_stops_the_run(tmp_path):
     ran = run("-c", WITH_A_WRONG_KERNEL, "--dry-run", "--out", str(tmp_path))
     assert ran.returncode == 1, ran.stderr[-2000:]
     lines = [line for line in ran.stdout.splitlines() if line.startswith("WRONG RESULT: ")]
-    assert lines
-    assert all("kernel_3x3 fp16" in line and "output: off by" in line for line in lines)
-    assert {line.split()[2] for line in lines} == {"P", "the"}  # the kernel, and the op which has it
+    gates = [
+        line for line in lines if "squeeze-excite inference by cuda_host" in line and "gate result 0: off by" in line
+    ]
+    assert len(gates) == 2 * len(CUDA_KERNELS)  # a dry run checks two dtypes
+    convolutions = [line for line in lines if line not in gates]
+    assert all("kernel_3x3 fp16" in line and "output: off by" in line for line in convolutions)
+    assert {line.split()[2] for line in convolutions} == {"P", "the"}  # the kernel, and the op which has it
     assert "nothing was timed" in ran.stdout
     data = json.loads((tmp_path / "dry_run.json").read_text())
     assert len(data["wrong"]) == len(lines)
@@ -325,14 +350,58 @@ def test_targets_are_met_or_missed():
     assert found["1x1 forward with c, f, s per sample at most 1.05x static"]["state"] == "not measured"
 
 
+def test_the_target_of_a_child_layer():
+    def rows(**times):
+        where = {"section": "child layer", "shape": "256@14", "batch": 1, "precision": "bf16", "attentions": "c"}
+        return [
+            {**where, "candidate": name.replace("_", ", "), "mode": mode, "us": us}
+            for name, pair in times.items()
+            for mode, us in zip(("forward", "on the CPU"), pair, strict=True)
+        ]
+
+    found = targets.judge(rows(static_linear=(10, 30), static_1x1=(8, 40), op=(9, 12), cuda=(6, 9.5)))
+    states = {
+        entry["target"]: (entry["state"], entry["measured"]) for entry in found if entry["state"] != "not measured"
+    }
+    assert states == {
+        "child layer in inference: at most 1.00x static convolution and eager squeeze-excite": (
+            "missed",
+            {"256@14 b1": 1.125},
+        ),
+        "child layer in inference: its calls take the CPU under 10 us": ("missed", {"256@14 b1": 12}),
+        "the same, the fastest of ours: at most 1.00x static convolution and eager squeeze-excite": (
+            "met",
+            {"256@14 b1": 0.75},
+        ),
+        "the same, the fastest of ours: its calls take the CPU under 10 us": ("met", {"256@14 b1": 9.5}),
+    }
+
+
+def test_what_the_sanitizer_says():
+    good = "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n"
+    assert sanitizer.verdict("memcheck", 0, good) == sanitizer.GOOD
+    bad = (
+        "========= COMPUTE-SANITIZER\n========= Invalid __global__ read of size 16 bytes\n"
+        "=========     at conv_gemm_kernel\n========= ERROR SUMMARY: 3 errors\n"
+    )
+    said = sanitizer.verdict("memcheck", 1, bad)
+    assert sanitizer.is_wrong(said)
+    assert "Invalid __global__ read of size 16 bytes; at conv_gemm_kernel; ERROR SUMMARY: 3 errors" in said
+    assert sanitizer.verdict("memcheck", 0, bad) == said
+    assert sanitizer.verdict("memcheck", 1, "no device") == "not done: no device"
+
+
 def test_the_fastest_wins():
     about = {"device": "NVIDIA H200", "gpu": {"driver_version": "580"}, "triton": "3.6.0", "torch": "2.11"}
-    way = {"function": "conv", "options": {"form": "P"}, "key": "some shape"}
+    way = {"function": "conv", "backend": "triton", "options": {"form": "P"}, "key": "some shape"}
     rows = [row("forward 3x3", "64@56", "composite cfs", 30.0), row("forward 3x3", "64@56", "P cfs", 20.0, **way)]
     rows.append(row("forward 3x3", "64@56", "S cfs", 25.0, **{**way, "options": {"form": "S"}}))
     shapes = winners.table(about, rows)["shapes"]
     assert shapes["conv"]["some shape"]["options"] == {"form": "P"}
     assert shapes["conv"]["some shape"]["milliseconds"] == {"composite": 0.03, "P cfs": 0.02, "S cfs": 0.025}
+    rows.append(row("forward 3x3", "64@56", "cuda cfs", 15.0, **{**way, "options": {}, "backend": "cuda"}))
+    shapes = winners.table(about, rows)["shapes"]
+    assert (shapes["conv"]["some shape"]["backend"], shapes["conv"]["some shape"]["options"]) == ("cuda", {})
     rows[0]["us"] = 10.0
     assert winners.table(about, rows)["shapes"]["conv"]["some shape"]["backend"] == "composite"
 

@@ -15,8 +15,9 @@ from . import checkout
 
 # The share of all time that the kernels may take to compile ahead.
 COMPILE_SHARE = 0.3
-# Left at the end for the tables, and for hardware counters where ncu is there.
-LAST_SECONDS, COUNTERS_SECONDS = 10.0, 40.0
+# Left at the end for the tables, and for what else looks at kernels, where it is there.
+LAST_SECONDS = 10.0
+TOOL_SECONDS = {"ncu": 40.0, "compute-sanitizer": 75.0}
 
 
 def options_of(arguments: list[str] | None) -> argparse.Namespace:
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     prepare(machine, record, options.commit, COMPILE_SHARE * 60 * options.minutes)
     if not check(machine, record):
         return 1
-    measure_all(machine, record, LAST_SECONDS + (COUNTERS_SECONDS if shutil.which("ncu") else 0))
+    measure_all(machine, record, LAST_SECONDS + sum(s for tool, s in TOOL_SECONDS.items() if shutil.which(tool)))
     finish(machine, record)
     return 1 if record.data["wrong"] else 0
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -106,8 +107,8 @@ def args_of(o: Operands, attentions: str = "cfs") -> ways.Args:
     return o.input, o.weight, None, c, f, s, (o.stride,) * 2, (o.padding,) * 2, (1, 1), o.groups
 
 
-def op(o: Operands, attentions: str = "cfs") -> Tensor:
-    with use_backend("triton"):
+def op(o: Operands, attentions: str = "cfs", backend: str = "triton") -> Tensor:
+    with use_backend(backend):
         return torch.ops.kerneldna.conv(*args_of(o, attentions))
 
 
@@ -129,7 +130,7 @@ def _forward(machine: Machine, cell: Cell) -> dict[str, Candidate]:
         "op cfs": Candidate(op, "cfs", check=True),
     }
     for kind, args in example.items():
-        for way in ways.forward(machine, args, cell.most):
+        for way in [*ways.forward(machine, args, cell.most), *ways.by_cuda_kernels(machine, "conv")]:
             call = _forward_call(way, kind)
             found[f"{way.name} {kind}"] = Candidate(call, kind, True, way, way.predicted)
     return found
@@ -141,7 +142,7 @@ def _forward_call(way: Way, kind: str) -> Callable[[Operands], Tensor]:
 
 def _training(machine: Machine, cell: Cell) -> dict[str, Candidate]:
     """The output is not kept by the caller; its gradient is given."""
-    return {
+    found = {
         "static": Candidate(with_gradients(static, ("input", "weight")), "none"),
         "composite c": Candidate(with_gradients(composite), "c"),
         "composite cfs": Candidate(with_gradients(composite), "cfs"),
@@ -149,6 +150,10 @@ def _training(machine: Machine, cell: Cell) -> dict[str, Candidate]:
         "op c": Candidate(with_gradients(op), "c", check=True),
         "op cfs": Candidate(with_gradients(op), "cfs", check=True),
     }
+    for name in ways.fused_backends(machine)[1:]:
+        step = with_gradients(partial(op, backend=name))
+        found |= {f"{name} {kind}": Candidate(step, kind, check=True) for kind in ("c", "cfs")}
+    return found
 
 
 def with_gradients(forward: Callable[[Operands], Tensor], wanted: tuple[str, ...] = DIFFERENTIABLE) -> Step:
@@ -172,7 +177,7 @@ def _backward(machine: Machine, cell: Cell) -> dict[str, Candidate]:
     for kind in ("cfs",) if machine.dry else ("c", "cfs"):
         found[f"composite {kind}"] = Candidate(rival(kind), kind)
         example = args_of(operands(cell, torch.device("meta"), kind))
-        for way in ways.backward(example):
+        for way in [*ways.backward(example), *ways.by_cuda_kernels(machine, "conv_backward")]:
             found[f"{way.name} {kind}"] = Candidate(_backward_call(way, ALL), kind, True, way)
     kernels = ways.own_kernels(ways.backward(example))
     for name, mask in list(PARTS.items())[: 1 if machine.dry else None]:

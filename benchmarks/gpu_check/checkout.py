@@ -4,6 +4,7 @@ Knows nothing of torch or of the package, so that it can run before either is im
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from importlib.machinery import ModuleSpec
@@ -14,16 +15,26 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def build() -> None:
-    """The op library for the CPU, if it is not there. Raises SystemExit with the compiler's last words."""
+    """The op library, if it is not there: with CUDA kernels for the GPU of this machine where nvcc is on the PATH, else
+    for the CPU alone. Raises SystemExit with the compiler's last words."""
     if any((ROOT / "kerneldna_ops").glob("_C.*so")):
         return
-    print("building the op library", flush=True)
+    gpu = _architecture() if shutil.which("nvcc") else ""
+    wanted = {"KERNELDNA_FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": gpu} if gpu else {"KERNELDNA_NO_CUDA": "1"}
+    print(f"building the op library{f' with CUDA kernels for {gpu}' if gpu else ''}", flush=True)
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    built = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "KERNELDNA_NO_CUDA": "1"}, capture_output=True, text=True
-    )
+    built = subprocess.run(command, cwd=ROOT, env={**os.environ, **wanted}, capture_output=True, text=True)
     if built.returncode:
         raise SystemExit(f"the op library does not build:\n{(built.stdout + built.stderr)[-2000:]}")
+
+
+def _architecture() -> str:
+    """Of the first GPU, as the build names it, "9.0a" for an H200; empty where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader", "--id=0"]
+    found = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    return "9.0a" if found == "9.0" else found if found.replace(".", "").isdigit() else ""
 
 
 class _InFolderOfAnotherName:

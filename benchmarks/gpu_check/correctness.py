@@ -20,8 +20,8 @@ from .comparison import Comparisons, Results, poisoned
 from .machine import PRECISIONS, Machine, precision
 from .ways import Way
 
-# [N, C, H, W] of squeeze-excite: what one program holds, and what takes two launches.
-GATES = [(3, 19, 7, 5), (5, 70, 20, 17), (33, 264, 23, 21)]
+# [N, C, H, W] of squeeze-excite: what one program holds, and what takes two launches, samples sharing blocks or not.
+GATES = [(3, 19, 7, 5), (5, 70, 20, 17), (33, 264, 23, 21), (1, 520, 9, 7), (70, 1032, 3, 3)]
 DRY_GATES = [(2, 6, 3, 2)]
 
 
@@ -53,15 +53,16 @@ def _check_case(machine: Machine, comparisons: Comparisons, c: Checked, precisio
     def gradients(what: str, run: Callable[[], Results]) -> None:
         comparisons.check(f"{what}, {where}", run, c.gradients, c.plain_gradients)
 
-    for way in ways.one_of_each_kind(machine, args):
+    for way in [*ways.one_of_each_kind(machine, args), *ways.by_cuda_kernels(machine, "conv")]:
         output(way.name, partial(way, *args))
         if way.options:
             with_residual(way.name, partial(fused_epilogue, way, args, residual.to(c.call.input)))
-    for way in ways.backward(args):
+    for way in [*ways.backward(args), *ways.by_cuda_kernels(machine, "conv_backward")]:
         gradients(f"gradients {way.name}", partial(ways.gradients, way, c.grad, args))
-    with use_backend("triton"):
-        output("the op", partial(torch.ops.kerneldna.conv, *args))
-        gradients("autograd of the op", partial(truths.by_autograd, _op, c.call, c.grad))
+    for backend in ways.fused_backends(machine):
+        with use_backend(backend):
+            output(f"the op by {backend}", partial(torch.ops.kerneldna.conv, *args))
+            gradients(f"autograd of the op by {backend}", partial(truths.by_autograd, _op, c.call, c.grad))
 
 
 def _op(call: Call) -> Tensor:
@@ -98,12 +99,14 @@ def _check_gate(machine: Machine, comparisons: Comparisons, shape: tuple[int, in
         plain = _gate_results(_module(shape[1], low, input.device), input.to(low), grad.to(low), training)
         x, g = input.to(machine.device, dtype), grad.to(machine.device, dtype)
 
-        def fused(training: bool = training, x: Tensor = x, g: Tensor = g) -> list[Tensor]:
-            with use_backend("triton"):
+        def fused(backend: str, training: bool = training, x: Tensor = x, g: Tensor = g) -> list[Tensor]:
+            with use_backend(backend):
                 return _gate_results(_module(shape[1], x.dtype, x.device), x, g, training)
 
         mode = "training" if training else "inference"
-        comparisons.check(f"squeeze-excite {mode}, {list(shape)} {precision}", fused, truth, [plain])
+        for backend in ["triton"] if training else ways.fused_backends(machine):
+            what = f"squeeze-excite {mode} by {backend}, {list(shape)} {precision}"
+            comparisons.check(what, partial(fused, backend), truth, [plain])
 
 
 def _module(channels: int, dtype: torch.dtype, device: torch.device) -> SqueezeExcite:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kerneldna_ops import use_backend
 
+from . import ways
 from .checks import cases, on_device
 from .comparison import Wrong
 from .machine import PRECISIONS, Machine
@@ -15,17 +16,22 @@ from .ways import Args
 _conv = torch.ops.kerneldna.conv
 
 
-def run(machine: Machine) -> dict[str, str]:
-    """What each check said: "right", or why it was not done. Raises Wrong."""
+def run(machine: Machine) -> dict[str, dict[str, str]]:
+    """What each check said of each backend with fused kernels: "right", or why it was not done. Raises Wrong."""
+    return {backend: _run(machine, backend) for backend in ways.fused_backends(machine)}
+
+
+def _run(machine: Machine, backend: str) -> dict[str, str]:
     said = {}
     for check in (opcheck, compiled, graph, stream, second_device):
-        with use_backend("triton"):
+        with use_backend(backend):
             try:
                 said[check.__name__] = check(machine)
-            except Wrong:
-                raise
+            except Wrong as wrong:
+                raise Wrong(f"{backend}, {wrong}") from wrong
             except Exception as error:
-                raise Wrong(f"{check.__name__}: {type(error).__name__}: {str(error).strip()[:500]}") from error
+                said_so = f"{type(error).__name__}: {str(error).strip()[:500]}"
+                raise Wrong(f"{backend}, {check.__name__}: {said_so}") from error
     return said
 
 

@@ -52,7 +52,8 @@ def _rows(cell: Cell, found: Mapping[str, Candidate], result: Timed) -> list[Row
         row = {**where, "candidate": name, "attentions": candidate.attentions}
         if candidate.way is not None:
             key = key_of(*args_of(operands(cell, torch.device("meta"), candidate.attentions), candidate.attentions))
-            row |= {"function": candidate.way.function, "options": candidate.way.options, "key": key}
+            way = candidate.way
+            row |= {"function": way.function, "backend": way.backend, "options": way.options, "key": key}
         if candidate.predicted is not None:
             row["predicted_us"] = round(candidate.predicted, 2)
         time = result.seconds.get(name)
@@ -79,13 +80,13 @@ def _wrong(cell: Cell, found: Mapping[str, Candidate], examples: Mapping[str, Op
             wrong[name] = reason(error)
             continue
         results = [results] if isinstance(results, Tensor) else list(results)
-        off = _off(results, truths[candidate.attentions])
-        if not off <= TOLERANCES[cell.precision]:
-            wrong[name] = f"wrong: off by {off:.1e} of the norm"
+        error = off(results, truths[candidate.attentions])
+        if not error <= TOLERANCES[cell.precision]:
+            wrong[name] = f"wrong: off by {error:.1e} of the norm"
     return wrong
 
 
-def _off(results: list[Tensor | None], truth: list[Tensor | None]) -> float:
+def off(results: list[Tensor | None], truth: list[Tensor | None]) -> float:
     """The largest ||result - truth|| / ||truth||; gradients that were not asked for are None. NaN if any is."""
     errors = [0.0]
     if len(results) == 6:  # of conv_backward, whose third is the bias's

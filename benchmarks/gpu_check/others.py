@@ -1,4 +1,4 @@
-"""What is timed beside the convolution: squeeze-excite, the CPU's time for a launch, and peak memory."""
+"""What is timed beside the convolution: squeeze-excite, the CPU's time for a call, and peak memory."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,13 +20,14 @@ from .cells import CACHES, FEWEST_SETS, MAIN_BATCH, MOST_SETS, PLAIN_3X3, Cell, 
 from .machine import PRECISIONS, Machine, precision
 from .measure import Row, spread_us
 from .timing import in_turn, on_the_cpu, peak_memory, reason
+from .ways import fused_backends
 
 Job = tuple[str, Callable[[], list[Row]]]
 
 
 def squeeze_excite(machine: Machine) -> Iterator[Job]:
     names = ("6@3",) if machine.dry else PLAIN_3X3
-    for batch in (2,) if machine.dry else (MAIN_BATCH, 1):
+    for batch in (2,) if machine.dry else (MAIN_BATCH, 8, 1):
         for name in names:
             for mode in ("inference", "training"):
                 if mode == "inference" or batch > 1:
@@ -43,7 +44,8 @@ def _gate(machine: Machine, name: str, batch: int, mode: str) -> list[Row]:
     inputs = [first.clone().requires_grad_(mode == "training") for _ in range(sets)]
     gradient = torch.randn(batch, shape.in_channels, device=machine.device).to(dtype)
     call = partial(_inference if mode == "inference" else _training, module, gradient)
-    ways = {"eager": call, "triton": partial(_by_triton, call)}
+    fused = ["triton"] if mode == "training" else fused_backends(machine)
+    ways = {"eager": call, **{backend: partial(_by_backend, backend, call) for backend in fused}}
     timed = in_turn(machine, {way: [partial(f, x) for x in inputs] for way, f in ways.items()})
     launches = {"triton": gate_launches(shape.in_channels, shape.size, batch, dtype, mode)}
     where = {"section": "squeeze-excite", "mode": mode, "shape": name, "batch": batch, "precision": low}
@@ -63,15 +65,15 @@ def gate_launches(channels: int, size: int, batch: int, dtype: torch.dtype, mode
     return len(launches)
 
 
-def _by_triton(call: Callable[[Tensor], Any], x: Tensor) -> Any:
-    with use_backend("triton"):
+def _by_backend(backend: str, call: Callable[[Tensor], Any], x: Tensor) -> Any:
+    with use_backend(backend):
         return call(x)
 
 
 def _inference(module: Any, gradient: Tensor, x: Tensor) -> Tensor:
     """By PyTorch's operators, unless the op is chosen: BatchNorm folded in both."""
     with torch.no_grad():
-        return module(x) if _chosen_triton() else _eager_gate(module, x)
+        return module(x) if chosen_backend() else _eager_gate(module, x)
 
 
 def _eager_gate(module: Any, x: Tensor) -> Tensor:
@@ -83,12 +85,8 @@ def _eager_gate(module: Any, x: Tensor) -> Tensor:
 
 
 def _training(module: Any, gradient: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-    gate = module(x) if _chosen_triton() else module.gate(module.hidden(x))
+    gate = module(x) if chosen_backend() else module.gate(module.hidden(x))
     return torch.autograd.grad(gate, [x, *module.parameters()], gradient)
-
-
-def _chosen_triton() -> bool:
-    return chosen_backend() == "triton"
 
 
 def overhead(machine: Machine) -> Iterator[Job]:
@@ -104,7 +102,7 @@ def _overhead(machine: Machine, name: str) -> list[Row]:
     rows: list[Row] = []
     with precision(low):
         for candidate, how in candidates(machine, cell).items():
-            if machine.dry and how.way is not None:
+            if machine.dry and how.way is not None and how.way.backend == "triton":
                 continue
             o = operands(cell, machine.device, how.attentions)
             row = {**where, "candidate": candidate, "attentions": how.attentions}
@@ -131,7 +129,7 @@ def _memory(machine: Machine, name: str, mode: str) -> list[Row]:
     rows: list[Row] = []
     with precision(low):
         for candidate, how in candidates(machine, cell).items():
-            if how.way is not None:
+            if how.way is not None and how.way.backend == "triton":
                 continue
             o = operands(cell, machine.device, how.attentions)
             if mode == "training":

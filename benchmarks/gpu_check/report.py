@@ -23,9 +23,10 @@ def _head(data: dict[str, Any]) -> Iterator[str]:
     yield "copy {copy_tb_per_s:.2f} TB/s  matmul {matmul_tflop_per_s:.0f} TFLOP/s".format(**ceilings)
     compiled, checks = data["compiled"], data["checks"]
     yield f"{compiled['compiled']} of {compiled['kernels']} kernels compiled ahead in {compiled['seconds']} s"
-    yield f"{checks['compared']} results right against float64; " + ", ".join(
-        f"{name}: {said}" for name, said in checks["in_torch"].items()
-    )
+    yield f"{checks['compared']} results right against float64"
+    for backend, said in checks["in_torch"].items():
+        yield f"{backend}: " + ", ".join(f"{name} {answer}" for name, answer in said.items())
+    yield f"CUDA kernels of the library: {found['cuda_kernels']}"
 
 
 def _section(section: str, rows: list[Row], data: dict[str, Any]) -> Iterator[str]:
@@ -80,13 +81,14 @@ def _fastest(rows: list[Row]) -> Iterator[str]:
     for section in ("forward 3x3", "forward 1x1"):
         best: dict[tuple[str, str], Row] = {}
         for row in rows:
-            if row["section"] == section and row.get("options") and row["attentions"] == "cfs" and "us" in row:
+            if row["section"] == section and "key" in row and row["attentions"] == "cfs" and "us" in row:
                 key = (row["shape"], row["candidate"].split()[0])
                 best[key] = min(best.get(key, row), row, key=lambda r: r["us"])
         for shape in dict.fromkeys(shape for shape, _ in best):
             found = [row for (where, _), row in best.items() if where == shape]
             yield f"{shape}: " + "; ".join(
-                f"{row['candidate'].removesuffix(' cfs')} {row['us']:.1f} us, predicted {row['predicted_us']:.1f}"
+                f"{row['candidate'].removesuffix(' cfs')} {row['us']:.1f} us"
+                + (f", predicted {row['predicted_us']:.1f}" if "predicted_us" in row else "")
                 for row in sorted(found, key=lambda r: r["us"])
             )
 
@@ -103,6 +105,8 @@ def _tail(data: dict[str, Any]) -> Iterator[str]:
         yield f"NOT COMPILED {failure}"[:200]
     for wrong in data["wrong"]:
         yield f"WRONG {wrong}"
+    for tool, said in data["sanitizer"].items():
+        yield f"compute-sanitizer {tool}: {said}"
     missing = [entry["what"] for entry in data["not_run"]]
     yield f"not run: {', '.join(missing) or 'nothing'}"
     for entry in data["targets"]:

@@ -5,7 +5,20 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import cells, correctness, in_torch, others, profile, report, targets, warm, winners
+from . import (
+    cells,
+    child_layer,
+    correctness,
+    in_torch,
+    others,
+    profile,
+    report,
+    sanitizer,
+    targets,
+    warm,
+    ways,
+    winners,
+)
 from .comparison import Wrong
 from .machine import Machine, environment, gpu_state
 from .measure import measure
@@ -16,6 +29,7 @@ from .timing import ceilings, reason
 SHARES = (
     ("forward 3x3", 0.2),
     ("forward 1x1", 0.15),
+    ("child layer", 0.1),
     ("training 3x3", 0.15),
     ("squeeze-excite", 0.1),
     ("backward parts", 0.25),
@@ -29,7 +43,7 @@ MOST_LINES = 40  # about wrong results; all are in the file
 def prepare(machine: Machine, record: Record, commit: str | None, seconds: float) -> None:
     """Versions, ceilings, compiled kernels."""
     record.data.update(dry_run=machine.dry, file=str(record.file))
-    record.put("environment", environment(machine, commit))
+    record.put("environment", {**environment(machine, commit), "cuda_kernels": ways.cuda_kernels(machine)[2]})
     begin = time.monotonic()
     record.put("ceilings", ceilings(machine))
     record.done("ceilings", begin)
@@ -96,14 +110,19 @@ def _jobs(machine: Machine) -> Iterator[tuple[str, list[Job]]]:
         ("peak memory", others.memory),
     ):
         sections[section] = [(name, lambda job=job: (job(), [])) for name, job in listed(machine)]
+    sections["child layer"] = list(child_layer.jobs(machine))
     first = [name for name, _ in SHARES if name in sections]
     for name in [*first, *(name for name in sections if name not in first)]:
         yield name, sections[name]
 
 
 def finish(machine: Machine, record: Record) -> None:
-    """Hardware counters, targets, winners, and the tables last."""
+    """The sanitizer, hardware counters, targets, winners, and the tables last."""
     data = record.data
+    record.put("sanitizer", _sanitizer(machine, record.left / 2))
+    for tool, said in data["sanitizer"].items():
+        if sanitizer.is_wrong(said):
+            record.wrong(f"compute-sanitizer {tool}: {said}")
     if not machine.dry:
         record.put("gpu_afterwards", gpu_state())
     record.put("counters", {"not_done": "dry run"} if machine.dry else profile.counters(record.left))
@@ -114,6 +133,13 @@ def finish(machine: Machine, record: Record) -> None:
     lines = [*report.lines(data), f"proposed winners: {proposal}"]
     record.file.with_suffix(".txt").write_text("\n".join(lines) + "\n")
     print(*lines, sep="\n", flush=True)
+
+
+def _sanitizer(machine: Machine, seconds: float) -> dict[str, str]:
+    _, runs, why = ways.cuda_kernels(machine)
+    if machine.dry or not runs:
+        return {"all": "not done: " + ("dry run" if machine.dry else why)}
+    return sanitizer.run(seconds)
 
 
 def _say(record: Record, line: str) -> None:

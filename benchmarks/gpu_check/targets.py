@@ -5,6 +5,8 @@ from typing import Any
 
 from benchmarks.paired import geometric_mean
 
+from .winners import is_way
+
 Row = dict[str, Any]
 Ratios = dict[str, float]  # by shape
 
@@ -32,6 +34,7 @@ def judge(rows: list[Row]) -> list[dict[str, Any]]:
             lambda found: min(found.values()) >= 3 and found.get("512@7", 0) >= 10,
         ),
         _launches(rows),
+        *_child_layer(rows),
     ]
 
 
@@ -67,12 +70,31 @@ def _launches(rows: list[Row]) -> dict[str, Any]:
     return _entry("squeeze-excite in inference in at most 2 launches", found, lambda f: max(f.values()) <= 2)
 
 
+def _child_layer(rows: list[Row]) -> list[dict[str, Any]]:
+    """Against the faster of its rivals: once as the op chooses, once the fastest of what is the project's."""
+    found: dict[str, dict[str, dict[str, float]]] = {"forward": {}, "on the CPU": {}}
+    for row in rows:
+        if row["section"] == "child layer" and "us" in row:
+            cell = found[row["mode"]].setdefault(f"{row['shape']} b{row['batch']}", {})
+            kinds = ["static"] if row["candidate"].startswith("static") else ["best", row["candidate"]]
+            for kind in kinds:
+                cell[kind] = min(cell.get(kind, row["us"]), row["us"])
+    entries = []
+    for kind, what in (("op", "child layer in inference"), ("best", "the same, the fastest of ours")):
+        ratios = {name: us[kind] / us["static"] for name, us in found["forward"].items() if {kind, "static"} <= set(us)}
+        calls = {name: us[kind] for name, us in found["on the CPU"].items() if kind in us}
+        text = f"{what}: at most 1.00x static convolution and eager squeeze-excite"
+        entries.append(_entry(text, ratios, lambda f: max(f.values()) <= 1.00))
+        entries.append(_entry(f"{what}: its calls take the CPU under 10 us", calls, lambda f: max(f.values()) < 10))
+    return entries
+
+
 def _ratios(rows: list[Row], section: str, candidate: str, base: str) -> Ratios:
     cells: dict[str, dict[str, float]] = {}
     for row in rows:
         if row["section"] == section and "us" in row:
             cells.setdefault(row["shape"], {})[row["candidate"]] = row["us"]
-            if row["attentions"] == "cfs" and row.get("options"):
+            if row["attentions"] == "cfs" and is_way(row):
                 best = cells[row["shape"]].get("best", row["us"])
                 cells[row["shape"]]["best"] = min(best, row["us"])
     return {s: times[candidate] / times[base] for s, times in cells.items() if candidate in times and base in times}

@@ -42,7 +42,7 @@ def thunks(machine: Machine) -> Iterator[tuple[str, Thunk]]:
         for shape in correctness.DRY_GATES if machine.dry else correctness.GATES:
             yield name, partial(_gates, shape, PRECISIONS[name][0])
     low = "fp16" if machine.dry else "bf16"
-    for batch in (cells.MAIN_BATCH, 1):
+    for batch in (cells.MAIN_BATCH, 8, 1):
         for plain in map(Shape.parse, cells.PLAIN_3X3):
             image = (batch, plain.in_channels, plain.size, plain.size)
             yield low, partial(_gates, image, PRECISIONS[low][0])

@@ -1,4 +1,5 @@
-"""The ways in which the Triton backend can run a call, each by the options that the tuner's table would name for it."""
+"""The ways in which fused kernels can run a call: Triton's by the options that the tuner's table would name, the
+library's CUDA kernels as they choose."""
 
 import functools
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kerneldna_ops.backends import triton as backend
+from kerneldna_ops import backends
 from kerneldna_ops.triton_kernels import backward_choice, cost_model, forward_choice, operands
 from kerneldna_ops.triton_kernels.config import Config
 from kerneldna_ops.triton_kernels.problem import Problem
@@ -29,16 +30,19 @@ DRY_TILES = (
 
 @dataclass(frozen=True)
 class Way:
-    """function: "conv" or "conv_backward". predicted: microseconds by cost_model.py, for a forward."""
+    """function: "conv" or "conv_backward". options: Triton's. predicted: a forward's microseconds by cost_model.py."""
 
     function: str
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     predicted: float | None = None
+    backend: str = "triton"
 
     def __call__(self, *args: Any) -> Any:
         """Of the arguments of torch.ops.kerneldna.conv or conv_backward."""
-        return backend.run(self.function, args, self.options)
+        if self.backend == "triton":
+            return backends.load("triton").run(self.function, args, self.options)
+        return getattr(backends.load(self.backend), self.function)(*args)
 
     @property
     def form(self) -> str:
@@ -107,6 +111,27 @@ def backward(args: Args) -> list[Way]:
     kinds = operands.per_sample(filter, None), operands.per_sample(None, spatial)
     found = (asdict(choice) for choice in backward_choice.choices(*kinds))
     return ways + [Way("conv_backward", choice_name(options), options) for options in found]
+
+
+@functools.cache
+def cuda_kernels(machine: Machine) -> tuple[str, bool, str]:
+    """The backend with the library's CUDA kernels, whether it runs here, and why or why not.
+
+    A dry run has their source, run on the CPU, where that is built.
+    """
+    name = "cuda_host" if machine.dry else "cuda"
+    return name, *backends.load(name).runs_on(torch.empty(0, device=machine.device))
+
+
+def by_cuda_kernels(machine: Machine, function: str) -> list[Way]:
+    """One way, or none where the library has no such kernels."""
+    name, runs, _ = cuda_kernels(machine)
+    return [Way(function, name, backend=name)] if runs else []
+
+
+def fused_backends(machine: Machine) -> list[str]:
+    name, runs, _ = cuda_kernels(machine)
+    return ["triton", name] if runs else ["triton"]
 
 
 def own_kernels(found: list[Way]) -> Way:

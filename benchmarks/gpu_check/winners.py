@@ -7,7 +7,7 @@ Row = dict[str, Any]
 
 
 def table(environment: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
-    """For each shape class the fastest of composite and the ways of the Triton backend that the tuner can name.
+    """For each shape class the fastest of composite, the CUDA kernels and the ways of Triton's that the tuner can name.
 
     Only where composite was timed too. Where batches share a shape class, the first that was timed counts.
     """
@@ -15,7 +15,7 @@ def table(environment: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
     for cell in _cells(rows):
         timed = {row["candidate"]: row for row in cell if "us" in row}
         for attentions in ("c", "cfs"):
-            ways = {n: r for n, r in timed.items() if r.get("options") and r["attentions"] == attentions}
+            ways = {n: r for n, r in timed.items() if r["attentions"] == attentions and is_way(r)}
             composite = timed.get(f"composite {attentions}")
             if not ways or composite is None:
                 continue
@@ -23,7 +23,7 @@ def table(environment: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
             rivals = {"composite": composite, **ways}
             winner = min(rivals, key=lambda name: rivals[name]["us"])
             entry = {
-                "backend": "composite" if winner == "composite" else "triton",
+                "backend": "composite" if winner == "composite" else rivals[winner]["backend"],
                 "options": rivals[winner].get("options", {}),
                 "milliseconds": {name: round(row["us"] / 1e3, 5) for name, row in rivals.items()},
             }
@@ -31,6 +31,11 @@ def table(environment: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
     gpu = environment["gpu"]
     about = {"device": environment["device"], "driver": gpu.get("driver_version"), "triton": environment["triton"]}
     return {**about, "torch": environment["torch"], "shapes": shapes}
+
+
+def is_way(row: Row) -> bool:
+    """Whether the tuner can name it: Triton's own choice is none that it names."""
+    return bool(row.get("options")) or row.get("backend") == "cuda"
 
 
 def _cells(rows: list[Row]) -> list[list[Row]]:
