@@ -14,7 +14,7 @@
 namespace kerneldna::cuda {
 
 // A vector as what it is in registers: as 16-bit numbers the compiler would take it to pieces.
-struct alignas(16) [[gnu::may_alias]] Bits {
+struct alignas(16) Bits {
   uint32_t words[4];
 };
 

@@ -20,7 +20,7 @@ __host__ __device__ inline int64_t element_of(const Weight &weight, int filter, 
 // Each thread has a filter's channel and goes through its taps, which are near each other in memory, whatever the
 // strides.
 template <class T>
-__global__ void __launch_bounds__(kWeightFoldThreads) fold_weight_kernel(const WeightFold p, T *folded) {
+__global__ void __launch_bounds__(kWeightFoldThreads, 4) fold_weight_kernel(const WeightFold p, T *folded) {
   const Geometry &g = p.geometry;
   const int channels = g.in_channels / g.groups, taps = g.kernel_height * g.kernel_width;
   const unsigned index = blockIdx.x * kWeightFoldThreads + threadIdx.x;
