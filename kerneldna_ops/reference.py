@@ -29,9 +29,10 @@ def conv2d_reference(
     if samples == 0:
         # A convolution of 0 groups is refused. The sum over no kernel is 0 and ties the attentions to the output.
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups) + kernels.sum()
-    output = F.conv2d(
-        input.reshape(1, -1, height, width), kernels.flatten(0, 1), None, stride, padding, dilation, samples * groups
-    )
+    # A view of one channels_last sample would do, but torch's own gradient of a channels_last weight in groups is wrong
+    # for it, in float64 at least.
+    together = input.contiguous().reshape(1, -1, height, width)
+    output = F.conv2d(together, kernels.flatten(0, 1), None, stride, padding, dilation, samples * groups)
     output = output.reshape(samples, -1, *output.shape[2:])
     return output if bias is None else output + bias[:, None, None]
 
