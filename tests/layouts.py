@@ -4,6 +4,7 @@ What lies in memory around a slice is NaN, so that reading past a tensor shows. 
 repeats the first slice along a dimension of stride 0.
 """
 
+import mmap
 from collections.abc import Callable
 
 import torch
@@ -44,6 +45,14 @@ def channels_last_sliced(tensor: Tensor) -> Tensor:
     batch, channels, height, width = tensor.shape
     wider = channels_last(tensor.new_full((batch, channels + 5, height, width), torch.nan))
     return wider[:, 2 : 2 + channels].copy_(tensor)
+
+
+def far_apart(tensor: Tensor) -> Tensor:
+    """The first dimension has a stride of 2**31, in memory that nobody touches in between, so that it is not real."""
+    inner = tensor[0].numel()
+    memory = mmap.mmap(-1, ((len(tensor) - 1) * 2**31 + inner) * tensor.itemsize)
+    all_of_it = torch.frombuffer(memory, dtype=tensor.dtype)
+    return all_of_it.as_strided(tensor.shape, (2**31, *tensor[0].stride())).copy_(tensor)
 
 
 def expanded_batch(tensor: Tensor) -> Tensor:

@@ -1,0 +1,280 @@
+"""The CUDA convolution as a matrix product, run on the CPU: every compiled tile, K cut into parts, any order."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import truths
+from cases import ABSENT, STATIC, Case, build, grad_output, named
+from layouts import IMAGES, far_apart
+from tolerance import Truth, assert_within, largest, summation
+
+host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs `make host-kernels`", exc_type=ModuleNotFoundError)
+ops = torch.ops.kerneldna_cuda_host
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory", "threads")
+
+
+class Math(NamedTuple):
+    """How numbers are multiplied: conv_gemm.h."""
+
+    dtype: torch.dtype
+    tf32: bool = False
+
+    @property
+    def has_large_tiles(self):
+        return self.dtype.itemsize == 2
+
+    @property
+    def reads_vectors(self):
+        return self.has_large_tiles or self.tf32
+
+    @property
+    def scalar_threads(self):
+        return 128 if self.reads_vectors else 256
+
+    def __str__(self):
+        return "tf32" if self.tf32 else str(self.dtype).removeprefix("torch.")
+
+
+F16, BF16, TF32 = Math(torch.float16), Math(torch.bfloat16), Math(torch.float32, tf32=True)
+F32, F64 = Math(torch.float32), Math(torch.float64)
+MATHS = (F16, BF16, TF32, F32, F64)
+every_math = pytest.mark.parametrize("math", MATHS, ids=str)
+
+FEW, MANY = 1, 2000  # multiprocessors: work is not cut, or K is wherever that pays
+
+
+def channels_last(case):
+    return case.but(input_layout="channels_last", weight_layout="channels_last", grad_layout="channels_last")
+
+
+# Tiles have 128 or 64 pixels and as many filters; a step along K has 32 channels, or 16.
+WIDE = channels_last(Case("wide", (2, 16, 5, 12), 240, padding=(1, 1)))
+WIDE_INPUT = channels_last(Case("wide_input", (2, 240, 5, 12), 16, (1, 3), padding=(0, 1)))
+NARROW = channels_last(Case("narrow", (2, 16, 13, 5), 24, (3, 2), padding=(1, 1), dilation=(1, 2)))
+SCALARS = channels_last(Case("scalars", (2, 13, 13, 5), 21, (3, 2), padding=(1, 1), dilation=(1, 2)))
+GROUPS = channels_last(Case("groups", (1, 16, 9, 8), 144, (3, 2), (1, 2), (1, 0), groups=2))
+GROUPS_OF_SCALARS = channels_last(Case("groups_of_scalars", (3, 9, 8, 7), 6, stride=(3, 2), padding=(1, 1), groups=3))
+ONE_PIXEL = channels_last(Case("one_pixel", (70, 24, 1, 1), 16, (1, 1)))
+ONE_PIXEL_OF_A_KERNEL = channels_last(Case("one_pixel_of_a_kernel", (67, 8, 1, 1), 8, padding=(1, 1)))
+NO_TAPS = channels_last(Case("no_taps", (2, 8, 7, 6), 8, (1, 1), stride=(2, 2)))
+STRIDE_BEYOND_KERNEL = channels_last(Case("stride_beyond_kernel", (2, 8, 9, 11), 8, (2, 1), stride=(4, 5)))
+STRIDE_AND_DILATION = channels_last(
+    Case("stride_and_dilation", (2, 8, 11, 10), 8, stride=(2, 3), padding=(2, 1), dilation=(2, 2))
+)
+MUCH_PADDING = channels_last(Case("much_padding", (2, 8, 2, 3), 16, (5, 5), padding=(4, 3)))
+DEEP = channels_last(Case("deep", (2, 64, 3, 3), 72, padding=(1, 1)))
+DEEP_SCALARS = channels_last(Case("deep_scalars", (2, 35, 3, 3), 37, padding=(1, 1)))
+SHAPES = (WIDE, WIDE_INPUT, NARROW, SCALARS, GROUPS, GROUPS_OF_SCALARS, ONE_PIXEL, ONE_PIXEL_OF_A_KERNEL, NO_TAPS)
+SHAPES += (STRIDE_BEYOND_KERNEL, STRIDE_AND_DILATION, MUCH_PADDING, DEEP, DEEP_SCALARS)
+NO_FACTORS = {"bias": False, "channel": ABSENT, "filter": ABSENT, "spatial": ABSENT}
+FACTORS = {
+    "all": {},
+    "none": NO_FACTORS,
+    "channel": {"filter": STATIC, "spatial": ABSENT},
+    "spatial": {"channel": STATIC, "filter": ABSENT},
+}
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was():
+    host.clear_launches()
+    yield
+    host.set_schedule()
+    host.set_copies("late")
+    host.set_limits()
+    host.clear_launches()
+    ops._allow_tf32(False)
+
+
+def backward(call, grad):
+    return ops.conv_backward(grad, *call, [tensor is not None for tensor in call.tensors])
+
+
+def everything(case, math):
+    """The output and all gradients; None for what is absent."""
+    ops._allow_tf32(math.tf32)
+    call, grad = build(case, math.dtype), grad_output(case, math.dtype)
+    output = ops.conv(*call)
+    present = zip(backward(call, grad), call.tensors, strict=True)
+    return output, *(gradient if tensor is not None else None for gradient, tensor in present)
+
+
+def check(case, math, results):
+    expected = (truths.output(case), *truths.gradients(case))
+    if math.tf32:
+        # Each of two factors is off by 2**-11 of itself at most, and so is what is multiplied onto them before that.
+        for truth, result in zip(expected, results, strict=True):
+            if truth is not None:
+                bound = 2**-10 * truth.size + 4 * summation(truth, torch.float32)
+                assert truth.error(result) <= bound, f"{truth.name}: {truth.error(result)}, allowed is {bound}"
+        return
+    outputs, gradients = truths.plain_outputs(case, math.dtype), truths.plain_gradients(case, math.dtype)
+    plain = [output + gradient for output, gradient in zip(outputs, gradients, strict=True)]
+    assert_within(results, expected, plain)
+
+
+def tiles():
+    """(grid, threads) of the products since the last call."""
+    launched = [(grid, block[0]) for kernel, grid, block, _ in host.launches() if kernel == "conv_gemm"]
+    host.clear_launches()
+    return launched
+
+
+@every_math
+@pytest.mark.parametrize("factors", FACTORS)
+@pytest.mark.parametrize("case", [WIDE, WIDE_INPUT, NARROW, SCALARS], ids=str)
+def test_every_tile(case, factors, math):
+    """The forward, the gradient of the input and, where an attention needs them, sums of each tap on its own."""
+    host.set_limits(multiprocessors=FEW)
+    case = case.but(**FACTORS[factors])
+    check(case, math, everything(case, math))
+
+
+# What test_every_tile is about: pixels and channels in blocks of each size.
+@pytest.mark.parametrize(
+    ("case", "of_half", "of_others"),
+    [
+        (WIDE, [((1, 2, 1), 256), ((1, 1, 1), 128), ((1, 2, 9), 256)], [(2, 4, 1), (2, 1, 3), (2, 4, 9)]),
+        (WIDE_INPUT, [((1, 1, 1), 128), ((1, 2, 1), 256), ((1, 1, 3), 128)], [(2, 1, 1), (2, 4, 1), (2, 1, 3)]),
+        (NARROW, [((3, 1, 1), 128), ((3, 1, 1), 128), ((3, 1, 6), 128)], [(3, 1, 1), (3, 1, 1), (3, 1, 6)]),
+        (SCALARS, [((3, 1, 1), 128), ((3, 1, 1), 128), ((3, 1, 6), 128)], [(3, 1, 1), (3, 1, 1), (3, 1, 6)]),
+    ],
+    ids=lambda value: str(value) if isinstance(value, Case) else "",
+)
+def test_tiles(case, of_half, of_others):
+    for math in MATHS:
+        host.set_limits(multiprocessors=FEW)
+        everything(case, math)
+        expected = of_half if math.has_large_tiles else [(grid, math.scalar_threads) for grid in of_others]
+        assert tiles() == expected, math
+
+
+@every_math
+@pytest.mark.parametrize("multiprocessors", [FEW, MANY])
+@pytest.mark.parametrize("case", SHAPES[4:], ids=str)
+def test_every_shape(case, multiprocessors, math):
+    host.set_limits(multiprocessors=multiprocessors)
+    check(case, math, everything(case, math))
+
+
+@every_math
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last_sliced", "expanded_pixels"])
+def test_layouts(layout, math):
+    grad_layout = "contiguous" if layout == "channels_last_sliced" else layout
+    case = NARROW.but(input_layout=layout, grad_layout=grad_layout, vector_layout="strided")
+    check(case, math, everything(case, math))
+
+
+@every_math
+@pytest.mark.parametrize("factors", FACTORS)
+@pytest.mark.parametrize("case", [DEEP, DEEP_SCALARS], ids=str)
+def test_parts_of_k(case, factors, math):
+    """Blocks for each part of K, and a second launch that adds them up: the same numbers, but for rounding."""
+    case = case.but(**FACTORS[factors])
+    host.set_limits(multiprocessors=FEW)
+    in_few, few = everything(case, math), tiles()
+    host.set_limits(multiprocessors=MANY)
+    in_many = everything(case, math)
+    assert [kernel for kernel, *_ in host.launches()].count("conv_gemm_finish") == 2
+    for (grid, _), (of_few, _) in zip(tiles()[:2], few, strict=False):
+        assert grid[2] > of_few[2]
+    check(case, math, in_many)
+    for of_many, of_few in zip(in_many, in_few, strict=True):
+        if of_many is not None:
+            torch.testing.assert_close(of_many, of_few)
+
+
+# Added up in one order, whatever comes first
+
+
+@pytest.mark.parametrize("math", [F16, TF32, F32], ids=str)
+@pytest.mark.parametrize(
+    ("case", "multiprocessors"), [(NARROW, FEW), (DEEP, MANY), (ONE_PIXEL_OF_A_KERNEL, MANY)], ids=str
+)
+def test_in_any_order(case, multiprocessors, math):
+    """Bit-equal, in whatever order blocks and threads run and copies arrive."""
+    host.set_limits(multiprocessors=multiprocessors)
+    expected = everything(case, math)
+    for blocks, threads, copies in (
+        ("descending", "round_robin", "early"),
+        ("shuffled", "first_ahead", "early"),
+        ("descending", "first_ahead", "late"),
+        ("shuffled", "last_ahead", "late"),
+        ("ascending", "last_ahead", "early"),
+    ):
+        host.set_schedule(blocks, threads, seed=1)
+        host.set_copies(copies)
+        for actual, first in zip(everything(case, math), expected, strict=True):
+            assert torch.equal(actual, first), (blocks, threads, copies)
+
+
+# What follows a convolution in a residual network
+
+
+@every_math
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize(("case", "layout"), [(NARROW, "channels_last"), (SCALARS, "contiguous"), (DEEP, "sliced")])
+def test_residual_and_relu(case, layout, relu, math):
+    host.set_limits(multiprocessors=MANY)
+    ops._allow_tf32(math.tf32)
+    call, residual = build(case, math.dtype), grad_output(case)
+
+    def follow(output):
+        output = output + residual.to(output.dtype)
+        return output.relu() if relu else output
+
+    output = ops._conv_add_relu(*call.tensors, IMAGES[layout](residual.to(math.dtype)), relu, *call[6:])
+    plain = truths.output(case)
+    truth = Truth("output", follow(plain.value), plain.size + largest(residual), plain.count + 1)
+    if math.tf32:
+        assert truth.error(output) <= 2**-10 * truth.size + 4 * summation(truth, torch.float32)
+    else:
+        assert_within([output], [truth], [[follow(*form)] for form in truths.plain_outputs(case, math.dtype)])
+    assert (output < 0).any() != relu
+
+
+@every_math
+@pytest.mark.parametrize("multiprocessors", [FEW, MANY])
+def test_relu_lets_nan_through(multiprocessors, math):
+    host.set_limits(multiprocessors=multiprocessors)
+    call = build(DEEP, math.dtype)
+    call.input[1, 40, 0, 0] = torch.nan
+    output = ops._conv_add_relu(*call.tensors, None, True, *call[6:])
+    met = torch.zeros(3, 3, dtype=torch.bool)
+    met[:2, :2] = True
+    assert output[1].isnan().eq(met).all()
+    assert output[0].isfinite().all()
+
+
+# Memory
+
+
+@pytest.mark.parametrize("math", [F16, F32], ids=str)
+@pytest.mark.parametrize("case", [NARROW, SCALARS], ids=str)
+def test_inputs_are_not_changed(case, math):
+    call, grad = build(case, math.dtype), grad_output(case, math.dtype)
+    tensors = (*call.tensors, grad)
+    before = [tensor.clone() for tensor in tensors]
+    ops.conv(*call)
+    ops._conv_add_relu(*call.tensors, grad, True, *call[6:])
+    backward(call, grad)
+    assert all(map(torch.equal, tensors, before))
+
+
+@pytest.mark.parametrize("case", [NARROW, named("kernel_3x3_stride_2x2"), named("depthwise")], ids=str)
+def test_samples_far_apart(case):
+    """Samples of each tensor begin 2**31 elements after each other."""
+    call, grad = build(channels_last(case), torch.float16), grad_output(channels_last(case), torch.float16)
+
+    def results(call, grad):
+        output = ops._conv_add_relu(*call.tensors, grad, False, *call[6:])
+        return (output, *backward(call, grad))
+
+    per_sample = [tensor.dim() > 1 and len(tensor) == len(call.input) for tensor in call.tensors]
+    far = [far_apart(tensor) if is_far else tensor for tensor, is_far in zip(call.tensors, per_sample, strict=True)]
+    expected = results(call, grad)
+    call = call._replace(**dict(zip(call._fields, far, strict=False)))
+    assert all(map(torch.equal, results(call, far_apart(grad)), expected))
