@@ -239,7 +239,7 @@ def told(monkeypatch):
     monkeypatch.setattr(cuda, "_allow_tf32", values.append)
     monkeypatch.setattr(cuda, "_native_conv", lambda *args: None)
     monkeypatch.setattr(cuda, "_native_conv_backward", lambda *args: None)
-    monkeypatch.setattr(cuda, "_passed_on", threading.local())
+    monkeypatch.setattr(cuda, "_passed_on", type(cuda._passed_on)())
     before = torch.backends.cudnn.allow_tf32
     yield values
     torch.backends.cudnn.allow_tf32 = before
