@@ -100,7 +100,7 @@ public:
     C values[Count], residual[Count];
     const int64_t at = at_pixel(conv.residual, row, column);
     if (conv.residual.data)
-      unpack<T, Count>(load<T, Count>(static_cast<const T *>(conv.residual.data) + at), residual);
+      unpack(load<T, Count>(static_cast<const T *>(conv.residual.data) + at), residual);
 #pragma unroll
     for (int k = 0; k < Count; ++k) {
       values[k] = sums[k] * scale[k] + bias[k];
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 6) depthwise_pixels_kernel(
               if (x < 0 || x >= block.source_width || tap < begin || tap >= end)
                 continue;
               C source[Count], factor[Count];
-              unpack<T, Count>(load<T, Count>(block.source_row(y, channel) + x * conv.source.column_stride), source);
+              unpack(load<T, Count>(block.source_row(y, channel) + x * conv.source.column_stride), source);
               block.factors.get(tap - begin, block.slab.lane, factor);
 #pragma unroll
               for (int k = 0; k < Count; ++k)
@@ -208,7 +208,7 @@ __device__ inline void add_row(compute_t<T> (&sums)[Shape::kPixels][Count], cons
   for (int j = 0; j < Shape::kColumns; ++j)
     if (Inside || (first_column + j >= 0 && first_column + j < width)) {
       compute_t<T> values[Count];
-      unpack<T, Count>(packed[j], values);
+      unpack(packed[j], values);
 #pragma unroll
       for (int pixel = 0; pixel < Shape::kPixels; ++pixel)
 #pragma unroll

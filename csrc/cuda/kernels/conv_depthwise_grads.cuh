@@ -92,11 +92,11 @@ private:
     for (int pixel = 0; pixel < kPixels; ++pixel)
       if (column + pixel < geometry.out_width) { // beyond it, source may be infinite
         C g[Count];
-        unpack<T, Count>(grad[pixel], g);
+        unpack(grad[pixel], g);
 #pragma unroll
         for (int v = 0; v < kTaps; ++v) {
           C values[Count];
-          unpack<T, Count>(source[pixel * Step + v], values);
+          unpack(source[pixel * Step + v], values);
 #pragma unroll
           for (int k = 0; k < Count; ++k)
             sums[v][k] += g[k] * values[k];
@@ -108,7 +108,7 @@ private:
                             int first_tap) const {
     const Geometry &geometry = grads.geometry;
     C g[Count];
-    unpack<T, Count>(load<T, Count>(gy), g);
+    unpack(load<T, Count>(gy), g);
     int u = first_tap / geometry.kernel_width, v = first_tap % geometry.kernel_width;
 #pragma unroll
     for (int t = 0; t < kTaps; ++t) {
@@ -116,7 +116,7 @@ private:
       const int at = column * geometry.stride[1] + v * geometry.dilation[1] - geometry.padding[1];
       if (u < geometry.kernel_height && y >= 0 && y < geometry.in_height && at >= 0 && at < geometry.in_width) {
         C values[Count];
-        unpack<T, Count>(load<T, Count>(x + y * grads.input.row_stride + at * grads.input.column_stride), values);
+        unpack(load<T, Count>(x + y * grads.input.row_stride + at * grads.input.column_stride), values);
 #pragma unroll
         for (int k = 0; k < Count; ++k)
           sums[t][k] += g[k] * values[k];
@@ -135,7 +135,7 @@ private:
 };
 
 template <class T, int Count, int KernelWidth, int Step>
-__global__ void __launch_bounds__(kDepthwiseThreads, KernelWidth > 3 ? 3 : 4)
+__global__ void __launch_bounds__(kDepthwiseThreads, KernelWidth > 3 || Step > 1 ? 3 : 4)
     depthwise_grads_kernel(DepthwiseGrads grads, DepthwiseGradsPlan plan) {
   using C = compute_t<T>;
   using Correlation = DepthwiseCorrelation<T, Count, KernelWidth, Step>;

@@ -21,6 +21,20 @@ __device__ inline void unpack(const Lanes<T, Count> &lanes, compute_t<T> (&value
   for (int k = 0; k < Count; ++k)
     values[k] = to_compute(lanes.values[k]);
 }
+// A bfloat16 is the upper half of a float32. Taken from whole registers: compilers that see 16-bit numbers give each a
+// register of its own.
+template <int Count>
+__device__ inline void unpack(const Lanes<__nv_bfloat16, Count> &lanes, float (&values)[Count])
+  requires(Count % 2 == 0)
+{
+  const uint32_t *const pairs = reinterpret_cast<const uint32_t *>(&lanes);
+#pragma unroll
+  for (int k = 0; k < Count; k += 2) {
+    const uint32_t lower = pairs[k / 2] << 16, upper = pairs[k / 2] & 0xffff0000;
+    values[k] = reinterpret_cast<const float &>(lower);
+    values[k + 1] = reinterpret_cast<const float &>(upper);
+  }
+}
 template <class T, int Count> __device__ inline Lanes<T, Count> pack(const compute_t<T> (&values)[Count]) {
   Lanes<T, Count> lanes;
 #pragma unroll
