@@ -12,6 +12,10 @@ namespace {
 // What one multiprocessor reads, of a sample and of both weights, in about the time that a second launch costs: some
 // 50 bytes a clock from the L2 cache against 2 us, both estimates.
 constexpr int64_t kOneLaunchBytes = 192 * 1024;
+// Features, or logits, for which a block has room in shared memory also where samples share it.
+constexpr int64_t kMostInShared = 1024;
+// For each multiprocessor, in the first of two launches: two at a time, and others to be done when these are.
+constexpr int64_t kBlocks = 4;
 // Of a sample's slab, that are worth a block.
 constexpr int64_t kPartBytes = 16 * 1024;
 // The samples that share what a block reads of the weights where there are many; so many have room in its registers.
@@ -73,7 +77,7 @@ template <class T> void in_one_launch(const Map &map, const Layers &layers, cons
   const int64_t of_input = int64_t(map.pixels) * se.channels / (map.walk == Walk::channels ? 1 : Vector<T>::kCount);
   const int64_t of_weight = int64_t(se.hidden) * se.channels / (layers.fc1_vectors ? Vector<T>::kCount : 1);
   const int threads = threads_for(std::max(of_input, of_weight), kMostThreads);
-  const size_t bytes = sample_shared_bytes<compute_t<T>>(layers, threads, count);
+  const size_t bytes = sample_shared_bytes(se.channels, se.hidden, threads, count, sizeof(compute_t<T>));
   const Launch where{"squeeze_excite_kernel", dim3(grid_of(se.batch)), dim3(threads), bytes, stream};
   launch(squeeze_excite_kernel<T>, where, map, layers, se.gate);
 }
@@ -97,7 +101,8 @@ void in_two_launches(const Map &map, const Layers &layers, const SqueezeExcite &
   const bool vectors = whole_vectors(se.products, se.hidden, sizeof(C));
   const Map products{se.products, row,       1,         row,
                      se.hidden,   se.shares, se.shares, vectors ? Walk::vectors : Walk::channels};
-  const int64_t slabs = std::clamp<int64_t>(limits.multiprocessors / groups, 1, slabs_of(se.channels));
+  const int64_t slabs =
+      std::clamp(limits.multiprocessors / groups, ceil_divide(se.channels, kMostInShared), slabs_of(se.channels));
   const int slab = int(ceil_divide(se.channels, slabs));
   const int64_t of_weight = int64_t(se.hidden) * slab / (layers.fc2_vectors ? Vector<T>::kCount : 1);
   const int threads = threads_for(std::max(of_weight, row / (vectors ? Vector<C>::kCount : 1)), kMostThreads);
@@ -113,7 +118,7 @@ template <class T> void run(const SqueezeExcite &se, Stream stream) {
   const Limits &limits = limits_of(stream.device);
   if (!se.shares)
     in_one_launch<T>(map, layers, se, stream);
-  else if (se.shares / kSharing<T> * se.batch >= limits.multiprocessors)
+  else if (se.hidden <= kMostInShared && se.shares * se.batch / kSharing<T> >= limits.multiprocessors)
     in_two_launches<T, kSharing<T>>(map, layers, se, limits, stream);
   else
     in_two_launches<T, 1>(map, layers, se, limits, stream);
@@ -127,11 +132,11 @@ int shares_of_sample(const SqueezeExcite &se, Stored stored, const Limits &limit
   const int64_t size = size_of(stored), pixels = int64_t(se.height) * se.width;
   const int64_t weights = 2 * int64_t(se.channels) * se.hidden * size;
   const int64_t sample = se.channels * pixels * size;
-  // With a sample for every multiprocessor none is idle, however large the samples are.
-  if (weights <= kOneLaunchBytes && (sample + weights <= kOneLaunchBytes || se.batch >= limits.multiprocessors))
+  if (sample + weights <= kOneLaunchBytes && sample_shared_bytes(se.channels, se.hidden, kMostThreads, 16 / size,
+                                                                 std::max<int64_t>(size, 4)) <= limits.shared_bytes)
     return 0;
   const int64_t slabs = slabs_of(se.channels);
-  const int64_t wanted = ceil_divide(2 * limits.multiprocessors, se.batch * slabs);
+  const int64_t wanted = ceil_divide(kBlocks * limits.multiprocessors, se.batch * slabs);
   const int64_t full = pixels * std::min(kSlab, se.channels) * size / kPartBytes;
   const int64_t parts = std::max<int64_t>(1, std::min(wanted, full));
   return int(slabs * ceil_divide(pixels, ceil_divide(pixels, parts))); // none is empty

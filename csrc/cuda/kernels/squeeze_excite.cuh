@@ -37,9 +37,9 @@ template <class C> __device__ C sigmoid(C value) { return C(1) / (C(1) + std::ex
 
 constexpr int kMostThreads = 512;
 
-template <class C> size_t sample_shared_bytes(const Layers &layers, int threads, int count) {
-  const int partials = most_partials(threads, count, layers.channels);
-  return (2 * padded(layers.channels) + padded(layers.hidden) + size_t(partials)) * sizeof(C);
+// size: of the numbers that sums run in.
+inline int64_t sample_shared_bytes(int channels, int hidden, int threads, int count, int64_t size) {
+  return (2 * padded(channels) + padded(hidden) + int64_t(most_partials(threads, count, channels))) * size;
 }
 
 // Everything in one launch. grid: samples.

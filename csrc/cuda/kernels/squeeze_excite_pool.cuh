@@ -10,6 +10,8 @@ namespace kerneldna::cuda::squeeze {
 // Loads of x that a thread has under way. At 512 threads and 16 bytes that is 64 KB, about what a multiprocessor must
 // have asked for to be served at its full rate.
 constexpr int kLoads = 8;
+// Steps that are added up by themselves, lest a long sum round the same way again and again.
+constexpr int kSteps = 32;
 
 // Numbers that one instruction loads.
 template <class T, int Count> struct alignas(Count * sizeof(T)) Piece {
@@ -83,16 +85,21 @@ __device__ Slots sum_along_channels(const Map &map, const T *x, int channels, in
       const int begin = first - row * map.width > 0 ? first - row * map.width : 0;
       const int end = last - row * map.width < map.width ? last - row * map.width : map.width;
       const T *at = x + column * Count * map.channel_stride + row * map.row_stride + (begin + slot) * map.column_stride;
-      for (int pixel = begin + slot; pixel < end; pixel += kLoads * slots) {
-        Piece<T, Count> loaded[kLoads];
-        for (int k = 0; k < kLoads; ++k, at += step)
-          loaded[k] = load_if<Count>(pixel + k * slots < end, at);
-        for (int e = 0; e < Count; ++e) {
-          C terms[kLoads];
-          for (int k = 0; k < kLoads; ++k)
-            terms[k] = to_compute(loaded[k].values[e]);
-          sums[e] += sum_of(terms);
+      for (int pixel = begin + slot; pixel < end;) {
+        C some[Count] = {};
+        for (int n = 0; n < kSteps && pixel < end; ++n, pixel += kLoads * slots) {
+          Piece<T, Count> loaded[kLoads];
+          for (int k = 0; k < kLoads; ++k, at += step)
+            loaded[k] = load_if<Count>(pixel + k * slots < end, at);
+          for (int e = 0; e < Count; ++e) {
+            C terms[kLoads];
+            for (int k = 0; k < kLoads; ++k)
+              terms[k] = to_compute(loaded[k].values[e]);
+            some[e] += sum_of(terms);
+          }
         }
+        for (int e = 0; e < Count; ++e)
+          sums[e] += some[e];
       }
     }
     for (int e = 0; e < Count; ++e)
@@ -130,16 +137,21 @@ __device__ Slots sum_along_pixels(const Map &map, const T *x, int channels, int 
       head[k] = head[k] < length ? head[k] : length;
       vectors[k] = (length - head[k]) / kCount;
     }
-    for (int i = lane; i <= length / kCount; i += lanes) {
-      Piece<T, kCount> loaded[kChannels];
-      for (int k = 0; k < kChannels; ++k)
-        loaded[k] = load_if<kCount>(i < vectors[k], run[k] + head[k] + i * kCount);
-      for (int k = 0; k < kChannels; ++k) {
-        C sum = 0;
-        for (int e = 0; e < kCount; ++e)
-          sum += to_compute(loaded[k].values[e]);
-        sums[k] += sum;
+    for (int i = lane; i <= length / kCount;) {
+      C some[kChannels] = {};
+      for (int n = 0; n < kSteps && i <= length / kCount; ++n, i += lanes) {
+        Piece<T, kCount> loaded[kChannels];
+        for (int k = 0; k < kChannels; ++k)
+          loaded[k] = load_if<kCount>(i < vectors[k], run[k] + head[k] + i * kCount);
+        for (int k = 0; k < kChannels; ++k) {
+          C sum = 0;
+          for (int e = 0; e < kCount; ++e)
+            sum += to_compute(loaded[k].values[e]);
+          some[k] += sum;
+        }
       }
+      for (int k = 0; k < kChannels; ++k)
+        sums[k] += some[k];
     }
     for (int i = lane; i < 2 * (kCount - 1); i += lanes)
       for (int k = 0; k < kChannels; ++k) {
