@@ -4,6 +4,7 @@
 
 #include "tf32.h"
 
+#include <algorithm>
 #include <limits>
 
 namespace kerneldna::cuda {
@@ -16,7 +17,9 @@ void check_countable(const char *op, const ConvShape &shape) {
       {"the weight",
        shape.out_channels * (shape.in_channels / shape.groups) * shape.kernel_height * shape.kernel_width},
       {"a row of padded input", shape.in_width + 2 * shape.padding[1]},
-      {"a column of padded input", shape.in_height + 2 * shape.padding[0]}};
+      {"a column of padded input", shape.in_height + 2 * shape.padding[0]},
+      {"a stride", std::max(shape.stride[0], shape.stride[1])},
+      {"a dilation", std::max(shape.dilation[0], shape.dilation[1])}};
   for (const auto &[what, size] : sizes)
     check(size <= kMost, op, ": the CUDA kernels count the elements of ", what, " up to ", kMost, ", got ", size);
 }

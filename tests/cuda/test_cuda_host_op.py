@@ -136,6 +136,34 @@ def test_an_output_that_cannot_be_allocated(launches):
     assert launches() == []
 
 
+@pytest.mark.parametrize("name", ["stride", "dilation"])
+def test_a_geometry_past_32_bits_is_refused(launches, name):
+    call = CALL._replace(weight=CALL.weight[..., :1, :1], spatial_attention=None, **{name: (1, 2**40)})
+    sentence = f"the CUDA kernels count the elements of a {name} up to 2147483647, got {2**40}"
+    for op in both_ops(call):
+        with pytest.raises(RuntimeError, match=f"^kerneldna::conv(_backward)?: {sentence}$"):
+            op()
+    assert launches() == []
+
+
+@pytest.mark.parametrize("kernel", [1, 2])
+def test_the_largest_stride(kernel):
+    """Nothing takes a time that grows with it, nor overflows."""
+    absent = dict.fromkeys(("bias", "channel_attention", "filter_attention", "spatial_attention"))
+    call = CALL._replace(weight=CALL.weight[..., :kernel, :kernel], stride=(2**31 - 1,) * 2, padding=(0, 0), **absent)
+    conv_op, backward_op = both_ops(call)
+    torch.testing.assert_close(conv_op(), conv2d(**call._asdict(), backend="composite"))
+    torch.testing.assert_close(backward_op()[0], conv_transposed(call))
+
+
+def conv_transposed(call):
+    """The gradient of the input where a kernel fits into it once, and grad_output is all ones."""
+    grad = torch.zeros_like(call.input)
+    height, width = call.weight.shape[2:]
+    grad[..., :height, :width] = call.weight.sum(0)
+    return grad
+
+
 def test_tensors_on_different_devices():
     call = CALL._replace(weight=CALL.weight.to("meta"))
     sentence = "weight must be on the device of input (cpu), got meta"

@@ -39,16 +39,16 @@ __host__ __device__ inline LatticeAxis lattice_axis(const Geometry &g, bool tran
   const int kernel = axis == 0 ? g.kernel_height : g.kernel_width;
   if (!transposed)
     return {out, -padding, stride, dilation, 0, 1, kernel, 0, 1};
-  // Taps that divide come once every tap_stride = stride / gcd(stride, dilation).
+  // Taps that divide come once every tap_stride = stride / gcd(stride, dilation), or only once in the kernel.
   int tap_stride = 1;
-  while (int64_t(tap_stride) * dilation % stride != 0)
+  while (tap_stride < kernel && int64_t(tap_stride) * dilation % stride != 0)
     ++tap_stride;
   int first = 0;
   while (first < tap_stride && first < kernel && (remainder + padding - int64_t(first) * dilation) % stride != 0)
     ++first;
   const bool none = first == tap_stride || first == kernel;
   LatticeAxis lattice{};
-  lattice.size = (in - remainder + stride - 1) / stride;
+  lattice.size = (in - remainder - 1) / stride + 1;
   lattice.source_step = 1;
   lattice.tap_stride = tap_stride;
   lattice.target_origin = remainder;
