@@ -31,7 +31,7 @@ __device__ C sum_of_tiles(const AttentionSums &p, int64_t sample, int tap, int t
 
 // A thread has a channel of a sample.
 template <class T>
-__global__ void __launch_bounds__(kThreads) channels_kernel(const AttentionSums p, int taps, int channels) {
+__global__ void __launch_bounds__(kThreads, 4) channels_kernel(const AttentionSums p, int taps, int channels) {
   const int channel = blockIdx.x % unsigned(ceil_divide(channels, kThreads)) * kThreads + threadIdx.x;
   const int64_t sample = blockIdx.x / unsigned(ceil_divide(channels, kThreads));
   if (channel >= channels)
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads) channels_kernel(const AttentionSums 
 
 // A block has a tap of a sample.
 template <class T>
-__global__ void __launch_bounds__(kThreads) taps_kernel(const AttentionSums p, int taps, int channels) {
+__global__ void __launch_bounds__(kThreads, 4) taps_kernel(const AttentionSums p, int taps, int channels) {
   KERNELDNA_SHARED(shared);
   auto *const of_threads = reinterpret_cast<compute_t<T> *>(shared);
   const int tap = blockIdx.x % unsigned(taps);
