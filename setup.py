@@ -169,15 +169,16 @@ def choose_cuda(sources: list[str]) -> Path | None:
 
 
 def arch_flags(archs: str) -> list[str]:
-    """nvcc's flags for a list as TORCH_CUDA_ARCH_LIST has it: "8.0;9.0a+PTX"."""
+    """nvcc's flags for a list as TORCH_CUDA_ARCH_LIST has it: "8.0;9.0a+PTX". Kernels for 9.0 need what 9.0a adds."""
     flags = []
     for arch in archs.replace(" ", ";").split(";"):
         if (parts := re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", arch)) is None:
             raise SystemExit(f"TORCH_CUDA_ARCH_LIST must be numbers like 8.0;9.0a;12.0+PTX, got {arch!r} in {archs!r}")
         number = parts[1] + parts[2]
-        flags += [
-            f"-gencode=arch=compute_{number},code={kind}_{number}" for kind in ("sm", "compute")[: 1 + bool(parts[3])]
-        ]
+        machine = "90a" if number == "90" else number
+        flags.append(f"-gencode=arch=compute_{machine},code=sm_{machine}")
+        if parts[3]:
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
     return flags
 
 

@@ -79,6 +79,13 @@ def test_architectures(setup_py):
     ]
 
 
+def test_hopper_is_compiled_with_all_it_has(setup_py):
+    assert setup_py.arch_flags("9.0+PTX") == [
+        "-gencode=arch=compute_90a,code=sm_90a",
+        "-gencode=arch=compute_90,code=compute_90",
+    ]
+
+
 @pytest.mark.parametrize("archs", ["Ampere", "8.0;", "80", "9.0b", "8.0+ptx"])
 def test_architectures_that_are_none(setup_py, archs):
     with pytest.raises(SystemExit, match=r"TORCH_CUDA_ARCH_LIST must be numbers like 8.0;9.0a;12.0\+PTX, got '"):

@@ -8,11 +8,19 @@
 namespace kerneldna::cuda::host_execution {
 namespace {
 
-Copies::Arrival arrival = Copies::Arrival::late;
+Copies::Arrival arrival_now = Copies::Arrival::late;
+
+// The last copy to each 16 bytes of shared memory.
+struct Writer {
+  const Copies *thread;
+  size_t number; // of the thread's copies
+};
+std::vector<Writer> writers;
 
 } // namespace
 
-void Copies::set_arrival(Arrival value) { arrival = value; }
+void Copies::set_arrival(Arrival value) { arrival_now = value; }
+Copies::Arrival Copies::arrival() { return arrival_now; }
 
 void Copies::start(void *target, const void *source, int bytes, bool valid) {
   for (const void *end : {static_cast<const void *>(target), source})
@@ -23,9 +31,10 @@ void Copies::start(void *target, const void *source, int bytes, bool valid) {
   if (offset < 0 || offset + bytes > static_cast<ptrdiff_t>(shared_bytes()))
     fail("cp.async: the target is ", offset, " bytes into the shared memory, of which there are ", shared_bytes());
   const Copy copy{target, valid ? source : nullptr, bytes};
-  if (arrival == Arrival::early)
+  if (arrival_now == Arrival::early)
     arrive(copy);
   Unobserved own;
+  writers[offset / 16] = {this, waited + copies.size()};
   copies.push_back(copy);
 }
 
@@ -39,7 +48,7 @@ void Copies::wait(int pending) {
     return;
   const auto first_pending = group_ends.end() - pending;
   const size_t count = first_pending[-1];
-  if (arrival == Arrival::late)
+  if (arrival_now == Arrival::late)
     for (size_t i = 0; i < count; ++i)
       arrive(copies[i]);
   Unobserved own;
@@ -47,17 +56,27 @@ void Copies::wait(int pending) {
   group_ends.erase(group_ends.begin(), first_pending);
   for (size_t &end : group_ends)
     end -= count;
+  waited += count;
 }
+
+void Copies::publish() {
+  Unobserved own;
+  published = waited;
+}
+
+bool Copies::is_published(size_t offset) {
+  const Writer &writer = writers[offset / 16];
+  return writer.thread == nullptr || writer.number < writer.thread->published;
+}
+
+void Copies::begin_block(size_t shared_bytes) { writers.assign((shared_bytes + 15) / 16, {}); }
 
 void Copies::check_none_pending() const {
   if (!copies.empty())
     fail("cp.async: the thread returned without waiting for ", copies.size(), " of its copies");
 }
 
-void Copies::clear() {
-  copies.clear();
-  group_ends.clear();
-}
+void Copies::clear() { *this = {}; }
 
 void Copies::arrive(const Copy &copy) {
   if (copy.source != nullptr)

@@ -2,6 +2,7 @@
 
 #include "../kernels/launch.h"
 #include "sanitizers.h"
+#include "wgmma.h"
 
 #include <cstring>
 
@@ -110,6 +111,7 @@ void ldmatrix(uint32_t (&r)[4], const void *row, bool transposed) {
       fail("ldmatrix: the row is not aligned to 16 bytes");
     Exchange &operands = exchange();
     operands.rows[lane] = row;
+    products().note_write();
     meet(transposed ? "ldmatrix.trans" : "ldmatrix");
     for (int m = 0; m < 4; ++m)
       for (int i = 0; i < 2; ++i)

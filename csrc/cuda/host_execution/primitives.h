@@ -19,6 +19,13 @@ std::vector<std::vector<uint32_t>> try_ldmatrix(const std::vector<uint16_t> &num
 std::vector<std::vector<float>> try_mma(const std::string &operand, const std::vector<std::vector<uint32_t>> &a,
                                         const std::vector<std::vector<uint32_t>> &b, std::vector<std::vector<float>> d);
 
+// The 64 sums of each of 128 threads after two products of their registers of a with the operand that the descriptor
+// finds in shared memory full of numbers: "f16" or "bf16".
+std::vector<std::vector<float>> try_wgmma(const std::string &operand, bool transposed,
+                                          const std::vector<uint16_t> &numbers, uint64_t descriptor,
+                                          const std::vector<std::vector<uint32_t>> &a);
+void try_wgmma_misuse(const std::string &what);
+
 // Each value rounded to "f16", "bf16" or "tf32".
 std::vector<float> try_round(const std::string &dtype, const std::vector<float> &values);
 

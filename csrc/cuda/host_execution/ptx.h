@@ -10,6 +10,10 @@
 
 namespace kerneldna::cuda {
 
+inline uint32_t shared_address(const void *pointer) {
+  return static_cast<uint32_t>(static_cast<const std::byte *>(pointer) - host_execution::shared_memory());
+}
+
 template <int Bytes> inline void cp_async(void *target, const void *source, bool valid) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
   host_execution::copies().start(target, source, Bytes, valid);

@@ -5,6 +5,7 @@
 #include "copies.h"
 #include "fiber.h"
 #include "sanitizers.h"
+#include "wgmma.h"
 
 #include <algorithm>
 #include <bit>
@@ -30,6 +31,7 @@ void run_threads();
 struct Slot {
   Fiber fiber{run_threads};
   Copies copies;
+  Products products;
   uint3 thread;
   int lane;
   int warp, slot_lane; // in the order of the slots
@@ -140,6 +142,7 @@ void start_kernel() {
 Slot *leave_kernel() {
   Unobserved own;
   current->copies.check_none_pending();
+  current->products.check_none_pending();
   Warp &warp = own_warp();
   if (warp.arrived)
     fail("the thread returned while others of its warp wait for it in ", warp.instruction);
@@ -211,6 +214,7 @@ void place_threads(size_t block_number) {
     slot.slot_lane = i % kWarpSize;
     slot.lane = thread % kWarpSize;
     slot.copies.clear();
+    slot.products.clear();
   }
 }
 
@@ -218,6 +222,8 @@ void run_block(size_t number) {
   block = {};
   block.alive = slots.size();
   place_threads(number);
+  Copies::begin_block(launch_now->shared_bytes);
+  begin_products();
   for (size_t i = 0; i < warps.size(); ++i) {
     Warp &warp = warps[i];
     warp.ready = warp.arrived = warp.turn = 0;
@@ -226,7 +232,7 @@ void run_block(size_t number) {
   }
   // Exactly as large as it was asked for, and full of NaN.
   void *shared;
-  if (posix_memalign(&shared, 128, launch_now->shared_bytes) != 0)
+  if (posix_memalign(&shared, 1024, launch_now->shared_bytes) != 0)
     throw std::bad_alloc();
   const std::unique_ptr<void, decltype(&std::free)> owner(shared, std::free);
   std::memset(shared, 0xff, launch_now->shared_bytes);
@@ -242,6 +248,7 @@ void run_block(size_t number) {
         slot->fiber.restart();
     throw std::runtime_error(block.error);
   }
+  end_products();
   if (launch_now->overlaps_previous && !block.waited_for_previous)
     fail("kernel ", launch_now->kernel, ", block ", describe(blockIdx),
          ": no thread called wait_for_previous_kernel, though the launch overlaps the one before");
@@ -292,6 +299,7 @@ void run(const Launch &launch, const std::function<void()> &kernel) {
 std::byte *shared_memory() { return block.shared; }
 size_t shared_bytes() { return launch_now->shared_bytes; }
 Copies &copies() { return current->copies; }
+Products &products() { return current->products; }
 void note_wait_for_previous_kernel() {
   Unobserved own;
   block.waited_for_previous = true;

@@ -33,7 +33,12 @@ template <class Math, int Stages_, bool IsVector_, bool Scaled_, bool Transposed
   static constexpr int kBlockM = Math::kBlockM, kBlockN = Math::kBlockN, kBlockK = Math::kBlockK;
   // Blocks on a multiprocessor: three of the smaller tiles, unless a thread keeps many rows in mind to load number by
   // number.
-  static constexpr int kMinBlocks = sizeof(T) == 8 ? 1 : kVector && kBlockM * kBlockN < 128 * 128 ? 3 : 2;
+  static constexpr int kMinBlocks = sizeof(T) == 8 || kBlockM * kBlockN > 128 * 128 ? 1
+                                    : kVector && kBlockM * kBlockN < 128 * 128      ? 3
+                                                                                    : 2;
+  // Steps that are loaded ahead of the one that is multiplied. The other stages are still read.
+  static constexpr int kAhead = kStages - 1 - Math::kStepsInFlight;
+  static_assert(kAhead > 0);
 
   static constexpr int kLdSums = kBlockN + 4;
   static constexpr int kTileA = kBlockM * Math::kLdA, kTileB = (kTransposed ? kBlockK : kBlockN) * Math::kLdB;
@@ -46,10 +51,11 @@ template <class Math, int Stages_, bool IsVector_, bool Scaled_, bool Transposed
   static_assert(kThreads % kChunksB == 0 && kRowsB * kThreads == (kTransposed ? kBlockK : kBlockN) * kChunksB);
 
   // Before the stages: what is known of each row.
-  static constexpr int kHeaderBytes = (kBlockM * int(sizeof(TileRow) + sizeof(int)) + 15) / 16 * 16;
+  static constexpr int kHeaderBytes = kBlockM * int(sizeof(TileRow) + sizeof(int));
+  static_assert(kHeaderBytes % (Math::kStageAlignment * sizeof(T)) == 0 && kTileA % Math::kStageAlignment == 0);
   __host__ __device__ static int stage_elements(int samples) {
     const int all = kTileA + kTileB + (kScaled ? samples * Math::kLdA : 0);
-    return (all + 7) / 8 * 8; // so that every stage starts at 16 bytes
+    return (all + Math::kStageAlignment - 1) / Math::kStageAlignment * Math::kStageAlignment;
   }
   __host__ __device__ static int shared_bytes(int samples) {
     const int stages = kStages * stage_elements(samples) * int(sizeof(T));
@@ -67,7 +73,8 @@ template <class Traits> class ConvGemmLoader {
 public:
   __device__ ConvGemmLoader(const ConvGemm &p, const GroupSizes &group, const TilePlace &place, const TileRow *rows,
                             int samples, int first_step)
-      : p(p), group(group), place(place), samples(samples), chunk(threadIdx.x % Traits::kChunks * Traits::kCount) {
+      : p(p), group(group), place(place), rows(rows), samples(samples),
+        chunk(threadIdx.x % Traits::kChunks * Traits::kCount) {
     const LatticeAxis &lr = place.at.lattice.rows, &lc = place.at.lattice.columns;
     k = first_step % group.blocks * Traits::kBlockK;
     tap_row = lc.taps ? first_step / group.blocks / lc.taps : 0;
@@ -75,14 +82,12 @@ public:
 #pragma unroll
     for (int j = 0; j < Traits::kRowsA; ++j) {
       const TileRow row = rows[row_a(j)];
-      // A row that is not there reads a pixel that no tap brings back into the image.
-      source_row[j] = row.sample < 0 ? kOutside : lr.source_origin + row.row * lr.source_step;
-      source_column[j] = lc.source_origin + row.column * lc.source_step;
       at_a[j] = static_cast<const T *>(p.source.data);
       if (row.sample >= 0)
-        at_a[j] += (place.first_sample + row.sample) * p.source.sample_stride + source_row[j] * p.source.row_stride +
-                   source_column[j] * p.source.column_stride + tap_offset() + place.group * group.source_channels + k +
-                   chunk;
+        at_a[j] += (place.first_sample + row.sample) * p.source.sample_stride +
+                   (lr.source_origin + row.row * lr.source_step) * p.source.row_stride +
+                   (lc.source_origin + row.column * lc.source_step) * p.source.column_stride + tap_offset() +
+                   place.group * group.source_channels + k + chunk;
     }
     look_at_tap();
 
@@ -113,7 +118,7 @@ public:
       const int row = j * (Traits::kThreads / Traits::kChunksB);
       const bool valid = Traits::kTransposed ? k + first + row < group.source_channels && left_b > 0
                                              : k + chunk_b < group.source_channels && row < left_b;
-      copy_async<T, Traits::kVector>(tile_b + (first + row) * Math::kLdB + chunk_b,
+      copy_async<T, Traits::kVector>(tile_b + Math::at_b(first + row, chunk_b),
                                      valid ? at_b + row * group.filter_elements : static_cast<const T *>(p.weight),
                                      valid);
     }
@@ -123,8 +128,6 @@ public:
   }
 
 private:
-  static constexpr int kOutside = -(1 << 30);
-
   __device__ static int row_a(int j) {
     return threadIdx.x / Traits::kChunks + j * (Traits::kThreads / Traits::kChunks);
   }
@@ -139,14 +142,19 @@ private:
   }
 
   __device__ void look_at_tap() {
-    const int down = tap_row * place.at.lattice.rows.tap_step, right = tap_column * place.at.lattice.columns.tap_step;
+    const LatticeAxis &lr = place.at.lattice.rows, &lc = place.at.lattice.columns;
+    const int first_row = lr.source_origin + tap_row * lr.tap_step;
+    const int first_column = lc.source_origin + tap_column * lc.tap_step;
     const unsigned height = Traits::kTransposed ? p.geometry.out_height : p.geometry.in_height;
     const unsigned width = Traits::kTransposed ? p.geometry.out_width : p.geometry.in_width;
     in_image = 0;
 #pragma unroll
-    for (int j = 0; j < Traits::kRowsA; ++j)
-      if (unsigned(source_row[j] + down) < height && unsigned(source_column[j] + right) < width)
+    for (int j = 0; j < Traits::kRowsA; ++j) {
+      const TileRow row = rows[row_a(j)];
+      if (row.sample >= 0 && unsigned(first_row + row.row * lr.source_step) < height &&
+          unsigned(first_column + row.column * lc.source_step) < width)
         in_image |= 1u << j;
+    }
   }
 
   // s * c of the samples of the tile. c alone needs no arithmetic.
@@ -203,19 +211,19 @@ private:
   const ConvGemm &p;
   const GroupSizes &group;
   const TilePlace &place;
+  const TileRow *rows;
   // Where the next step stands; out of the tensor where it is not read.
   const T *at_a[Traits::kRowsA], *at_b;
   int samples, chunk;
   int k, tap_row, tap_column;
-  int source_row[Traits::kRowsA], source_column[Traits::kRowsA];
   unsigned in_image; // a bit for each row of A
   int left_b;
   static_assert(Traits::kRowsA <= 32);
 };
 
 template <class Traits>
-__global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
-    conv_gemm_kernel(const ConvGemm p, const GroupSizes group, compute_t<typename Traits::T> *partial, int samples) {
+__device__ void conv_gemm_tile(const ConvGemm &p, const GroupSizes &group, compute_t<typename Traits::T> *partial,
+                               int samples) {
   using T = typename Traits::T;
   using Math = typename Traits::M;
   KERNELDNA_SHARED(shared);
@@ -237,16 +245,17 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
   {
     ConvGemmLoader<Traits> loader(p, group, place, rows, samples, first);
 #pragma unroll
-    for (int stage = 0; stage < Traits::kStages - 1; ++stage) {
+    for (int stage = 0; stage < Traits::kAhead; ++stage) {
       if (first + stage < last)
         loader.load(stages + stage * stage_elements);
       cp_async_commit();
     }
-    int stage = 0, next_stage = Traits::kStages - 1;
+    int stage = 0, next_stage = Traits::kAhead;
     for (int step = first; step < last; ++step) {
-      cp_async_wait<Traits::kStages - 2>();
+      cp_async_wait<Traits::kAhead - 1>();
+      math.publish();
       __syncthreads();
-      if (step + Traits::kStages - 1 < last)
+      if (step + Traits::kAhead < last)
         loader.load(stages + next_stage * stage_elements);
       cp_async_commit();
 
@@ -256,6 +265,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
       next_stage = next_stage + 1 == Traits::kStages ? 0 : next_stage + 1;
     }
     cp_async_wait<0>();
+    math.finish();
   }
   __syncthreads();
   let_next_kernel_start();
@@ -270,6 +280,15 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
       ((int64_t(blockIdx.z) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x) * Traits::kBlockM * Traits::kBlockN;
   for (int index = threadIdx.x; index < Traits::kBlockM * Traits::kBlockN; index += Traits::kThreads)
     partial[index] = sums[index / Traits::kBlockN * Traits::kLdSums + index % Traits::kBlockN];
+}
+
+template <class Traits>
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
+    conv_gemm_kernel(const ConvGemm p, const GroupSizes group, compute_t<typename Traits::T> *partial, int samples) {
+  if constexpr (Traits::M::kIsCompiled)
+    conv_gemm_tile<Traits>(p, group, partial, samples);
+  else
+    __trap();
 }
 
 // Adds up the partial sums of the splits, in order, and finishes the tiles. It has no part in what Transposed and

@@ -61,6 +61,8 @@ void conv_gemm(const ConvGemm &call, ConvMath math, const ConvGemmPlan &plan, vo
 // One file each, which compile side by side.
 void conv_gemm_f16(const ConvGemm &, const ConvGemmPlan &, void *partial, Stream);
 void conv_gemm_bf16(const ConvGemm &, const ConvGemmPlan &, void *partial, Stream);
+void conv_gemm_wgmma_f16(const ConvGemm &, const ConvGemmPlan &, void *partial, Stream);
+void conv_gemm_wgmma_bf16(const ConvGemm &, const ConvGemmPlan &, void *partial, Stream);
 void conv_gemm_tf32(const ConvGemm &, const ConvGemmPlan &, void *partial, Stream);
 void conv_gemm_f32(const ConvGemm &, const ConvGemmPlan &, void *partial, Stream);
 void conv_gemm_f64(const ConvGemm &, const ConvGemmPlan &, void *partial, Stream);
@@ -68,9 +70,10 @@ void conv_gemm_f64(const ConvGemm &, const ConvGemmPlan &, void *partial, Stream
 // The tiles that are compiled, by ConvGemmPlan::form. The last of each list loads numbers one at a time.
 struct TileForm {
   int block_m, block_n, block_k, threads, stages;
+  int capability = 0; // of the only GPUs that it is for
 };
-inline constexpr TileForm kHalfForms[] = {
-    {128, 128, 32, 256, 3}, {128, 64, 32, 128, 3}, {64, 64, 32, 128, 4}, {64, 64, 32, 128, 3}};
+inline constexpr TileForm kHalfForms[] = {{128, 128, 32, 256, 3},     {128, 64, 32, 128, 3},      {64, 64, 32, 128, 4},
+                                          {128, 256, 64, 256, 4, 90}, {128, 128, 64, 256, 3, 90}, {64, 64, 32, 128, 3}};
 inline constexpr TileForm kTf32Forms[] = {{64, 64, 16, 128, 4}, {64, 64, 16, 128, 3}};
 inline constexpr TileForm kPlainForms[] = {{64, 64, 16, 256, 3}};
 

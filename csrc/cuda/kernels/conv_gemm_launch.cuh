@@ -2,6 +2,7 @@
 #pragma once
 
 #include "conv_gemm.cuh"
+#include "conv_gemm_wgmma.cuh"
 
 #include <iterator>
 
@@ -24,9 +25,8 @@ void launch_conv_gemm(const ConvGemm &call, const ConvGemmPlan &plan, void *part
   group.blocks = int(ceil_divide(group.source_channels, Traits::kBlockK));
   const int channels = call.transposed ? group.in_channels : group.out_channels;
   Launch where{"conv_gemm"};
-  where.grid =
-      dim3(unsigned(lattice_tiles(g, call.transposed, Traits::kBlockM)),
-           unsigned(ceil_divide(channels, Traits::kBlockN) * g.groups), unsigned(call.by_tap ? taps : plan.splits));
+  where.grid = {lattice_tiles(g, call.transposed, Traits::kBlockM), ceil_divide(channels, Traits::kBlockN) * g.groups,
+                call.by_tap ? taps : plan.splits};
   where.block = dim3(Traits::kThreads);
   where.shared_bytes = Traits::shared_bytes(samples);
   where.stream = stream;
@@ -70,7 +70,7 @@ template <class T, int Index> struct HalfForm {
 
 template <class T>
 void launch_conv_gemm_half(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
-  static_assert(std::size(kHalfForms) == 4);
+  static_assert(std::size(kHalfForms) == 6);
   switch (plan.form) {
   case 0:
     return launch_conv_gemm_form<HalfForm<T, 0>, true>(call, plan, partial, stream);
@@ -79,8 +79,25 @@ void launch_conv_gemm_half(const ConvGemm &call, const ConvGemmPlan &plan, void 
   case 2:
     return launch_conv_gemm_form<HalfForm<T, 2>, true>(call, plan, partial, stream);
   default:
-    return launch_conv_gemm_form<HalfForm<T, 3>, false>(call, plan, partial, stream);
+    return launch_conv_gemm_form<HalfForm<T, 5>, false>(call, plan, partial, stream);
   }
+}
+
+// Of kHalfForms, those for sm_90a.
+template <class T, int Index> struct WgmmaForm {
+  static constexpr TileForm kForm = kHalfForms[Index];
+  static constexpr int kStages = kForm.stages;
+  template <bool Transposed> using Math = WgmmaMath<T, kForm.block_n, Transposed>;
+  static_assert(kForm.capability == 90 && kForm.block_m == Math<false>::kBlockM &&
+                kForm.block_k == Math<false>::kBlockK && kForm.threads == Math<false>::kThreads);
+};
+
+template <class T>
+void launch_conv_gemm_wgmma(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
+  if (plan.form == 3)
+    launch_conv_gemm_form<WgmmaForm<T, 3>, true>(call, plan, partial, stream);
+  else
+    launch_conv_gemm_form<WgmmaForm<T, 4>, true>(call, plan, partial, stream);
 }
 
 // Of kTf32Forms.

@@ -46,15 +46,17 @@ bool loads_vectors(const ConvGemm &call, ConvMath math) {
 }
 
 // Estimates of cycles, to compare tiles by. A step costs its products at the share of the tensor cores' rate that tiles
-// of this size reach, or, where too few blocks hide it, its latency.
+// of this size reach, or, where too few blocks hide it, its latency. The tensor cores of sm_90 are twice as fast, but
+// by wgmma alone, and then wait for the L2 cache.
 constexpr double kProductsPerCycle = 1024, kStepLatency = 250, kFinishLaunch = 3000, kPartialsPerCycle = 500;
 constexpr int kMostSplits = 32;
 
 double cycles(const TileForm &form, int64_t tiles, int64_t steps, int64_t splits, int multiprocessors) {
-  const bool large = form.block_m * form.block_n >= 128 * 128;
-  const double share = large ? 0.8 : form.block_m * form.block_n >= 128 * 64 ? 0.7 : 0.6;
-  const double step = double(form.block_m) * form.block_n * form.block_k / (kProductsPerCycle * share);
-  const int64_t blocks = ceil_divide(tiles * splits, multiprocessors), resident = large ? 2 : 3;
+  const int size = form.block_m * form.block_n;
+  const bool largest = size > 128 * 128, large = size >= 128 * 128, is_wgmma = form.capability == 90;
+  const double share = is_wgmma ? (largest ? 1.5 : 1.3) : large ? 0.8 : size >= 128 * 64 ? 0.7 : 0.6;
+  const double step = double(size) * form.block_k / (kProductsPerCycle * share);
+  const int64_t blocks = ceil_divide(tiles * splits, multiprocessors), resident = largest ? 1 : large ? 2 : 3;
   const double main = double(ceil_divide(steps, splits)) *
                       std::max(double(blocks) * step, double(ceil_divide(blocks, resident)) * kStepLatency);
   if (splits == 1)
@@ -82,7 +84,10 @@ ConvGemmPlan plan_conv_gemm(const ConvGemm &call, ConvMath math, const Limits &l
   for (int i = begin; i < end; ++i) {
     const TileForm &form = forms[i];
     const int64_t samples = samples_of_tile(form.block_m, smallest.pixels(), g.batch);
-    const int64_t rows = form.block_m + form.block_n + (call.source_scale.data ? samples : 0);
+    if (form.capability && form.capability != limits.capability)
+      continue;
+    const bool is_scaled = call.source_scale.data || call.tap_scale.data;
+    const int64_t rows = form.block_m + form.block_n + (is_scaled ? samples : 0);
     if (i > begin && rows * (form.block_k + 8) * form.stages * size_of(math) > limits.shared_bytes)
       continue;
     const int64_t tiles =
@@ -109,11 +114,12 @@ ConvGemmPlan plan_conv_gemm(const ConvGemm &call, ConvMath math, const Limits &l
 }
 
 void conv_gemm(const ConvGemm &call, ConvMath math, const ConvGemmPlan &plan, void *partial, Stream stream) {
+  const bool is_wgmma = forms_of(math)[plan.form].capability == 90;
   switch (math) {
   case ConvMath::f16:
-    return conv_gemm_f16(call, plan, partial, stream);
+    return (is_wgmma ? conv_gemm_wgmma_f16 : conv_gemm_f16)(call, plan, partial, stream);
   case ConvMath::bf16:
-    return conv_gemm_bf16(call, plan, partial, stream);
+    return (is_wgmma ? conv_gemm_wgmma_bf16 : conv_gemm_bf16)(call, plan, partial, stream);
   case ConvMath::tf32:
     return conv_gemm_tf32(call, plan, partial, stream);
   case ConvMath::f32:

@@ -1,5 +1,6 @@
 // How the threads of a block multiply two tiles in shared memory: by 16-bit tensor cores, by TF32 tensor cores, or by
-// plain multiply-adds. All have the same members, and conv_gemm.cuh is written in terms of them.
+// plain multiply-adds. All have the same members, and conv_gemm.cuh is written in terms of them; so has the way of
+// sm_90a, conv_gemm_wgmma.cuh.
 //
 //     D[m, n] += sum_k A[m, k] * scale[sample of m, k] * B[k, n]
 //
@@ -13,12 +14,23 @@
 
 namespace kerneldna::cuda {
 
-template <class T_, int BlockM_, int BlockN_, int BlockK_, int WarpsM, int WarpsN, bool Transposed> class TensorMath {
+// Products that are done when step returns, of what the threads read themselves.
+struct ImmediateMath {
+  static constexpr bool kIsCompiled = true; // for the GPU that is being compiled for
+  static constexpr int kStepsInFlight = 0;  // that step may leave to be done
+  static constexpr int kStageAlignment = 8; // of tiles, in numbers: vectors of 16 bytes
+  __device__ static void publish() {}       // before the barrier after which others multiply what was loaded
+  __device__ static void finish() {}        // before the barrier after the last step: all are done
+};
+
+template <class T_, int BlockM_, int BlockN_, int BlockK_, int WarpsM, int WarpsN, bool Transposed>
+class TensorMath : public ImmediateMath {
 public:
   using T = T_;
   static constexpr int kBlockM = BlockM_, kBlockN = BlockN_, kBlockK = BlockK_;
   static constexpr int kThreads = WarpsM * WarpsN * 32;
   static constexpr int kLdA = BlockK_ + 8, kLdB = (Transposed ? BlockN_ : BlockK_) + 8;
+  __device__ static int at_b(int row, int column) { return row * kLdB + column; }
 
   // samples[m]: the sample of each row of the tile, counted from the first of the tile.
   __device__ TensorMath(const int *samples) {
@@ -96,12 +108,14 @@ private:
   float sums[kRows][kColumns][4];
 };
 
-template <int BlockM_, int BlockN_, int BlockK_, int WarpsM, int WarpsN, bool Transposed> class Tf32Math {
+template <int BlockM_, int BlockN_, int BlockK_, int WarpsM, int WarpsN, bool Transposed>
+class Tf32Math : public ImmediateMath {
 public:
   using T = float;
   static constexpr int kBlockM = BlockM_, kBlockN = BlockN_, kBlockK = BlockK_;
   static constexpr int kThreads = WarpsM * WarpsN * 32;
   static constexpr int kLdA = BlockK_ + 4, kLdB = Transposed ? BlockN_ + 8 : BlockK_ + 4;
+  __device__ static int at_b(int row, int column) { return row * kLdB + column; }
 
   __device__ Tf32Math(const int *samples) {
 #pragma unroll
@@ -173,12 +187,13 @@ private:
 };
 
 // 256 threads, 16 by 16; a thread has every 16th row and every 16th column.
-template <class T_, int BlockM_, int BlockN_, int BlockK_, bool Transposed> class PlainMath {
+template <class T_, int BlockM_, int BlockN_, int BlockK_, bool Transposed> class PlainMath : public ImmediateMath {
 public:
   using T = T_;
   static constexpr int kBlockM = BlockM_, kBlockN = BlockN_, kBlockK = BlockK_;
   static constexpr int kThreads = 256;
   static constexpr int kLdA = BlockK_ + 1, kLdB = (Transposed ? BlockN_ : BlockK_) + 1;
+  __device__ static int at_b(int row, int column) { return row * kLdB + column; }
 
   __device__ PlainMath(const int *samples) {
 #pragma unroll

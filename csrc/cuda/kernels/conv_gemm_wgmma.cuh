@@ -1,0 +1,100 @@
+// The products of conv_gemm.cuh by the tensor cores of sm_90a, for 16-bit numbers, with the members that tile_math.cuh
+// lists. Each of two groups of four warps has 64 rows of the tile. A goes through registers, where it is scaled; the
+// tensor cores read B from shared memory themselves, behind the threads, which meanwhile prepare the next products.
+//
+// B is stored in the layout of the PTX manual with a swizzle of 128 bytes: rows of 128 bytes, of 64 k of one n or,
+// where Transposed, 64 n of one k; eight rows are an atom of 1024 bytes, in which row r has its 16-byte chunk c at
+// place c ^ r. So neither the copies to it nor the reads from it meet in a bank.
+//
+// By the machine code for sm_90a, 128x256x64 scaled products take 550 issue slots of a multiprocessor and 1152 cycles
+// of its shared memory beside 1024 of its tensor cores; a quarter of them by mma.sync, 128x128x32, take 576, 768 and,
+// at the 62 % of the rate that mma.sync is said to reach there, 413. Not verified on a GPU.
+#pragma once
+
+#include "dtypes.h"
+#include "ptx_sm90.h"
+
+namespace kerneldna::cuda {
+
+template <class T_, int BlockN_, bool Transposed> class WgmmaMath {
+public:
+  using T = T_;
+  static constexpr int kBlockM = 128, kBlockN = BlockN_, kBlockK = 64;
+  static constexpr int kThreads = 256;
+  static constexpr int kLdA = kBlockK + 8, kLdB = Transposed ? kBlockN : kBlockK;
+  static constexpr int kStepsInFlight = 1;
+  static constexpr int kStageAlignment = 1024 / sizeof(T); // of B's atoms
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  static constexpr bool kIsCompiled = false;
+#else
+  static constexpr bool kIsCompiled = true;
+#endif
+
+  // A row is an n with its kBlockK of k, or, where Transposed, a k with its kBlockN of n, which are then stored 64
+  // by 64.
+  __device__ static int at_b(int row, int column) {
+    const int chunk = column % kRow / 8;
+    return (column / kRow * kBlockK + row) * kRow + (chunk ^ row % 8) * 8 + column % 8;
+  }
+
+  __device__ WgmmaMath(const int *samples) {
+    const int row = threadIdx.x / 32 * 16 + threadIdx.x % 16, side = threadIdx.x % 32 / 16 * 8;
+    at_a = row * kLdA + side;
+    at_scale = samples[row] * kLdA + side;
+#pragma unroll
+    for (int i = 0; i < kParts; ++i)
+#pragma unroll
+      for (int e = 0; e < 64; ++e)
+        sums[i][e] = 0;
+  }
+
+  __device__ static void publish() { fence_proxy_async(); }
+
+  // Leaves the last products under way: they still read b.
+  template <bool Scaled> __device__ void step(const T *a, const T *b, const T *scale) {
+#pragma unroll
+    for (int i = 0; i < kBlockK / 16; ++i) {
+      // The product before the last kFragments - 1 is done, and with it what it read.
+      wgmma_wait<kFragments - 1>();
+      uint32_t (&fragment)[4] = fragments[i % kFragments];
+      ldmatrix_x4(fragment, a + at_a + i * 16);
+      if (Scaled) {
+        uint32_t factors[4];
+        ldmatrix_x4(factors, scale + at_scale + i * 16);
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          fragment[e] = multiply_pair<T>(fragment[e], factors[e]);
+      }
+      wgmma_fence();
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        const T *const first = b + (Transposed ? at_b(i * 16, part * 128) : at_b(part * 128, 0) + i * 16);
+        wgmma_64x128x16<T, Transposed>(sums[part], fragment, matrix_descriptor(first, kLeading, 1024));
+      }
+      wgmma_commit();
+    }
+  }
+
+  __device__ static void finish() { wgmma_wait<0>(); }
+
+  __device__ void store(float *target, int ld) const {
+    const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int part = 0; part < kParts; ++part)
+#pragma unroll
+      for (int e = 0; e < 64; ++e)
+        target[(row + e / 2 % 2 * 8) * ld + part * 128 + e / 4 * 8 + column + e % 2] = sums[part][e];
+  }
+
+private:
+  static constexpr int kRow = 64;                             // numbers in 128 bytes
+  static constexpr int kLeading = kBlockK * kRow * sizeof(T); // bytes from 64 n to the next, where Transposed
+  static constexpr int kParts = kBlockN / 128, kFragments = kParts > 1 ? 4 : 2;
+  static_assert(sizeof(T) == 2 && kBlockN % 128 == 0);
+
+  int at_a, at_scale; // of the row that this lane names to ldmatrix
+  uint32_t fragments[kFragments][4];
+  float sums[kParts][64];
+};
+
+} // namespace kerneldna::cuda

@@ -1,0 +1,9 @@
+#include "conv_gemm_launch.cuh"
+
+namespace kerneldna::cuda {
+
+void conv_gemm_wgmma_bf16(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
+  launch_conv_gemm_wgmma<__nv_bfloat16>(call, plan, partial, stream);
+}
+
+} // namespace kerneldna::cuda

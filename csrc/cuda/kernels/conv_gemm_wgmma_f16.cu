@@ -1,0 +1,9 @@
+#include "conv_gemm_launch.cuh"
+
+namespace kerneldna::cuda {
+
+void conv_gemm_wgmma_f16(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
+  launch_conv_gemm_wgmma<__half>(call, plan, partial, stream);
+}
+
+} // namespace kerneldna::cuda
