@@ -71,11 +71,11 @@ template <class T> void run(const AttentionSums &call, Stream stream) {
   where.block = dim3(kThreads);
   where.stream = stream;
   if (call.by_channel) {
-    where.grid = dim3(unsigned(ceil_divide(channels, kThreads) * g.batch));
+    where.grid = {ceil_divide(channels, kThreads) * g.batch};
     launch(channels_kernel<T>, where, call, taps, channels);
   }
   if (call.by_tap_sums) {
-    where.grid = dim3(unsigned(taps * g.batch));
+    where.grid = {taps * g.batch};
     where.shared_bytes = kThreads * sizeof(compute_t<T>);
     launch(taps_kernel<T>, where, call, taps, channels);
   }

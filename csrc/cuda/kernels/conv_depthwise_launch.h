@@ -46,10 +46,7 @@ inline int plan_parts(int runs, int slots, int turns, int64_t blocks, int device
 }
 
 inline Launch plan_launch(const char *kernel, int64_t blocks, size_t shared_bytes, Stream stream) {
-  if (blocks > std::numeric_limits<int>::max())
-    fail("kerneldna::conv: a depthwise convolution of this size takes ", blocks, " blocks of threads, more than a GPU ",
-         "launches at a time; split the batch");
-  return {kernel, dim3(unsigned(blocks)), dim3(kDepthwiseThreads), shared_bytes, stream};
+  return {kernel, {blocks}, dim3(kDepthwiseThreads), shared_bytes, stream};
 }
 
 } // namespace kerneldna::cuda

@@ -251,8 +251,7 @@ template <class Products, bool Vectors> void launch_weight_gradient(const ConvWe
   if (blocks > INT_MAX)
     fail("conv_weight_gradient: ", blocks, " blocks of threads are more than a GPU takes, ", INT_MAX);
   launch(conv_weight_gradient_kernel<Products, Vectors>,
-         {"conv_weight_gradient", dim3(unsigned(blocks)), dim3(Products::kThreads),
-          weight_gradient_shared_bytes<Products>(), stream},
+         {"conv_weight_gradient", {blocks}, dim3(Products::kThreads), weight_gradient_shared_bytes<Products>(), stream},
          p);
 }
 

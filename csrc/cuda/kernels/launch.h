@@ -24,9 +24,17 @@ const Limits &limits_of(int device);
 
 constexpr int kOldestCapability = 80;
 
+// Blocks of a launch, in the width that sizes are computed in: check_launch sees what dim3 would have cut off.
+struct Grid {
+  int64_t x, y, z;
+  constexpr Grid(int64_t x = 1, int64_t y = 1, int64_t z = 1) : x(x), y(y), z(z) {}
+  operator dim3() const { return dim3(unsigned(x), unsigned(y), unsigned(z)); }
+};
+
 struct Launch {
   const char *kernel; // named in errors
-  dim3 grid, block;
+  Grid grid;
+  dim3 block;
   size_t shared_bytes;
   Stream stream;
   // May start while the kernel before it in the stream still runs, which must call let_next_kernel_start; this one

@@ -5,7 +5,7 @@
 namespace kerneldna::cuda {
 namespace {
 
-std::string describe(const dim3 &size) {
+template <class Size> std::string describe(const Size &size) {
   std::ostringstream text;
   text << "(" << size.x << ", " << size.y << ", " << size.z << ")";
   return text.str();
@@ -15,7 +15,8 @@ std::string describe(const dim3 &size) {
 
 void check_launch(const Launch &launch) {
   const Limits &limits = limits_of(launch.stream.device);
-  const dim3 &grid = launch.grid, &block = launch.block;
+  const Grid &grid = launch.grid;
+  const dim3 &block = launch.block;
   if (limits.capability < kOldestCapability)
     fail("kernel ", launch.kernel, " needs a GPU of compute capability 8.0 or newer, and device ", launch.stream.device,
          " has ", limits.capability / 10, ".", limits.capability % 10);

@@ -46,8 +46,8 @@ template <class T> void run(const OrderedSum &sum, Stream stream) {
   int columns = 8; // 32 bytes, the least that memory delivers
   while (columns < count && columns < 32)
     columns *= 2;
-  const Launch where{"ordered_sum", dim3(unsigned(ceil_divide(count, columns))), dim3(kThreads),
-                     kThreads * sizeof(compute_t<T>), stream};
+  const Launch where{
+      "ordered_sum", {ceil_divide(count, columns)}, dim3(kThreads), kThreads * sizeof(compute_t<T>), stream};
   launch(ordered_sum_kernel<T>, where, sum, count, columns);
 }
 

@@ -3,7 +3,6 @@
 #include "geometry.h"
 
 #include <algorithm>
-#include <climits>
 
 namespace kerneldna::cuda {
 namespace squeeze {
@@ -64,12 +63,6 @@ int threads_for(int64_t loads, int most) {
   return threads;
 }
 
-unsigned grid_of(int64_t blocks) {
-  if (blocks > INT_MAX)
-    fail("kerneldna::squeeze_excite: input is too large for the GPU: ", blocks, " blocks, the most is ", INT_MAX);
-  return unsigned(blocks);
-}
-
 int64_t slabs_of(int channels) { return ceil_divide(channels, kSlab); }
 
 template <class T> void in_one_launch(const Map &map, const Layers &layers, const SqueezeExcite &se, Stream stream) {
@@ -78,7 +71,7 @@ template <class T> void in_one_launch(const Map &map, const Layers &layers, cons
   const int64_t of_weight = int64_t(se.hidden) * se.channels / (layers.fc1_vectors ? Vector<T>::kCount : 1);
   const int threads = threads_for(std::max(of_input, of_weight), kMostThreads);
   const size_t bytes = sample_shared_bytes(se.channels, se.hidden, threads, count, sizeof(compute_t<T>));
-  const Launch where{"squeeze_excite_kernel", dim3(grid_of(se.batch)), dim3(threads), bytes, stream};
+  const Launch where{"squeeze_excite_kernel", {se.batch}, dim3(threads), bytes, stream};
   launch(squeeze_excite_kernel<T>, where, map, layers, se.gate);
 }
 
@@ -93,8 +86,11 @@ void in_two_launches(const Map &map, const Layers &layers, const SqueezeExcite &
     const int64_t of_input = int64_t(map.pixels) / parts * slab / (map.walk == Walk::channels ? 1 : Vector<T>::kCount);
     const int64_t of_weight = int64_t(se.hidden) * slab / (layers.fc1_vectors ? Vector<T>::kCount : 1);
     const int threads = threads_for(std::max(of_input, of_weight), kSqueezeThreads);
-    const Launch where{"squeeze_kernel", dim3(grid_of(groups * se.shares)), dim3(threads),
-                       squeeze_shared_bytes<C>(Samples, threads, count, slab), stream};
+    const Launch where{"squeeze_kernel",
+                       {groups * se.shares},
+                       dim3(threads),
+                       squeeze_shared_bytes<C>(Samples, threads, count, slab),
+                       stream};
     launch(squeeze_kernel<T, Samples>, where, map, layers, se.batch, parts, se.products);
   }
   const int64_t row = int64_t(se.shares) * se.hidden;
@@ -106,8 +102,11 @@ void in_two_launches(const Map &map, const Layers &layers, const SqueezeExcite &
   const int slab = int(ceil_divide(se.channels, slabs));
   const int64_t of_weight = int64_t(se.hidden) * slab / (layers.fc2_vectors ? Vector<T>::kCount : 1);
   const int threads = threads_for(std::max(of_weight, row / (vectors ? Vector<C>::kCount : 1)), kMostThreads);
-  Launch where{"excite_kernel", dim3(grid_of(groups * ceil_divide(se.channels, slab))), dim3(threads),
-               excite_shared_bytes<C>(Samples, se.hidden, slab, threads, vectors ? Vector<C>::kCount : 1), stream};
+  Launch where{"excite_kernel",
+               {groups * ceil_divide(se.channels, slab)},
+               dim3(threads),
+               excite_shared_bytes<C>(Samples, se.hidden, slab, threads, vectors ? Vector<C>::kCount : 1),
+               stream};
   where.overlaps_previous = true;
   launch(excite_kernel<T, Samples>, where, products, layers, se.batch, slab, se.gate);
 }

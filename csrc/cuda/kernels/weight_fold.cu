@@ -18,7 +18,7 @@ template <class Use> void with_type_of(Stored stored, Use use) {
   }
 }
 
-dim3 grid_of(int64_t threads) { return dim3(unsigned(ceil_divide(threads, kWeightFoldThreads))); }
+Grid grid_of(int64_t threads) { return {ceil_divide(threads, kWeightFoldThreads)}; }
 
 // The rows that ordered_sum adds up for each gradient.
 struct SumRows {
