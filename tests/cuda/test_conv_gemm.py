@@ -78,17 +78,6 @@ FACTORS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _as_it_was():
-    host.clear_launches()
-    yield
-    host.set_schedule()
-    host.set_copies("late")
-    host.set_limits()
-    host.clear_launches()
-    ops._allow_tf32(False)
-
-
 def backward(call, grad):
     return ops.conv_backward(grad, *call, [tensor is not None for tensor in call.tensors])
 

@@ -1,0 +1,19 @@
+"""What tests of the CUDA kernels share: host execution as it is by default, whatever the test before has set."""
+
+import pytest
+import torch
+
+try:
+    from kerneldna_ops import _cuda_host as host
+except ModuleNotFoundError:
+    host = None
+
+
+@pytest.fixture(autouse=True)
+def host_execution_by_default():
+    if host is not None:
+        host.set_schedule()
+        host.set_copies("late")
+        host.set_limits()
+        host.clear_launches()
+        torch.ops.kerneldna_cuda_host._allow_tf32(False)

@@ -1,0 +1,354 @@
+"""Mistakes that one could make in the CUDA kernels, and for each a test that fails with it (mutants.py tries them)."""
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """`right`, which stands once in csrc/cuda/kernels/`file`, becomes `wrong`; `test`, of this folder, fails then.
+
+    `rebuilt` is the source that the test needs compiled again where it is not all that include the file: a mistake in a
+    template can be tried in one of the kinds of numbers.
+    """
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    test: str
+    rebuilt: str = ""
+
+
+def in_gemm(
+    name: str, right: str, wrong: str, test: str, numbers: str = "f16", file: str = "conv_gemm.cuh"
+) -> Mutation:
+    return Mutation(f"gemm: {name}", file, right, wrong, f"test_conv_gemm.py::{test}", f"conv_gemm_{numbers}.cu")
+
+
+def in_wgmma(name: str, right: str, wrong: str, test: str) -> Mutation:
+    rebuilt = "conv_gemm_wgmma_f16.cu"
+    return Mutation(f"wgmma: {name}", "conv_gemm_wgmma.cuh", right, wrong, f"test_wgmma.py::{test}", rebuilt)
+
+
+def in_weight_gradient(
+    name: str, right: str, wrong: str, test: str, file: str = "conv_weight_gradient.cuh", numbers: str = "f16"
+) -> Mutation:
+    rebuilt = f"conv_weight_gradient_{numbers}.cu"
+    return Mutation(f"weight gradient: {name}", file, right, wrong, f"test_weight_kernels.py::{test}", rebuilt)
+
+
+def in_fold(name: str, right: str, wrong: str, test: str) -> Mutation:
+    return Mutation(f"fold: {name}", "weight_fold.cuh", right, wrong, f"test_weight_kernels.py::{test}")
+
+
+def in_depthwise(name: str, file: str, right: str, wrong: str, test: str) -> Mutation:
+    return Mutation(f"depthwise: {name}", file, right, wrong, f"test_depthwise.py::{test}")
+
+
+def in_squeeze_excite(name: str, file: str, right: str, wrong: str, test: str) -> Mutation:
+    return Mutation(f"squeeze_excite: {name}", file, right, wrong, f"test_squeeze_excite_cuda.py::{test}")
+
+
+GEMM = [
+    in_gemm(
+        "no barrier between the copies of a step and its products",
+        "      __syncthreads();\n      if (step + ",
+        "      if (step + ",
+        "test_in_any_order[narrow-1-float16]",
+    ),
+    in_gemm(
+        "no barrier between the last products and the sums that take their place",
+        "  __syncthreads();\n  let_next_kernel_start();\n",
+        "  let_next_kernel_start();\n",
+        "test_in_any_order[narrow-1-float16]",
+    ),
+    in_gemm(
+        "no barrier before the tile is finished",
+        "  math.store(sums, Traits::kLdSums);\n  __syncthreads();\n",
+        "  math.store(sums, Traits::kLdSums);\n",
+        "test_in_any_order[narrow-1-float16]",
+    ),
+    in_gemm(
+        "a step begins before its copies have arrived",
+        "cp_async_wait<Traits::kAhead - 1>();",
+        "cp_async_wait<Traits::kAhead>();",
+        "test_every_tile[wide-all-float16]",
+    ),
+    in_gemm(
+        "a vector of channels too many",
+        "const bool channel_exists = k + chunk < group.source_channels;",
+        "const bool channel_exists = k + chunk <= group.source_channels;",
+        "test_layouts[channels_last_sliced-float16]",
+    ),
+    in_gemm(
+        "the pixel right of the image",
+        "const unsigned width = Traits::kTransposed ? p.geometry.out_width : p.geometry.in_width;",
+        "const unsigned width = 1 + (Traits::kTransposed ? p.geometry.out_width : p.geometry.in_width);",
+        "test_every_tile[narrow-none-float16]",
+    ),
+    in_gemm(
+        "the spatial attention's taps counted as those of the class",
+        "spatial[n * p.tap_scale.sample_stride + tap()]",
+        "spatial[n * p.tap_scale.sample_stride + tap_row * place.at.lattice.columns.taps + tap_column]",
+        "test_every_shape[stride_and_dilation-1-float16]",
+    ),
+    in_gemm(
+        "the next tap as if channels filled the steps",
+        "step_a -= k + tap_offset();",
+        "step_a -= group.source_channels + tap_offset();",
+        "test_every_tile[wide-none-float16]",
+    ),
+    in_gemm(
+        "the first part of K forgotten",
+        "for (int split = 0; split < splits; ++split)",
+        "for (int split = 1; split < splits; ++split)",
+        "test_parts_of_k[deep-none-float16]",
+    ),
+    in_gemm(
+        "parts of K that overlap",
+        "const int first = int(int64_t(all) * blockIdx.z / gridDim.z)",
+        "const int first = int(int64_t(all - 1) * blockIdx.z / gridDim.z)",
+        "test_parts_of_k[deep-none-float16]",
+    ),
+    in_gemm(
+        "samples found by 32 bits",
+        "(place.first_sample + row.sample) * p.source.sample_stride +",
+        "((place.first_sample + row.sample) * p.source.sample_stride & 0x7fffffff) +",
+        "test_samples_far_apart[narrow]",
+    ),
+    in_gemm(
+        "filters of another group",
+        "((place.group * group.out_channels + filter) * group.filter_elements",
+        "(filter * group.filter_elements",
+        "test_every_shape[groups-1-float16]",
+    ),
+    in_gemm(
+        "matrices of A in the order of B",
+        "(warp_m() * kWarpM + i * 16 + lane % 16) * kLdA + k + lane / 16 * 8",
+        "(warp_m() * kWarpM + i * 16 + lane % 8 + lane / 16 * 8) * kLdA + k + lane / 8 % 2 * 8",
+        "test_every_tile[wide-none-float16]",
+        file="tile_math.cuh",
+    ),
+    in_gemm(
+        "matrices of B in the order of A",
+        "(n + lane % 8 + lane / 16 * 8) * kLdB + k + lane / 8 % 2 * 8",
+        "(n + lane % 16) * kLdB + k + lane / 16 * 8",
+        "test_every_tile[wide-none-float16]",
+        file="tile_math.cuh",
+    ),
+    in_gemm(
+        "matrices of transposed B in the order of B",
+        "(k + lane % 16) * kLdB + n + lane / 16 * 8",
+        "(k + lane % 8 + lane / 16 * 8) * kLdB + n + lane / 8 % 2 * 8",
+        "test_every_tile[wide-none-float16]",
+        file="tile_math.cuh",
+    ),
+    in_gemm(
+        "samples of rows packed at the wrong byte",
+        "packed_samples[i / 4] >> i % 4 * 8 & 255",
+        "packed_samples[i / 4] >> i % 2 * 8 & 255",
+        "test_every_shape[one_pixel-1-float16]",
+        file="tile_math.cuh",
+    ),
+    in_gemm(
+        "rows and columns of a TF32 fragment exchanged",
+        "target[row_of(i, e / 2) * ld + warp_n() * kWarpN + j * 8 + t * 2 + e % 2]",
+        "target[row_of(i, e % 2) * ld + warp_n() * kWarpN + j * 8 + t * 2 + e / 2]",
+        "test_every_tile[narrow-none-tf32]",
+        numbers="tf32",
+        file="tile_math.cuh",
+    ),
+    in_gemm(
+        "no filter attention",
+        "if (p.target_scale.data) {",
+        "if (p.target_scale.data && false) {",
+        "test_every_tile[narrow-channel-float16]",
+        file="conv_gemm_tile.cuh",
+    ),
+    in_gemm(
+        "a column past the group's last",
+        "if (row.sample < 0 || column >= place.columns)",
+        "if (row.sample < 0 || column > place.columns)",
+        "test_every_shape[groups_of_scalars-1-float16]",
+        file="conv_gemm_tile.cuh",
+    ),
+    in_gemm(
+        "every class of input pixels at the first one's place",
+        "(lattice_columns.target_origin + int64_t(row.column) * lattice_columns.target_step)",
+        "(int64_t(row.column) * lattice_columns.target_step)",
+        "test_every_shape[no_taps-1-float16]",
+        file="conv_gemm_tile.cuh",
+    ),
+    in_gemm(
+        "ReLU makes zero of NaN",
+        "p.relu && values[v] < 0 ? C(0) : values[v]",
+        "p.relu && !(values[v] > 0) ? C(0) : values[v]",
+        "test_relu_lets_nan_through[1-float16]",
+        file="conv_gemm_tile.cuh",
+    ),
+    in_gemm(
+        "sums of one sample kept for the next",
+        "          sample = row.sample;\n          sum = 0;\n",
+        "          sample = row.sample;\n",
+        "test_every_shape[one_pixel-1-float16]",
+        file="conv_gemm_tile.cuh",
+    ),
+    Mutation(
+        "sums of tiles: another sample's slot",
+        "attention_sums.cu",
+        "sums[((first_slot + tile + sample) * taps + tap) * channels + channel]",
+        "sums[((first_slot + tile) * taps + tap) * channels + channel]",
+        "test_conv_gemm.py::test_every_shape[one_pixel-1-float16]",
+    ),
+    Mutation(
+        "sums of tiles: a tile too many where a sample ends with one",
+        "attention_sums.cu",
+        "const int64_t last = ((sample + 1) * pixels - 1) / p.sum_rows;",
+        "const int64_t last = (sample + 1) * pixels / p.sum_rows;",
+        "test_conv_gemm.py::test_every_shape[one_pixel-1-float16]",
+    ),
+    Mutation(
+        "ordered sum: no barrier",
+        "ordered_sum.cu",
+        "    __syncthreads();\n    if (first_row < others)",
+        "    if (first_row < others)",
+        "test_depthwise.py::test_bit_equal_in_any_order[3x3_stride_2x2]",
+    ),
+]
+
+# On sm_90a
+WGMMA = [
+    in_wgmma(
+        "no fence between the copies of a step and its products",
+        "__device__ static void publish() { fence_proxy_async(); }",
+        "__device__ static void publish() {}",
+        "test_tiles[wide-]",
+    ),
+    in_wgmma(
+        "copies to a stage that products still read",
+        "static constexpr int kStepsInFlight = 1;",
+        "static constexpr int kStepsInFlight = 0;",
+        "test_convolution[float16-wide-all]",
+    ),
+    in_wgmma(
+        "pixels scaled in registers that products still read",
+        "wgmma_wait<kFragments - 1>();",
+        "wgmma_wait<kFragments>();",
+        "test_tiles[wide-]",
+    ),
+    in_wgmma(
+        "another swizzle",
+        "(chunk ^ row % 8) * 8",
+        "(chunk ^ row % 4) * 8",
+        "test_convolution[float16-wide-none]",
+    ),
+]
+
+WEIGHT = [
+    in_weight_gradient(
+        "no barrier between the factors of a step and its products",
+        "    scale(tile, samples[0]);\n    __syncthreads();\n",
+        "    scale(tile, samples[0]);\n",
+        "test_in_any_order[float16-vectors-1]",
+    ),
+    in_weight_gradient(
+        "a step begins before its copies have arrived",
+        "cp_async_wait<kStages - 2>();",
+        "cp_async_wait<kStages - 1>();",
+        "test_in_any_order[float16-vectors-1]",
+    ),
+    in_weight_gradient(
+        "a pixel past the last",
+        "const bool exists = row + r * kRowsApart < existing;",
+        "const bool exists = row + r * kRowsApart <= existing;",
+        "test_images_in_any_layout[float16-sliced]",
+    ),
+    in_weight_gradient(
+        "factors on the padding",
+        "samples[r] = inside ? out.sample : ~out.sample;",
+        "samples[r] = out.sample;",
+        "test_zeros_of_the_padding_stay_zeros[float16-channel_attention-inf]",
+    ),
+    in_weight_gradient(
+        "matrices of columns in the order of rows",
+        "row_a = lane % 8 + lane / 16 * 8, row_b = lane % 16;",
+        "row_a = lane % 8 + lane / 16 * 8, row_b = row_a;",
+        "test_per_sample_factors[float16-1-vectors]",
+        file="weight_gradient_products.cuh",
+    ),
+    in_fold(
+        "channel factors of another group",
+        "c = factor_of<T>(p.channel, group * channels + i);",
+        "c = factor_of<T>(p.channel, i);",
+        "test_folded_weights[float32-groups-static factors-contiguous]",
+    ),
+    in_fold(
+        "the gradient of a static filter attention without the channels'",
+        "sum_over_warp(exists ? product * s * c : Sum(0))",
+        "sum_over_warp(exists ? product * s : Sum(0))",
+        "test_static_factors[float32-contiguous-vectors]",
+    ),
+]
+
+DEPTHWISE = [
+    in_depthwise(
+        "no barrier before taps are folded in the place of others",
+        "conv_depthwise.cuh",
+        "    __syncthreads(); // all have read the ones before\n",
+        "",
+        "test_bit_equal_in_any_order[multiplier_3]",
+    ),
+    in_depthwise(
+        "strides and dilations that share a factor",
+        "conv_depthwise.cuh",
+        "-dilation * step / stride}",
+        "-dilation}",
+        "test_gradients[float32-3x3_stride_3x4_dilation_2x2]",
+    ),
+    in_depthwise(
+        "a run that reaches beyond the map",
+        "conv_depthwise.cuh",
+        "first + Shape::kColumns <= block.source_width;",
+        "first + Shape::kColumns <= block.source_width + 1;",
+        "test_output[float32-3x3_last_run_full]",
+    ),
+    in_depthwise(
+        "no barrier between a pass and what is made of it",
+        "conv_depthwise_grads.cuh",
+        "sums[t]);\n      __syncthreads();\n",
+        "sums[t]);\n",
+        "test_bit_equal_in_any_order[3x3_stride_2x2]",
+    ),
+    in_depthwise(
+        "the gradient of the filter attention out of filters",
+        "conv_depthwise_grads.cuh",
+        "give(plan.filter, grads.filter_per_sample, filter_sum, c * energy);",
+        "give(plan.filter, grads.filter_per_sample, filter_sum, f * energy);",
+        "test_gradients[float32-3x3]",
+    ),
+]
+
+SQUEEZE_EXCITE = [
+    in_squeeze_excite(
+        "no barrier between the two layers",
+        "squeeze_excite.cuh",
+        "features[r] = relu(features[r] + product); });\n  __syncthreads();\n",
+        "features[r] = relu(features[r] + product); });\n",
+        "test_bit_equal_whoever_goes_first[float16-(2, 40, 7, 7)-16-contiguous]",
+    ),
+    in_squeeze_excite(
+        "no barrier before the sums of threads are added up",
+        "squeeze_excite_pool.cuh",
+        "left.columns;\n  __syncthreads();\n",
+        "left.columns;\n",
+        "test_bit_equal_whoever_goes_first[float16-(2, 40, 7, 7)-16-channels_last]",
+    ),
+    in_squeeze_excite(
+        "pixels that fill no part are left out",
+        "squeeze_excite.cuh",
+        "per_part = (map.pixels + parts - 1) / parts",
+        "per_part = map.pixels / parts",
+        "test_two_launches[float64-(1, 64, 45, 41)-16-contiguous-132]",
+    ),
+]
+
+MUTATIONS = GEMM + WGMMA + WEIGHT + DEPTHWISE + SQUEEZE_EXCITE
