@@ -9,28 +9,23 @@
 namespace kerneldna::cuda {
 
 template <class Traits>
-void launch_conv_gemm(const ConvGemm &call, const ConvGemmPlan &plan,
-                      void *partial, Stream stream) {
+void launch_conv_gemm(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
   using T = typename Traits::T;
   using C = compute_t<T>;
   const Geometry &g = call.geometry;
-  const Lattice smallest =
-      lattice_of(g, call.transposed, lattice_classes(g, call.transposed, 0) - 1,
-                 lattice_classes(g, call.transposed, 1) - 1);
-  const int samples =
-      int(samples_of_tile(Traits::kBlockM, smallest.pixels(), g.batch));
+  const Lattice smallest = lattice_of(g, call.transposed, lattice_classes(g, call.transposed, 0) - 1,
+                                      lattice_classes(g, call.transposed, 1) - 1);
+  const int samples = int(samples_of_tile(Traits::kBlockM, smallest.pixels(), g.batch));
   const int taps = g.kernel_height * g.kernel_width;
   GroupSizes group{};
   group.in_channels = g.in_channels / g.groups;
   group.out_channels = g.out_channels / g.groups;
-  group.source_channels =
-      call.transposed ? group.out_channels : group.in_channels;
+  group.source_channels = call.transposed ? group.out_channels : group.in_channels;
   group.filter_elements = taps * group.in_channels;
   group.blocks = int(ceil_divide(group.source_channels, Traits::kBlockK));
   const int channels = call.transposed ? group.in_channels : group.out_channels;
   Launch where{"conv_gemm"};
-  where.grid = {lattice_tiles(g, call.transposed, Traits::kBlockM),
-                ceil_divide(channels, Traits::kBlockN) * g.groups,
+  where.grid = {lattice_tiles(g, call.transposed, Traits::kBlockM), ceil_divide(channels, Traits::kBlockN) * g.groups,
                 call.by_tap ? taps : plan.splits};
   where.block = dim3(Traits::kThreads);
   where.shared_bytes = Traits::shared_bytes(samples);
@@ -41,25 +36,19 @@ void launch_conv_gemm(const ConvGemm &call, const ConvGemmPlan &plan,
     return;
   where.kernel = "conv_gemm_finish";
   where.grid.z = 1;
-  where.shared_bytes =
-      Traits::kBlockM * (sizeof(TileRow) + (Traits::kBlockN + 4) * sizeof(C));
+  where.shared_bytes = Traits::kBlockM * (sizeof(TileRow) + (Traits::kBlockN + 4) * sizeof(C));
   where.overlaps_previous = true;
-  launch(conv_gemm_finish_kernel<T, Traits::kBlockM, Traits::kBlockN,
-                                 Traits::kThreads, Traits::kVector>,
-         where, call, partials, plan.splits);
+  launch(conv_gemm_finish_kernel<T, Traits::kBlockM, Traits::kBlockN, Traits::kThreads, Traits::kVector>, where, call,
+         partials, plan.splits);
 }
 
-// Form: the stages and, for B as it stands and transposed, the products
-// (tile_math.cuh) of one of the tiles.
+// Form: the stages and, for B as it stands and transposed, the products (tile_math.cuh) of one of the tiles.
 template <class Form, bool IsVector>
-void launch_conv_gemm_form(const ConvGemm &call, const ConvGemmPlan &plan,
-                           void *partial, Stream stream) {
+void launch_conv_gemm_form(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
   const auto with = [&](auto scaled) {
     constexpr bool kScaled = decltype(scaled)::value;
-    using Plain = ConvGemmTraits<typename Form::template Math<false>,
-                                 Form::kStages, IsVector, kScaled, false>;
-    using Transposed = ConvGemmTraits<typename Form::template Math<true>,
-                                      Form::kStages, IsVector, kScaled, true>;
+    using Plain = ConvGemmTraits<typename Form::template Math<false>, Form::kStages, IsVector, kScaled, false>;
+    using Transposed = ConvGemmTraits<typename Form::template Math<true>, Form::kStages, IsVector, kScaled, true>;
     if (call.transposed)
       launch_conv_gemm<Transposed>(call, plan, partial, stream);
     else
@@ -74,30 +63,23 @@ void launch_conv_gemm_form(const ConvGemm &call, const ConvGemmPlan &plan,
 // Of kHalfForms, for one of the 16-bit numbers.
 template <class T, int Index> struct HalfForm {
   static constexpr TileForm kForm = kHalfForms[Index];
-  static constexpr int kStages = kForm.stages, kWarpsM = 2,
-                       kWarpsN = kForm.threads / 32 / kWarpsM;
+  static constexpr int kStages = kForm.stages, kWarpsM = 2, kWarpsN = kForm.threads / 32 / kWarpsM;
   template <bool Transposed>
-  using Math = TensorMath<T, kForm.block_m, kForm.block_n, kForm.block_k,
-                          kWarpsM, kWarpsN, Transposed>;
+  using Math = TensorMath<T, kForm.block_m, kForm.block_n, kForm.block_k, kWarpsM, kWarpsN, Transposed>;
 };
 
 template <class T>
-void launch_conv_gemm_half(const ConvGemm &call, const ConvGemmPlan &plan,
-                           void *partial, Stream stream) {
+void launch_conv_gemm_half(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
   static_assert(std::size(kHalfForms) == 6);
   switch (plan.form) {
   case 0:
-    return launch_conv_gemm_form<HalfForm<T, 0>, true>(call, plan, partial,
-                                                       stream);
+    return launch_conv_gemm_form<HalfForm<T, 0>, true>(call, plan, partial, stream);
   case 1:
-    return launch_conv_gemm_form<HalfForm<T, 1>, true>(call, plan, partial,
-                                                       stream);
+    return launch_conv_gemm_form<HalfForm<T, 1>, true>(call, plan, partial, stream);
   case 2:
-    return launch_conv_gemm_form<HalfForm<T, 2>, true>(call, plan, partial,
-                                                       stream);
+    return launch_conv_gemm_form<HalfForm<T, 2>, true>(call, plan, partial, stream);
   default:
-    return launch_conv_gemm_form<HalfForm<T, 5>, false>(call, plan, partial,
-                                                        stream);
+    return launch_conv_gemm_form<HalfForm<T, 5>, false>(call, plan, partial, stream);
   }
 }
 
@@ -105,17 +87,13 @@ void launch_conv_gemm_half(const ConvGemm &call, const ConvGemmPlan &plan,
 template <class T, int Index> struct WgmmaForm {
   static constexpr TileForm kForm = kHalfForms[Index];
   static constexpr int kStages = kForm.stages;
-  template <bool Transposed>
-  using Math = WgmmaMath<T, kForm.block_n, Transposed>;
-  static_assert(kForm.capability == 90 &&
-                kForm.block_m == Math<false>::kBlockM &&
-                kForm.block_k == Math<false>::kBlockK &&
-                kForm.threads == Math<false>::kThreads);
+  template <bool Transposed> using Math = WgmmaMath<T, kForm.block_n, Transposed>;
+  static_assert(kForm.capability == 90 && kForm.block_m == Math<false>::kBlockM &&
+                kForm.block_k == Math<false>::kBlockK && kForm.threads == Math<false>::kThreads);
 };
 
 template <class T>
-void launch_conv_gemm_wgmma(const ConvGemm &call, const ConvGemmPlan &plan,
-                            void *partial, Stream stream) {
+void launch_conv_gemm_wgmma(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
   if (plan.form == 3)
     launch_conv_gemm_form<WgmmaForm<T, 3>, true>(call, plan, partial, stream);
   else
@@ -126,18 +104,14 @@ void launch_conv_gemm_wgmma(const ConvGemm &call, const ConvGemmPlan &plan,
 template <int Index> struct Tf32Form {
   static constexpr TileForm kForm = kTf32Forms[Index];
   static constexpr int kStages = kForm.stages;
-  template <bool Transposed>
-  using Math =
-      Tf32Math<kForm.block_m, kForm.block_n, kForm.block_k, 2, 2, Transposed>;
+  template <bool Transposed> using Math = Tf32Math<kForm.block_m, kForm.block_n, kForm.block_k, 2, 2, Transposed>;
 };
 
 // Of kPlainForms, for float32 or float64.
 template <class T> struct PlainForm {
   static constexpr TileForm kForm = kPlainForms[0];
   static constexpr int kStages = kForm.stages;
-  template <bool Transposed>
-  using Math =
-      PlainMath<T, kForm.block_m, kForm.block_n, kForm.block_k, Transposed>;
+  template <bool Transposed> using Math = PlainMath<T, kForm.block_m, kForm.block_n, kForm.block_k, Transposed>;
 };
 
 } // namespace kerneldna::cuda
