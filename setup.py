@@ -202,7 +202,8 @@ def extension() -> Extension:
         sources = [source for source in sources if not vector_suffix(source)]
     flags = common_flags()
     # GCC's functions for float16 from the static library: the shared one has them only since GCC 12.
-    link_flags = ["-lgcc", *([] if switch("DEBUG") else ["-Wl,--strip-debug"])]
+    # Nothing but weak symbols may be missing: found here, not when the library is loaded.
+    link_flags = ["-lgcc", "-Wl,-z,defs", *([] if switch("DEBUG") else ["-Wl,--strip-debug"])]
     compile_flags = {}
     cuda_about = "not built (CPU only)"
     options: dict[str, list[str]] = {}
