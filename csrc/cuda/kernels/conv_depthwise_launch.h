@@ -1,10 +1,10 @@
 // How the depthwise kernels' launch functions cut the work.
 #pragma once
 
+#include "alignment.h"
 #include "conv_depthwise_slab.cuh"
 
 #include <algorithm>
-#include <cstdint>
 #include <limits>
 
 namespace kerneldna::cuda {
@@ -13,13 +13,6 @@ constexpr int kSharedBudget = 48 << 10; // what every GPU gives a block without 
 constexpr int kBlocksPerMultiprocessor = 4;
 
 template <class T> constexpr int kVectorCount = 16 / int(sizeof(T));
-
-// Whether pixels of a height x width map start at multiples of `count` elements, 16 bytes.
-inline bool is_aligned(const Image &image, int64_t batch, int height, int width, int count) {
-  const auto fits = [&](int64_t size, int64_t stride) { return size <= 1 || stride % count == 0; };
-  return reinterpret_cast<uintptr_t>(image.data) % 16 == 0 && fits(batch, image.sample_stride) &&
-         fits(height, image.row_stride) && fits(width, image.column_stride);
-}
 
 // Offsets within a row, of which kernels compute several at once.
 inline bool rows_fit_int(const Image &image, int width) {

@@ -1,11 +1,11 @@
 // Which tile a call of conv_gemm gets, and into how many parts its K is cut.
 #if defined(KERNELDNA_WITH_CUDA) || defined(KERNELDNA_HOST_EXECUTION)
 
+#include "alignment.h"
 #include "conv_gemm.h"
 #include "lattice.h"
 
 #include <algorithm>
-#include <cstdint>
 #include <span>
 
 namespace kerneldna::cuda {
@@ -27,22 +27,13 @@ int size_of(ConvMath math) {
   return math == ConvMath::f64 ? 8 : math == ConvMath::f16 || math == ConvMath::bf16 ? 2 : 4;
 }
 
-bool is_aligned(const void *data, std::initializer_list<int64_t> strides, int64_t count) {
-  return reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
-         std::all_of(strides.begin(), strides.end(), [&](int64_t stride) { return stride % count == 0; });
-}
-bool is_aligned(const Image &image, int64_t count) {
-  return is_aligned(image.data, {image.sample_stride, image.row_stride, image.column_stride}, count);
-}
-bool is_aligned(const Scale &scale, int64_t count) { return is_aligned(scale.data, {scale.sample_stride}, count); }
-
 bool loads_vectors(const ConvGemm &call, ConvMath math) {
   const Geometry &g = call.geometry;
-  const int64_t count = 16 / size_of(math);
-  return size_of(math) < 8 && math != ConvMath::f32 && g.in_channels / g.groups % count == 0 &&
-         g.out_channels / g.groups % count == 0 && is_aligned(call.source, count) &&
-         is_aligned(call.weight, {}, count) && is_aligned(call.source_scale, count) && is_aligned(call.target, count) &&
-         is_aligned(call.target_scale, count) && is_aligned(call.bias, {}, count) && is_aligned(call.residual, count);
+  const int size = size_of(math);
+  return math != ConvMath::f64 && math != ConvMath::f32 && g.in_channels / g.groups * size % 16 == 0 &&
+         g.out_channels / g.groups * size % 16 == 0 && is_aligned(call.source, size) &&
+         is_aligned(call.weight, {}, size) && is_aligned(call.source_scale, size) && is_aligned(call.target, size) &&
+         is_aligned(call.target_scale, size) && is_aligned(call.bias, {}, size) && is_aligned(call.residual, size);
 }
 
 // Estimates of cycles, to compare tiles by. A step costs its products at the share of the tensor cores' rate that tiles

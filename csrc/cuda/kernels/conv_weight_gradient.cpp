@@ -3,30 +3,19 @@
 
 #include "conv_weight_gradient.h"
 
+#include "alignment.h"
+
 #include <algorithm>
-#include <cstdint>
-#include <initializer_list>
 
 namespace kerneldna::cuda {
 namespace {
 
-int size_of(Stored stored) { return stored == Stored::f64 ? 8 : stored == Stored::f32 ? 4 : 2; }
-
-bool is_aligned(const void *data, std::initializer_list<int64_t> strides, int size) {
-  return reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
-         std::all_of(strides.begin(), strides.end(), [&](int64_t stride) { return stride * size % 16 == 0; });
-}
-
 bool reads_vectors(const ConvWeightGradient &gradient, Stored stored) {
   const Geometry &g = gradient.geometry;
   const int size = size_of(stored);
-  const auto is_aligned_image = [&](const Image &image) {
-    return is_aligned(image.data, {image.sample_stride, image.row_stride, image.column_stride}, size);
-  };
   return g.out_channels / g.groups * size % 16 == 0 && g.in_channels / g.groups * size % 16 == 0 &&
-         is_aligned_image(gradient.grad_output) && is_aligned_image(gradient.input) &&
-         is_aligned(gradient.filter.data, {gradient.filter.sample_stride}, size) &&
-         is_aligned(gradient.channel.data, {gradient.channel.sample_stride}, size);
+         is_aligned(gradient.grad_output, size) && is_aligned(gradient.input, size) &&
+         is_aligned(gradient.filter, size) && is_aligned(gradient.channel, size);
 }
 
 // The parts are read once more, so they must not grow beyond what a GPU's cache holds or so.

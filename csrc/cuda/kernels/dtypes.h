@@ -8,6 +8,8 @@ namespace kerneldna::cuda {
 // What a tensor stores, as the host names it to a kernel's launch function.
 enum class Stored { f64, f32, f16, bf16 };
 
+constexpr int size_of(Stored stored) { return stored == Stored::f64 ? 8 : stored == Stored::f32 ? 4 : 2; }
+
 // The type that sums run in: at least float32.
 template <class T> struct Compute {
   using type = float;

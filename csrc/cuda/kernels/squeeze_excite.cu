@@ -1,6 +1,5 @@
+#include "alignment.h"
 #include "squeeze_excite.cuh"
-
-#include "geometry.h"
 
 #include <algorithm>
 
@@ -20,12 +19,6 @@ constexpr int64_t kPartBytes = 16 * 1024;
 // The samples that share what a block reads of the weights where there are many; so many have room in its registers.
 template <class T> constexpr int kSharing = sizeof(T) == 8 ? 2 : 4;
 
-int size_of(Stored stored) { return stored == Stored::f64 ? 8 : stored == Stored::f32 ? 4 : 2; }
-
-bool whole_vectors(const void *data, int64_t count, int size) {
-  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && count * size % 16 == 0;
-}
-
 // Maps of one row or column, and rows that follow each other, become one row.
 Map map_of(const SqueezeExcite &se, int size) {
   Map map{se.input,         se.sample_stride,     se.channel_stride, se.row_stride,
@@ -35,8 +28,7 @@ Map map_of(const SqueezeExcite &se, int size) {
   if (se.height == 1 || se.width == 1 || se.row_stride == se.width * se.column_stride)
     map.width = map.pixels;
   if (map.channel_stride == 1 && se.channels > 1) {
-    const int64_t steps[] = {se.channels, map.sample_stride, map.row_stride, map.column_stride};
-    if (std::all_of(std::begin(steps), std::end(steps), [&](int64_t s) { return whole_vectors(se.input, s, size); }))
+    if (is_aligned(se.input, {se.channels, map.sample_stride, map.row_stride, map.column_stride}, size))
       map.walk = Walk::vectors;
   } else if (map.column_stride == 1 && map.width == map.pixels) {
     map.walk = Walk::pixels;
@@ -51,8 +43,8 @@ Layers layers_of(const SqueezeExcite &se, int size) {
           se.fc2_bias,
           se.channels,
           se.hidden,
-          whole_vectors(se.fc1_weight, se.channels, size),
-          whole_vectors(se.fc2_weight, se.hidden, size)};
+          is_aligned(se.fc1_weight, {se.channels}, size),
+          is_aligned(se.fc2_weight, {se.hidden}, size)};
 }
 
 // So many that each has its loads under way once.
@@ -94,7 +86,7 @@ void in_two_launches(const Map &map, const Layers &layers, const SqueezeExcite &
     launch(squeeze_kernel<T, Samples>, where, map, layers, se.batch, parts, se.products);
   }
   const int64_t row = int64_t(se.shares) * se.hidden;
-  const bool vectors = whole_vectors(se.products, se.hidden, sizeof(C));
+  const bool vectors = is_aligned(se.products, {se.hidden}, sizeof(C));
   const Map products{se.products, row,       1,         row,
                      se.hidden,   se.shares, se.shares, vectors ? Walk::vectors : Walk::channels};
   const int64_t slabs =
