@@ -6,9 +6,9 @@
 // where Transposed, 64 n of one k; eight rows are an atom of 1024 bytes, in which row r has its 16-byte chunk c at
 // place c ^ r. So neither the copies to it nor the reads from it meet in a bank.
 //
-// By the machine code for sm_90a, 128x256x64 scaled products take 530 issue slots of a multiprocessor and 1152 cycles of
-// its shared memory beside 1024 of its tensor cores; a quarter of them by mma.sync, 128x128x32, take 562, 768 and, at the
-// 62 % of the rate that mma.sync is said to reach there, 413. Not verified on a GPU.
+// By the machine code for sm_90a, 128x256x64 scaled products take 530 issue slots of a multiprocessor and 1152 cycles
+// of its shared memory beside 1024 of its tensor cores; a quarter of them by mma.sync, 128x128x32, take 562, 768 and,
+// at the 62 % of the rate that mma.sync is said to reach there, 413. Not verified on a GPU.
 #pragma once
 
 #include "dtypes.h"
