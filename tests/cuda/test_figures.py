@@ -46,6 +46,12 @@ def test_rules(change, words):
     assert words in sentence
 
 
+def test_wgmma_is_for_one_architecture():
+    empty = {**GOOD, "kernel": "conv_gemm_kernel<WgmmaMath<__half>>", "mma": 0, "loop_products": 0}
+    assert not list(rules.violations(empty))
+    assert list(rules.violations({**empty, "arch": "90a"}))
+
+
 def test_a_known_spill_is_allowed_outside_of_loops(monkeypatch):
     monkeypatch.setitem(rules.KNOWN_SPILLS, GOOD["kernel"], "for a test")
     assert not list(rules.violations({**GOOD, "stack": 8, "spill_stores": 1}))
