@@ -36,7 +36,7 @@ public:
   __device__ TensorMath(const int *samples) {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      packed_samples[i / 2] |= samples[row_of(i, 0)] << i % 2 * 16 | samples[row_of(i, 1)] << (i % 2 * 16 + 8);
+      at_scale[i] = samples[named_row(i)] * kLdA + threadIdx.x % 32 / 16 * 8;
 #pragma unroll
       for (int j = 0; j < kColumns; ++j)
 #pragma unroll
@@ -47,7 +47,8 @@ public:
 
   template <bool Scaled> __device__ void step(const T *a, const T *b, const T *scale) {
     const int lane = threadIdx.x % 32;
-#pragma unroll
+    // Unrolled, the loads of the second half are brought so far forward that registers run out.
+#pragma unroll 1
     for (int k = 0; k < kBlockK; k += 16) {
       uint32_t b_fragments[kColumns / 2][4];
 #pragma unroll
@@ -61,16 +62,14 @@ public:
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
         uint32_t a_fragment[4];
-        ldmatrix_x4(a_fragment, a + (warp_m() * kWarpM + i * 16 + lane % 16) * kLdA + k + lane / 16 * 8);
-        if (Scaled)
+        ldmatrix_x4(a_fragment, a + named_row(i) * kLdA + k + lane / 16 * 8);
+        if (Scaled) {
+          uint32_t factors[4];
+          ldmatrix_x4(factors, scale + at_scale[i] + k);
 #pragma unroll
-          for (int half = 0; half < 2; ++half)
-#pragma unroll
-            for (int side = 0; side < 2; ++side) {
-              const T *const factor = scale + sample(2 * i + half) * kLdA + k + side * 8 + lane % 4 * 2;
-              a_fragment[half + 2 * side] =
-                  multiply_pair<T>(a_fragment[half + 2 * side], *reinterpret_cast<const uint32_t *>(factor));
-            }
+          for (int e = 0; e < 4; ++e)
+            a_fragment[e] = multiply_pair<T>(a_fragment[e], factors[e]);
+        }
 #pragma unroll
         for (int j = 0; j < kColumns; ++j)
           mma_16x8x16<T>(sums[i][j], a_fragment, b_fragments[j / 2][j % 2 * 2], b_fragments[j / 2][j % 2 * 2 + 1]);
@@ -100,11 +99,10 @@ private:
   __device__ static int warp_n() { return threadIdx.x / 32 / WarpsM; }
   __device__ static int row_of(int i, int half) { return warp_m() * kWarpM + i * 16 + half * 8 + threadIdx.x % 32 / 4; }
 
-  // Of row_of(i / 2, i % 2).
-  __device__ int sample(int i) const { return packed_samples[i / 4] >> i % 4 * 8 & 255; }
+  // The row that this lane names to ldmatrix.
+  __device__ static int named_row(int i) { return warp_m() * kWarpM + i * 16 + threadIdx.x % 16; }
 
-  static_assert(BlockM_ <= 256);
-  uint32_t packed_samples[(kRows + 1) / 2] = {}; // a byte each, to save registers
+  int at_scale[kRows]; // of the sample of the named row
   float sums[kRows][kColumns][4];
 };
 
