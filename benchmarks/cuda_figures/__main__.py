@@ -7,8 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from . import rules, table
-from .figures import row
+from . import figures, rules, table
 from .library import cuda_version, kernels
 
 
@@ -18,7 +17,7 @@ def main() -> int:
     parser.add_argument("--print", action="store_true", help="print the rows and save nothing")
     options = parser.parse_args()
     library = options.folder / "kerneldna_ops" / "_C.abi3.so"
-    rows = sorted(map(row, kernels(library)), key=lambda row: (row["kernel"], float(row["arch"].rstrip("af"))))
+    rows = figures.rows(kernels(library))
     if options.print:
         print(*map(json.dumps, rows), sep="\n")
     else:

@@ -1,5 +1,6 @@
 """What a kernel's machine code says about its cost: a row of the table."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.compile_matrix.sass import Instruction, Sass, count
@@ -15,7 +16,13 @@ _REGISTERS, _REGISTERS_AT_ONCE, _WARPS_AT_ONCE = 65536, 256, 4
 _INSTRUCTION_BYTES = 16
 
 
-def row(kernel: Kernel) -> Row:
+def rows(kernels: Iterable[Kernel]) -> list[Row]:
+    """By name and architecture. A template that two files instantiate alike is one kernel."""
+    found = {tuple(row.values()): row for row in map(_row, kernels)}
+    return sorted(found.values(), key=lambda row: (row["kernel"], float(row["arch"].rstrip("af"))))
+
+
+def _row(kernel: Kernel) -> Row:
     code = kernel.sass.instructions
     mma = count(code, *_MMA)
     products = _MMA if mma else _FMA

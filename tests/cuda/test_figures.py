@@ -1,11 +1,13 @@
 """The tool that reads the figures of CUDA kernels off their machine code: it finds loops, and what breaks a rule."""
 
+import dataclasses
+
 import pytest
 
 from benchmarks.compile_matrix.sass import Sass
 from benchmarks.cuda_figures import rules
-from benchmarks.cuda_figures.figures import blocks, hot_loop
-from benchmarks.cuda_figures.library import functions, launch_bounds, short_name
+from benchmarks.cuda_figures.figures import blocks, hot_loop, rows
+from benchmarks.cuda_figures.library import Kernel, functions, launch_bounds, short_name
 
 # A kernel that keeps the rules.
 GOOD = {
@@ -122,3 +124,14 @@ def test_each_function_of_a_disassembly_is_found():
     assert [len(code[symbol].instructions) for symbol in ("first", "second")] == [1, 4]
     assert [i.opcode for i in hot_loop(code["second"], ("HMMA",))] == ["HMMA", "LDL", "BRA"]
     assert hot_loop(code["first"], ("HMMA",)) == []
+
+
+def test_a_kernel_that_two_files_hold_is_one_row():
+    code = {symbol: Sass.parse(text) for symbol, text in functions(DISASSEMBLY)}
+    kernel = Kernel("gemm<1>", "80", code["second"], 32, 0, 0, 128, 2)
+    on_newer = dataclasses.replace(kernel, arch="100")
+    other = dataclasses.replace(kernel, registers=40)
+    assert [row["arch"] for row in rows([on_newer, kernel, kernel])] == ["80", "100"]
+    assert [row["registers"] for row in rows([kernel, other])] == [32, 40]
+    (row,) = rows([kernel])
+    assert (row["mma"], row["loop"], row["loop_products"], row["loop_spills"], row["blocks"]) == (1, 3, 1, 1, 16)

@@ -36,7 +36,7 @@ def package(cuda_library, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(cuda_library):
-    return list(map(figures.row, kernels(cuda_library)))
+    return figures.rows(kernels(cuda_library))
 
 
 def run_beside(package, code):
