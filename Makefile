@@ -10,6 +10,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c co
 OLDEST_TRITON := build/triton/3.6.0
 # Where cuda-library builds; TORCH_CUDA_ARCH_LIST says for which GPUs.
 CUDA_LIBRARY := build/cuda/lib
+# What of tests/cuda runs under ThreadSanitizer, which is slow: all kernels, but few shapes.
+RACES := any_order or whoever_goes_first
 # glibc's allocator keeps its memory: see benchmarks/process.py.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
 
@@ -17,7 +19,7 @@ KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build host-kernels demo test bench gpu-compile gpu-check cuda-library cuda-check cuda-figures lint format wheel clean
+.PHONY: help venv build host-kernels demo test mutants host-sanitize bench gpu-compile gpu-check cuda-library cuda-check cuda-figures lint format wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -48,6 +50,13 @@ demo: build ## train on real images three ways and write runs/demo/ (5 minutes)
 
 test: build host-kernels ## all tests
 	$(BIN)/python -m pytest
+
+mutants: build host-kernels ## whether a test fails for each of a list of mistakes in the CUDA kernels (5 minutes)
+	$(BIN)/python tests/cuda/mutants.py
+
+host-sanitize: build ## the tests of the CUDA kernels on the CPU under the address, undefined-behaviour and thread sanitizers
+	$(BIN)/python tests/sanitizers/host_kernels.py address,undefined tests/cuda -k "not sanitizers"
+	$(BIN)/python tests/sanitizers/host_kernels.py thread tests/cuda -k "$(RACES)"
 
 bench: build ## all measurements and their report in benchmarks/results/ (a quarter of an hour on an idle machine)
 	mkdir -p $(RESULTS)
