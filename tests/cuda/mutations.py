@@ -123,8 +123,8 @@ GEMM = [
     ),
     in_gemm(
         "matrices of A in the order of B",
-        "(warp_m() * kWarpM + i * 16 + lane % 16) * kLdA + k + lane / 16 * 8",
-        "(warp_m() * kWarpM + i * 16 + lane % 8 + lane / 16 * 8) * kLdA + k + lane / 8 % 2 * 8",
+        "ldmatrix_x4(a_fragment, a + named_row(i) * kLdA + k + lane / 16 * 8)",
+        "ldmatrix_x4(a_fragment, a + named_row(i) * kLdA + k + lane / 8 % 2 * 8)",
         "test_every_tile[wide-none-float16]",
         file="tile_math.cuh",
     ),
@@ -143,9 +143,9 @@ GEMM = [
         file="tile_math.cuh",
     ),
     in_gemm(
-        "samples of rows packed at the wrong byte",
-        "packed_samples[i / 4] >> i % 4 * 8 & 255",
-        "packed_samples[i / 4] >> i % 2 * 8 & 255",
+        "the scale of another row's sample",
+        "at_scale[i] = samples[named_row(i)] * kLdA",
+        "at_scale[i] = samples[named_row(0)] * kLdA",
         "test_every_shape[one_pixel-1-float16]",
         file="tile_math.cuh",
     ),

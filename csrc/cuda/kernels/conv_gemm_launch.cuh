@@ -63,7 +63,9 @@ void launch_conv_gemm_form(const ConvGemm &call, const ConvGemmPlan &plan, void 
 // Of kHalfForms, for one of the 16-bit numbers.
 template <class T, int Index> struct HalfForm {
   static constexpr TileForm kForm = kHalfForms[Index];
-  static constexpr int kStages = kForm.stages, kWarpsM = 2, kWarpsN = kForm.threads / 32 / kWarpsM;
+  static constexpr int kStages = kForm.stages;
+  // Along M, for warps beside each other along N scale the same pixels again.
+  static constexpr int kWarpsM = 4, kWarpsN = kForm.threads / 32 / kWarpsM;
   template <bool Transposed>
   using Math = TensorMath<T, kForm.block_m, kForm.block_n, kForm.block_k, kWarpsM, kWarpsN, Transposed>;
 };
