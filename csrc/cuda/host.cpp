@@ -67,7 +67,9 @@ Tensor with_adjacent_channels(const Tensor &image) {
 }
 
 Image image_of(const Tensor &image) {
-  return {const_cast<void *>(image.const_data_ptr()), image.stride(0), image.stride(2), image.stride(3)};
+  // A stride that is never stepped over says nothing: not that pixels are unaligned, above all.
+  const auto stride = [&](int64_t dim) { return image.size(dim) > 1 ? image.stride(dim) : 0; };
+  return {const_cast<void *>(image.const_data_ptr()), stride(0), stride(2), stride(3)};
 }
 
 bool is_per_sample(const OptionalTensor &attention, int64_t static_dim) {

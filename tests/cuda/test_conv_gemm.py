@@ -141,6 +141,20 @@ def test_tiles(case, of_half, of_others):
         assert tiles() == expected, math
 
 
+def test_strides_that_are_never_stepped_over_do_not_forbid_vectors():
+    """One pixel in channels_last has rows and columns 1 number apart."""
+    weight = torch.ones(64, 64, 1, 1, dtype=torch.float16)
+    pixel = torch.ones(5, 64, 1, 1, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
+    pixels = torch.ones(5, 64, 2, 2, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
+    assert pixel.stride()[2:] == (1, 1)
+    shared_bytes = []
+    for image in (pixel, pixels):
+        host.clear_launches()
+        ops.conv(image, weight)
+        shared_bytes.append(host.launches()[0][3])  # the tile that is read number by number has fewer stages
+    assert shared_bytes[0] == shared_bytes[1]
+
+
 @every_math
 @pytest.mark.parametrize("multiprocessors", [FEW, MANY])
 @pytest.mark.parametrize("case", SHAPES[4:], ids=str)

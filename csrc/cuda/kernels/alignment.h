@@ -19,14 +19,6 @@ inline bool is_aligned(const Image &image, int64_t element_bytes) {
   return is_aligned(image.data, {image.sample_stride, image.row_stride, image.column_stride}, element_bytes);
 }
 
-// The same for a map of this size, of which strides that are never stepped over do not count.
-inline bool is_aligned(const Image &image, int64_t batch, int height, int width, int64_t element_bytes) {
-  return is_aligned(
-      image.data,
-      {batch > 1 ? image.sample_stride : 0, height > 1 ? image.row_stride : 0, width > 1 ? image.column_stride : 0},
-      element_bytes);
-}
-
 inline bool is_aligned(const Scale &scale, int64_t element_bytes) {
   return is_aligned(scale.data, {scale.sample_stride}, element_bytes);
 }

@@ -50,14 +50,10 @@ template <class T, bool Transposed> void run(const Depthwise &conv, Stream strea
   const Geometry &geometry = conv.geometry;
   if (geometry.batch == 0)
     return;
-  const int source_height = Transposed ? geometry.out_height : geometry.in_height;
   const int source_width = Transposed ? geometry.out_width : geometry.in_width;
-  const int target_height = Transposed ? geometry.in_height : geometry.out_height;
-  const int target_width = Transposed ? geometry.in_width : geometry.out_width;
   const bool vectors = geometry.in_channels == geometry.out_channels && geometry.in_channels % kCount == 0 &&
-                       is_aligned(conv.source, geometry.batch, source_height, source_width, sizeof(T)) &&
-                       is_aligned(conv.target, geometry.batch, target_height, target_width, sizeof(T)) &&
-                       is_aligned(conv.residual, geometry.batch, target_height, target_width, sizeof(T));
+                       is_aligned(conv.source, sizeof(T)) && is_aligned(conv.target, sizeof(T)) &&
+                       is_aligned(conv.residual, sizeof(T));
   if (!vectors)
     return launch_pixels<T, 1, Transposed>(conv, stream);
   if constexpr (sizeof(T) <= 4) {

@@ -53,10 +53,8 @@ template <class T, int Count, int KernelWidth, int Step> Chosen plan_for(const D
 template <class T> Chosen choose(const DepthwiseGrads &grads, int device) {
   constexpr int kCount = kVectorCount<T>;
   const Geometry &geometry = grads.geometry;
-  const bool vectors =
-      geometry.in_channels == geometry.out_channels && geometry.in_channels % kCount == 0 &&
-      is_aligned(grads.input, geometry.batch, geometry.in_height, geometry.in_width, sizeof(T)) &&
-      is_aligned(grads.grad_output, geometry.batch, geometry.out_height, geometry.out_width, sizeof(T));
+  const bool vectors = geometry.in_channels == geometry.out_channels && geometry.in_channels % kCount == 0 &&
+                       is_aligned(grads.input, sizeof(T)) && is_aligned(grads.grad_output, sizeof(T));
   if (!vectors)
     return plan_for<T, 1, 0, 0>(grads, device);
   if constexpr (sizeof(T) <= 4) {
