@@ -146,7 +146,7 @@ GEMM = [
         "the scale of another row's sample",
         "at_scale[i] = samples[named_row(i)] * kLdA",
         "at_scale[i] = samples[named_row(0)] * kLdA",
-        "test_every_shape[one_pixel-1-float16]",
+        "test_every_tile[wide-all-float16]",
         file="tile_math.cuh",
     ),
     in_gemm(
@@ -257,10 +257,10 @@ WEIGHT = [
         "test_in_any_order[float16-vectors-1]",
     ),
     in_weight_gradient(
-        "a pixel past the last",
+        "the last pixel left out",
         "const bool exists = row + r * kRowsApart < existing;",
-        "const bool exists = row + r * kRowsApart <= existing;",
-        "test_images_in_any_layout[float16-sliced]",
+        "const bool exists = row + r * kRowsApart < existing - 1;",
+        "test_per_sample_factors[float16-1-vectors]",
     ),
     in_weight_gradient(
         "factors on the padding",
