@@ -1,4 +1,4 @@
-"""What tests of the CUDA kernels share: host execution as it is by default, whatever the test before has set."""
+"""What tests of the CUDA kernels share: host execution as it is by default, before and after each of them."""
 
 import pytest
 import torch
@@ -11,9 +11,14 @@ except ModuleNotFoundError:
 
 @pytest.fixture(autouse=True)
 def host_execution_by_default():
-    if host is not None:
-        host.set_schedule()
-        host.set_copies("late")
-        host.set_limits()
-        host.clear_launches()
-        torch.ops.kerneldna_cuda_host._allow_tf32(False)
+    def reset():
+        if host is not None:
+            host.set_schedule()
+            host.set_copies("late")
+            host.set_limits()
+            host.clear_launches()
+            torch.ops.kerneldna_cuda_host._allow_tf32(False)
+
+    reset()
+    yield
+    reset()

@@ -144,10 +144,15 @@ GEMM = [
     ),
     in_gemm(
         "the scale of another row's sample",
-        "at_scale[i] = samples[named_row(i)] * kLdA",
-        "at_scale[i] = samples[named_row(0)] * kLdA",
+        "rows[row_a(j)].sample : samples) * Math::kLdA",
+        "rows[row_a(0)].sample : samples) * Math::kLdA",
         "test_every_tile[wide-all-float16]",
-        file="tile_math.cuh",
+    ),
+    in_gemm(
+        "the padding multiplied with a sample's scale",
+        "(in_image >> j & 1 ? rows[row_a(j)].sample : samples)",
+        "max(rows[row_a(j)].sample, 0)",
+        "test_the_padding_stays_zero_whatever_multiplies_it[float16]",
     ),
     in_gemm(
         "rows and columns of a TF32 fragment exchanged",

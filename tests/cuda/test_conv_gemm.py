@@ -141,6 +141,21 @@ def test_tiles(case, of_half, of_others):
         assert tiles() == expected, math
 
 
+@every_math
+def test_the_padding_stays_zero_whatever_multiplies_it(math):
+    """Some pixels have all taps but one on the padding, beside an infinite factor."""
+    case = channels_last(Case("padded", (2, 16, 3, 4), 24, padding=(2, 2)))
+    ops._allow_tf32(math.tf32)
+    outputs = []
+    for dtype, convolution in (math.dtype, lambda call: ops.conv(*call)), (torch.float64, truths.sample_by_sample):
+        call = build(case, dtype)
+        call.channel_attention[1, 5] = torch.inf
+        outputs.append(convolution(call))
+    assert outputs[1].isinf().any()
+    for pattern in (torch.isnan, torch.isposinf, torch.isneginf):
+        assert torch.equal(*map(pattern, outputs)), pattern.__name__
+
+
 def test_strides_that_are_never_stepped_over_do_not_forbid_vectors():
     """One pixel in channels_last has rows and columns 1 number apart."""
     weight = torch.ones(64, 64, 1, 1, dtype=torch.float16)

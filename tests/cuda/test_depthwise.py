@@ -65,13 +65,6 @@ LAST_PIXEL_MET = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def an_a100():
-    yield
-    host.set_limits()
-    host.set_schedule()
-
-
 def check_output(case, dtype, call=None):
     output = ops.conv(*(call or build(case, dtype)))
     assert_within([output], [truths.output(case)], truths.plain_outputs(case, dtype))

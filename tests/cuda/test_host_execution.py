@@ -15,15 +15,6 @@ DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 NAN = float("nan")
 
 
-@pytest.fixture(autouse=True)
-def _as_it_was():
-    yield
-    host.set_schedule()
-    host.set_copies("late")
-    host.set_limits()
-    host.clear_launches()
-
-
 def bits_of(numbers):
     """The 16-bit numbers of a tensor as integers without sign."""
     return [bits & 0xFFFF for bits in numbers.contiguous().view(torch.int16).flatten().tolist()]

@@ -29,12 +29,7 @@ IN_TWO = [((2, 520, 7, 5), 129), ((5, 1003, 1, 1), 130), ((1, 64, 45, 41), 16), 
 MANY, FEW = 132, 4
 
 
-@pytest.fixture(autouse=True)
-def _as_it_was(poisoned_memory):
-    yield
-    host.set_schedule()
-    host.set_limits()
-    host.clear_launches()
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 def launched():

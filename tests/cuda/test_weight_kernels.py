@@ -19,16 +19,6 @@ pytestmark = pytest.mark.usefixtures("poisoned_memory", "threads")
 MULTIPROCESSORS = (1, 108)  # many steps in one part of the pixels, and one or two steps in each of many
 
 
-@pytest.fixture(autouse=True)
-def _as_it_was():
-    yield
-    host.set_schedule()
-    host.set_copies("late")
-    host.set_limits()
-    host.clear_launches()
-    op._allow_tf32(False)
-
-
 def gradients(call, grad):
     """Of the weight and of what is static; None for all others, as for what is absent."""
     static_dims = (None, 4, None, 1, 1, 2)

@@ -16,16 +16,6 @@ N, K, THREADS = 128, 16, 128
 ATOM = 512  # numbers: eight rows of 128 bytes
 
 
-@pytest.fixture(autouse=True)
-def _as_it_was():
-    host.clear_launches()
-    yield
-    host.set_schedule()
-    host.set_copies("late")
-    host.set_limits()
-    host.clear_launches()
-
-
 def encode(address, leading, stride):
     """The 64 bits of a descriptor with the swizzle of 128 bytes, by the manual's table of its fields."""
     fields = {0: address // 16, 16: leading // 16, 32: stride // 16, 62: 1}

@@ -50,12 +50,17 @@ template <class Math, int Stages_, bool IsVector_, bool Scaled_, bool Transposed
   static constexpr int kRowsB = (kTransposed ? kBlockK : kBlockN) * kChunksB / kThreads;
   static_assert(kThreads % kChunksB == 0 && kRowsB * kThreads == (kTransposed ? kBlockK : kBlockN) * kChunksB);
 
+  __host__ __device__ static constexpr int aligned(int count) {
+    return (count + Math::kStageAlignment - 1) / Math::kStageAlignment * Math::kStageAlignment;
+  }
   // Before the stages: what is known of each row.
-  static constexpr int kHeaderBytes = kBlockM * int(sizeof(TileRow) + sizeof(int));
-  static_assert(kHeaderBytes % (Math::kStageAlignment * sizeof(T)) == 0 && kTileA % Math::kStageAlignment == 0);
+  static constexpr int kHeaderBytes = aligned(kBlockM * int(sizeof(TileRow)) / int(sizeof(T))) * int(sizeof(T));
+  // A stage: A, B and, where scaled, the place of each row's scale, the scales of each sample and a row of zeros. That
+  // is what the padding is multiplied with: an infinite scale must not make NaN of its zeros.
+  static constexpr int kPlaces = kBlockM * int(sizeof(int)) / int(sizeof(T));
+  static_assert(kTileA % Math::kStageAlignment == 0);
   __host__ __device__ static int stage_elements(int samples) {
-    const int all = kTileA + kTileB + (kScaled ? samples * Math::kLdA : 0);
-    return (all + Math::kStageAlignment - 1) / Math::kStageAlignment * Math::kStageAlignment;
+    return aligned(kTileA + kTileB + (kScaled ? kPlaces + (samples + 1) * Math::kLdA : 0));
   }
   __host__ __device__ static int shared_bytes(int samples) {
     const int stages = kStages * stage_elements(samples) * int(sizeof(T));
@@ -123,7 +128,8 @@ public:
                                      valid);
     }
     if constexpr (Traits::kScaled)
-      load_scale(tile_b + Traits::kTileB, channel_exists);
+      load_scale(reinterpret_cast<int *>(tile_b + Traits::kTileB), tile_b + Traits::kTileB + Traits::kPlaces,
+                 channel_exists);
     advance();
   }
 
@@ -157,8 +163,12 @@ private:
     }
   }
 
-  // s * c of the samples of the tile. c alone needs no arithmetic.
-  __device__ void load_scale(T *tile, bool channel_exists) {
+  // s * c of the samples of the tile, after the places of the rows. c alone needs no arithmetic.
+  __device__ void load_scale(int *places, T *tile, bool channel_exists) {
+    if (chunk == 0)
+#pragma unroll
+      for (int j = 0; j < Traits::kRowsA; ++j)
+        places[row_a(j)] = (in_image >> j & 1 ? rows[row_a(j)].sample : samples) * Math::kLdA;
     const T *const channel = static_cast<const T *>(p.source_scale.data);
     const T *const spatial = static_cast<const T *>(p.tap_scale.data);
     for (int sample = threadIdx.x / Traits::kChunks; sample < samples; sample += Traits::kThreads / Traits::kChunks) {
@@ -228,20 +238,22 @@ __device__ void conv_gemm_tile(const ConvGemm &p, const GroupSizes &group, compu
   using Math = typename Traits::M;
   KERNELDNA_SHARED(shared);
   TileRow *const rows = reinterpret_cast<TileRow *>(shared);
-  int *const row_samples = reinterpret_cast<int *>(rows + Traits::kBlockM);
   T *const stages = reinterpret_cast<T *>(shared + Traits::kHeaderBytes);
   const int stage_elements = Traits::stage_elements(samples);
 
   const TilePlace place = tile_place<Traits::kBlockM, Traits::kBlockN>(p, Traits::kTransposed);
   fill_rows<Traits::kBlockM, Traits::kThreads>(p, place, rows);
-  for (int m = threadIdx.x; m < Traits::kBlockM; m += Traits::kThreads)
-    row_samples[m] = max(rows[m].sample, 0);
+  if constexpr (Traits::kScaled)
+    for (int i = threadIdx.x; i < Traits::kStages * Math::kLdA; i += Traits::kThreads) {
+      T *const scale = stages + i / Math::kLdA * stage_elements + Traits::kTileA + Traits::kTileB + Traits::kPlaces;
+      scale[samples * Math::kLdA + i % Math::kLdA] = from_compute<T>(0);
+    }
   __syncthreads();
 
   const int all = place.at.lattice.taps() * group.blocks;
   const int first = int(int64_t(all) * blockIdx.z / gridDim.z), last = int(int64_t(all) * (blockIdx.z + 1) / gridDim.z);
 
-  Math math(row_samples);
+  Math math;
   {
     ConvGemmLoader<Traits> loader(p, group, place, rows, samples, first);
 #pragma unroll
@@ -259,8 +271,9 @@ __device__ void conv_gemm_tile(const ConvGemm &p, const GroupSizes &group, compu
         loader.load(stages + next_stage * stage_elements);
       cp_async_commit();
 
-      const T *const tile = stages + stage * stage_elements;
-      math.template step<Traits::kScaled>(tile, tile + Traits::kTileA, tile + Traits::kTileA + Traits::kTileB);
+      const T *const a = stages + stage * stage_elements, *const b = a + Traits::kTileA,
+                     *const places = b + Traits::kTileB;
+      math.template step<Traits::kScaled>(a, b, reinterpret_cast<const int *>(places), places + Traits::kPlaces);
       stage = stage + 1 == Traits::kStages ? 0 : stage + 1;
       next_stage = next_stage + 1 == Traits::kStages ? 0 : next_stage + 1;
     }

@@ -78,8 +78,9 @@ ConvGemmPlan plan_conv_gemm(const ConvGemm &call, ConvMath math, const Limits &l
     if (form.capability && form.capability != limits.capability)
       continue;
     const bool is_scaled = call.source_scale.data || call.tap_scale.data;
-    const int64_t rows = form.block_m + form.block_n + (is_scaled ? samples : 0);
-    if (i > begin && rows * (form.block_k + 8) * form.stages * size_of(math) > limits.shared_bytes)
+    const int64_t rows = form.block_m + form.block_n + (is_scaled ? samples + 1 : 0);
+    const int64_t stage = rows * (form.block_k + 8) * size_of(math) + (is_scaled ? form.block_m * sizeof(int) : 0);
+    if (i > begin && stage * form.stages + form.block_m * 16 > limits.shared_bytes)
       continue;
     const int64_t tiles =
         lattice_tiles(g, call.transposed, form.block_m) * ceil_divide(target_channels, form.block_n) * g.groups;

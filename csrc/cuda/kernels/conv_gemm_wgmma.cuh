@@ -37,10 +37,7 @@ public:
     return (column / kRow * kBlockK + row) * kRow + (chunk ^ row % 8) * 8 + column % 8;
   }
 
-  __device__ WgmmaMath(const int *samples) {
-    const int row = threadIdx.x / 32 * 16 + threadIdx.x % 16, side = threadIdx.x % 32 / 16 * 8;
-    at_a = row * kLdA + side;
-    at_scale = samples[row] * kLdA + side;
+  __device__ WgmmaMath() {
 #pragma unroll
     for (int i = 0; i < kParts; ++i)
 #pragma unroll
@@ -51,16 +48,19 @@ public:
   __device__ static void publish() { fence_proxy_async(); }
 
   // Leaves the last products under way: they still read b.
-  template <bool Scaled> __device__ void step(const T *a, const T *b, const T *scale) {
+  template <bool Scaled> __device__ void step(const T *a, const T *b, const int *places, const T *scale) {
+    const int side = threadIdx.x % 32 / 16 * 8;
+    const T *const row = a + named_row() * kLdA + side;
+    const T *const factor_row = Scaled ? scale + places[named_row()] + side : nullptr;
 #pragma unroll
     for (int i = 0; i < kBlockK / 16; ++i) {
       // The product before the last kFragments - 1 is done, and with it what it read.
       wgmma_wait<kFragments - 1>();
       uint32_t (&fragment)[4] = fragments[i % kFragments];
-      ldmatrix_x4(fragment, a + at_a + i * 16);
+      ldmatrix_x4(fragment, row + i * 16);
       if (Scaled) {
         uint32_t factors[4];
-        ldmatrix_x4(factors, scale + at_scale + i * 16);
+        ldmatrix_x4(factors, factor_row + i * 16);
 #pragma unroll
         for (int e = 0; e < 4; ++e)
           fragment[e] = multiply_pair<T>(fragment[e], factors[e]);
@@ -92,7 +92,9 @@ private:
   static constexpr int kParts = kBlockN / 128, kFragments = kParts > 1 ? 4 : 2;
   static_assert(sizeof(T) == 2 && kBlockN % 128 == 0);
 
-  int at_a, at_scale; // of the row that this lane names to ldmatrix
+  // The row that this lane names to ldmatrix.
+  __device__ static int named_row() { return threadIdx.x / 32 * 16 + threadIdx.x % 16; }
+
   uint32_t fragments[kFragments][4];
   float sums[kParts][64];
 };

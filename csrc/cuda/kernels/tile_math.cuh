@@ -32,21 +32,23 @@ public:
   static constexpr int kLdA = BlockK_ + 8, kLdB = (Transposed ? BlockN_ : BlockK_) + 8;
   __device__ static int at_b(int row, int column) { return row * kLdB + column; }
 
-  // samples[m]: the sample of each row of the tile, counted from the first of the tile.
-  __device__ TensorMath(const int *samples) {
+  __device__ TensorMath() {
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      at_scale[i] = samples[named_row(i)] * kLdA + threadIdx.x % 32 / 16 * 8;
+    for (int i = 0; i < kRows; ++i)
 #pragma unroll
       for (int j = 0; j < kColumns; ++j)
 #pragma unroll
         for (int e = 0; e < 4; ++e)
           sums[i][j][e] = 0;
-    }
   }
 
-  template <bool Scaled> __device__ void step(const T *a, const T *b, const T *scale) {
+  template <bool Scaled> __device__ void step(const T *a, const T *b, const int *places, const T *scale) {
     const int lane = threadIdx.x % 32;
+    const T *factor_row[kRows]; // that this lane names to ldmatrix
+#pragma unroll
+    for (int i = 0; i < kRows; ++i)
+      if (Scaled)
+        factor_row[i] = scale + places[named_row(i)] + lane / 16 * 8;
     // Unrolled, the loads of the second half are brought so far forward that registers run out.
 #pragma unroll 1
     for (int k = 0; k < kBlockK; k += 16) {
@@ -65,7 +67,7 @@ public:
         ldmatrix_x4(a_fragment, a + named_row(i) * kLdA + k + lane / 16 * 8);
         if (Scaled) {
           uint32_t factors[4];
-          ldmatrix_x4(factors, scale + at_scale[i] + k);
+          ldmatrix_x4(factors, factor_row[i] + k);
 #pragma unroll
           for (int e = 0; e < 4; ++e)
             a_fragment[e] = multiply_pair<T>(a_fragment[e], factors[e]);
@@ -102,7 +104,6 @@ private:
   // The row that this lane names to ldmatrix.
   __device__ static int named_row(int i) { return warp_m() * kWarpM + i * 16 + threadIdx.x % 16; }
 
-  int at_scale[kRows]; // of the sample of the named row
   float sums[kRows][kColumns][4];
 };
 
@@ -115,10 +116,7 @@ public:
   static constexpr int kLdA = BlockK_ + 4, kLdB = Transposed ? BlockN_ + 8 : BlockK_ + 4;
   __device__ static int at_b(int row, int column) { return row * kLdB + column; }
 
-  __device__ Tf32Math(const int *samples) {
-#pragma unroll
-    for (int i = 0; i < 2 * kRows; ++i)
-      sample[i] = samples[row_of(i / 2, i % 2)];
+  __device__ Tf32Math() {
 #pragma unroll
     for (int i = 0; i < kRows; ++i)
 #pragma unroll
@@ -128,8 +126,13 @@ public:
           sums[i][j][e] = 0;
   }
 
-  template <bool Scaled> __device__ void step(const float *a, const float *b, const float *scale) {
+  template <bool Scaled> __device__ void step(const float *a, const float *b, const int *places, const float *scale) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const float *factor_row[2 * kRows];
+#pragma unroll
+    for (int i = 0; i < 2 * kRows; ++i)
+      if (Scaled)
+        factor_row[i] = scale + places[row_of(i / 2, i % 2)];
 #pragma unroll
     for (int k = 0; k < kBlockK; k += 8) {
       uint32_t b_fragments[kColumns][2];
@@ -150,7 +153,7 @@ public:
             const int at = k + t + 4 * side;
             float value = a[row_of(i, half) * kLdA + at];
             if (Scaled)
-              value *= scale[sample[2 * i + half] * kLdA + at];
+              value *= factor_row[2 * i + half][at];
             a_fragment[half + 2 * side] = to_tf32(value);
           }
 #pragma unroll
@@ -180,7 +183,6 @@ private:
   __device__ static int warp_n() { return threadIdx.x / 32 / WarpsM; }
   __device__ static int row_of(int i, int half) { return warp_m() * kWarpM + i * 16 + half * 8 + threadIdx.x % 32 / 4; }
 
-  int sample[2 * kRows];
   float sums[kRows][kColumns][4];
 };
 
@@ -193,17 +195,21 @@ public:
   static constexpr int kLdA = BlockK_ + 1, kLdB = (Transposed ? BlockN_ : BlockK_) + 1;
   __device__ static int at_b(int row, int column) { return row * kLdB + column; }
 
-  __device__ PlainMath(const int *samples) {
+  __device__ PlainMath() {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      sample[i] = samples[threadIdx.x / 16 + 16 * i];
 #pragma unroll
       for (int j = 0; j < kColumns; ++j)
         sums[i][j] = 0;
     }
   }
 
-  template <bool Scaled> __device__ void step(const T *a, const T *b, const T *scale) {
+  template <bool Scaled> __device__ void step(const T *a, const T *b, const int *places, const T *scale) {
+    const T *factor_row[kRows];
+#pragma unroll
+    for (int i = 0; i < kRows; ++i)
+      if (Scaled)
+        factor_row[i] = scale + places[threadIdx.x / 16 + 16 * i];
 #pragma unroll 4
     for (int k = 0; k < kBlockK; ++k) {
       T left[kRows], right[kColumns];
@@ -211,7 +217,7 @@ public:
       for (int i = 0; i < kRows; ++i) {
         left[i] = a[(threadIdx.x / 16 + 16 * i) * kLdA + k];
         if (Scaled)
-          left[i] *= scale[sample[i] * kLdA + k];
+          left[i] *= factor_row[i][k];
       }
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) {
@@ -237,7 +243,6 @@ public:
 private:
   static constexpr int kRows = BlockM_ / 16, kColumns = BlockN_ / 16;
 
-  int sample[kRows];
   T sums[kRows][kColumns];
 };
 
