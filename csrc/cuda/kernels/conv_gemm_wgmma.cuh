@@ -7,7 +7,7 @@
 // place c ^ r. So neither the copies to it nor the reads from it meet in a bank.
 //
 // By the machine code for sm_90a, 128x256x64 scaled products take 530 issue slots of a multiprocessor and 1152 cycles
-// of its shared memory beside 1024 of its tensor cores; a quarter of them by mma.sync, 128x128x32, take 562, 768 and,
+// of its shared memory beside 1024 of its tensor cores; a quarter of them by mma.sync, 128x128x32, take 446, 640 and,
 // at the 62 % of the rate that mma.sync is said to reach there, 413. Not verified on a GPU.
 #pragma once
 
