@@ -75,6 +75,10 @@ const char *dtype_name(ScalarType dtype) {
   }
 }
 
+ScalarType compute_dtype(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
 namespace {
 
 bool is_supported(ScalarType dtype) {

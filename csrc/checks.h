@@ -43,6 +43,9 @@ bool is_channels_last(const Tensor &input);
 
 const char *dtype_name(torch::headeronly::ScalarType dtype);
 
+// What sums of a dtype run in: float64 for float64, else float32.
+torch::headeronly::ScalarType compute_dtype(torch::headeronly::ScalarType dtype);
+
 bool has_shape(const Tensor &tensor, std::initializer_list<int64_t> expected);
 
 // float64, float32, float16 or bfloat16.

@@ -80,6 +80,8 @@ ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, 
   return shape;
 }
 
+namespace {
+
 void check_grad_output(const char *op, const Tensor &grad_output, const Tensor &input, const ConvShape &shape) {
   check_like_input(op, "grad_output", grad_output, input);
   check(has_shape(grad_output, {shape.batch, shape.out_channels, shape.out_height, shape.out_width}), op,
@@ -88,6 +90,7 @@ void check_grad_output(const char *op, const Tensor &grad_output, const Tensor &
         shape_of(grad_output));
 }
 
+// Only the gradient of an argument that is there can be asked for.
 void check_output_mask(const char *op, const std::vector<bool> &output_mask, const OptionalTensor &bias,
                        const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
                        const OptionalTensor &spatial_attention) {
@@ -99,6 +102,22 @@ void check_output_mask(const char *op, const std::vector<bool> &output_mask, con
   for (int i = 0; i < 4; ++i)
     check(*optional[i].second || !output_mask[2 + i], op, ": output_mask asks for the gradient of ", optional[i].first,
           ", which is None");
+}
+
+} // namespace
+
+ConvShape check_conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
+                              const OptionalTensor &bias, const OptionalTensor &channel_attention,
+                              const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
+                              const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
+                              const std::vector<int64_t> &dilation, int64_t groups,
+                              const std::vector<bool> &output_mask) {
+  constexpr const char *op = "kerneldna::conv_backward";
+  const ConvShape shape = check_conv(op, input, weight, bias, channel_attention, filter_attention, spatial_attention,
+                                     stride, padding, dilation, groups);
+  check_grad_output(op, grad_output, input, shape);
+  check_output_mask(op, output_mask, bias, channel_attention, filter_attention, spatial_attention);
+  return shape;
 }
 
 } // namespace kerneldna

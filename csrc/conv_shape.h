@@ -26,11 +26,12 @@ ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, 
                      const OptionalTensor &spatial_attention, const std::vector<int64_t> &stride,
                      const std::vector<int64_t> &padding, const std::vector<int64_t> &dilation, int64_t groups);
 
-void check_grad_output(const char *op, const Tensor &grad_output, const Tensor &input, const ConvShape &shape);
-
-// Only the gradient of an argument that is there can be asked for.
-void check_output_mask(const char *op, const std::vector<bool> &output_mask, const OptionalTensor &bias,
-                       const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
-                       const OptionalTensor &spatial_attention);
+// The same for kerneldna::conv_backward.
+ConvShape check_conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
+                              const OptionalTensor &bias, const OptionalTensor &channel_attention,
+                              const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
+                              const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
+                              const std::vector<int64_t> &dilation, int64_t groups,
+                              const std::vector<bool> &output_mask);
 
 } // namespace kerneldna

@@ -15,10 +15,6 @@ Stored stored_of(ScalarType dtype) {
   }
 }
 
-ScalarType compute_dtype(ScalarType dtype) {
-  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 Tensor as_compute(const Tensor &tensor) {
   const ScalarType wanted = compute_dtype(tensor.scalar_type());
   return tensor.scalar_type() == wanted ? tensor : torch::stable::to(tensor, wanted);

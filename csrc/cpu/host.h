@@ -15,7 +15,6 @@ using Ints = std::vector<int64_t>;
 using torch::headeronly::ScalarType;
 
 Stored stored_of(ScalarType dtype);
-ScalarType compute_dtype(ScalarType dtype); // float64 for float64, else float32
 
 // The tensor itself if its dtype is that of the arithmetic, else a converted copy.
 Tensor as_compute(const Tensor &tensor);

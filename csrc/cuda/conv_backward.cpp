@@ -160,24 +160,13 @@ Gradients run(const ConvShape &shape, const Tensor &grad_output, const Tensor &i
   return {grad_input, grad_weight, grad_bias, grad_channel, grad_filter, grad_spatial};
 }
 
-ConvShape check_all(const Tensor &grad_output, const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
-                    const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
-                    const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding,
-                    const Ints &dilation, int64_t groups, const std::vector<bool> &output_mask) {
-  const ConvShape shape = check_conv(kOp, input, weight, bias, channel_attention, filter_attention, spatial_attention,
-                                     stride, padding, dilation, groups);
-  check_grad_output(kOp, grad_output, input, shape);
-  check_output_mask(kOp, output_mask, bias, channel_attention, filter_attention, spatial_attention);
-  return shape;
-}
-
 Gradients native_conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
                                const OptionalTensor &bias, const OptionalTensor &channel_attention,
                                const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
                                const Ints &stride, const Ints &padding, const Ints &dilation, int64_t groups,
                                const std::vector<bool> &output_mask) {
-  return run(check_all(grad_output, input, weight, bias, channel_attention, filter_attention, spatial_attention, stride,
-                       padding, dilation, groups, output_mask),
+  return run(check_conv_backward(grad_output, input, weight, bias, channel_attention, filter_attention,
+                                 spatial_attention, stride, padding, dilation, groups, output_mask),
              grad_output, input, weight, channel_attention, filter_attention, spatial_attention, output_mask);
 }
 
@@ -187,8 +176,8 @@ Gradients conv_backward(const Tensor &grad_output, const Tensor &input, const Te
                         const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
                         const Ints &stride, const Ints &padding, const Ints &dilation, int64_t groups,
                         const std::vector<bool> &output_mask) {
-  const ConvShape shape = check_all(grad_output, input, weight, bias, channel_attention, filter_attention,
-                                    spatial_attention, stride, padding, dilation, groups, output_mask);
+  const ConvShape shape = check_conv_backward(grad_output, input, weight, bias, channel_attention, filter_attention,
+                                              spatial_attention, stride, padding, dilation, groups, output_mask);
   if (selected_in_python(call_class(shape, input, spatial_attention)))
     return selected_conv_backward(grad_output, input, weight, bias, channel_attention, filter_attention,
                                   spatial_attention, stride, padding, dilation, groups, output_mask);

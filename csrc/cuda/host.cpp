@@ -36,10 +36,6 @@ Stored stored_of(ScalarType dtype) {
   }
 }
 
-ScalarType compute_dtype(ScalarType dtype) {
-  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 Geometry geometry_of(const ConvShape &shape) {
   Geometry geometry{};
   geometry.batch = shape.batch;

@@ -39,7 +39,6 @@ private:
 };
 
 Stored stored_of(ScalarType dtype);
-ScalarType compute_dtype(ScalarType dtype); // float64 for float64, else float32
 
 Geometry geometry_of(const ConvShape &shape);
 

@@ -155,9 +155,9 @@ GEMM = [
         "test_the_padding_stays_zero_whatever_multiplies_it[float16]",
     ),
     in_gemm(
-        "rows and columns of a TF32 fragment exchanged",
-        "target[row_of(i, e / 2) * ld + warp_n() * kWarpN + j * 8 + t * 2 + e % 2]",
-        "target[row_of(i, e % 2) * ld + warp_n() * kWarpN + j * 8 + t * 2 + e / 2]",
+        "rows and columns of a fragment exchanged",
+        "target[row_of(i, e / 2) * ld + warp_n() * kWarpN + j * 8 + threadIdx.x % 4 * 2 + e % 2]",
+        "target[row_of(i, e % 2) * ld + warp_n() * kWarpN + j * 8 + threadIdx.x % 4 * 2 + e / 2]",
         "test_every_tile[narrow-none-tf32]",
         numbers="tf32",
         file="tile_math.cuh",

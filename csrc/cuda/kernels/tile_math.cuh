@@ -23,16 +23,13 @@ struct ImmediateMath {
   __device__ static void finish() {}        // before the barrier after the last step: all are done
 };
 
-template <class T_, int BlockM_, int BlockN_, int BlockK_, int WarpsM, int WarpsN, bool Transposed>
-class TensorMath : public ImmediateMath {
+// Sums of the tensor cores, of which a warp has a part of the tile in fragments of 16x8 (ptx.h).
+template <int BlockM_, int BlockN_, int BlockK_, int WarpsM, int WarpsN> class FragmentMath : public ImmediateMath {
 public:
-  using T = T_;
   static constexpr int kBlockM = BlockM_, kBlockN = BlockN_, kBlockK = BlockK_;
   static constexpr int kThreads = WarpsM * WarpsN * 32;
-  static constexpr int kLdA = BlockK_ + 8, kLdB = (Transposed ? BlockN_ : BlockK_) + 8;
-  __device__ static int at_b(int row, int column) { return row * kLdB + column; }
 
-  __device__ TensorMath() {
+  __device__ FragmentMath() {
 #pragma unroll
     for (int i = 0; i < kRows; ++i)
 #pragma unroll
@@ -41,6 +38,40 @@ public:
         for (int e = 0; e < 4; ++e)
           sums[i][j][e] = 0;
   }
+
+  __device__ void store(float *target, int ld) const {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i)
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          target[row_of(i, e / 2) * ld + warp_n() * kWarpN + j * 8 + threadIdx.x % 4 * 2 + e % 2] = sums[i][j][e];
+  }
+
+protected:
+  static constexpr int kWarpM = BlockM_ / WarpsM, kWarpN = BlockN_ / WarpsN;
+  static constexpr int kRows = kWarpM / 16, kColumns = kWarpN / 8;
+  static_assert(kWarpM % 16 == 0 && kWarpN % 8 == 0);
+
+  __device__ static int warp_m() { return threadIdx.x / 32 % WarpsM; }
+  __device__ static int warp_n() { return threadIdx.x / 32 / WarpsM; }
+  __device__ static int row_of(int i, int half) { return warp_m() * kWarpM + i * 16 + half * 8 + threadIdx.x % 32 / 4; }
+
+  float sums[kRows][kColumns][4];
+};
+
+template <class T_, int BlockM_, int BlockN_, int BlockK_, int WarpsM, int WarpsN, bool Transposed>
+class TensorMath : public FragmentMath<BlockM_, BlockN_, BlockK_, WarpsM, WarpsN> {
+  using Fragments = FragmentMath<BlockM_, BlockN_, BlockK_, WarpsM, WarpsN>;
+  using Fragments::kRows, Fragments::kColumns, Fragments::kWarpM, Fragments::kWarpN, Fragments::sums;
+  using Fragments::warp_m, Fragments::warp_n, Fragments::row_of;
+
+public:
+  using Fragments::kBlockK;
+  using T = T_;
+  static constexpr int kLdA = BlockK_ + 8, kLdB = (Transposed ? BlockN_ : BlockK_) + 8;
+  __device__ static int at_b(int row, int column) { return row * kLdB + column; }
 
   template <bool Scaled> __device__ void step(const T *a, const T *b, const int *places, const T *scale) {
     const int lane = threadIdx.x % 32;
@@ -79,52 +110,26 @@ public:
     }
   }
 
-  __device__ void store(float *target, int ld) const {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int i = 0; i < kRows; ++i)
-#pragma unroll
-      for (int j = 0; j < kColumns; ++j)
-#pragma unroll
-        for (int e = 0; e < 4; ++e)
-          target[row_of(i, e / 2) * ld + warp_n() * kWarpN + j * 8 + lane % 4 * 2 + e % 2] = sums[i][j][e];
-  }
-
 private:
-  static constexpr int kWarpM = BlockM_ / WarpsM, kWarpN = BlockN_ / WarpsN;
-  static constexpr int kRows = kWarpM / 16, kColumns = kWarpN / 8;
-  static_assert(sizeof(T) == 2 && BlockK_ % 16 == 0 && kWarpM % 16 == 0 && kWarpN % 16 == 0);
+  static_assert(sizeof(T) == 2 && BlockK_ % 16 == 0 && kWarpN % 16 == 0);
   // Rows of 80, 144 or 272 bytes: eight of them, 16 bytes each, meet different banks.
   static_assert(kLdA * 2 % 128 != 0 && kLdB * 2 % 128 != 0 && kLdA % 8 == 0 && kLdB % 8 == 0);
 
-  __device__ static int warp_m() { return threadIdx.x / 32 % WarpsM; }
-  __device__ static int warp_n() { return threadIdx.x / 32 / WarpsM; }
-  __device__ static int row_of(int i, int half) { return warp_m() * kWarpM + i * 16 + half * 8 + threadIdx.x % 32 / 4; }
-
   // The row that this lane names to ldmatrix.
   __device__ static int named_row(int i) { return warp_m() * kWarpM + i * 16 + threadIdx.x % 16; }
-
-  float sums[kRows][kColumns][4];
 };
 
 template <int BlockM_, int BlockN_, int BlockK_, int WarpsM, int WarpsN, bool Transposed>
-class Tf32Math : public ImmediateMath {
+class Tf32Math : public FragmentMath<BlockM_, BlockN_, BlockK_, WarpsM, WarpsN> {
+  using Fragments = FragmentMath<BlockM_, BlockN_, BlockK_, WarpsM, WarpsN>;
+  using Fragments::kRows, Fragments::kColumns, Fragments::kWarpM, Fragments::kWarpN, Fragments::sums;
+  using Fragments::warp_m, Fragments::warp_n, Fragments::row_of;
+
 public:
+  using Fragments::kBlockK;
   using T = float;
-  static constexpr int kBlockM = BlockM_, kBlockN = BlockN_, kBlockK = BlockK_;
-  static constexpr int kThreads = WarpsM * WarpsN * 32;
   static constexpr int kLdA = BlockK_ + 4, kLdB = Transposed ? BlockN_ + 8 : BlockK_ + 4;
   __device__ static int at_b(int row, int column) { return row * kLdB + column; }
-
-  __device__ Tf32Math() {
-#pragma unroll
-    for (int i = 0; i < kRows; ++i)
-#pragma unroll
-      for (int j = 0; j < kColumns; ++j)
-#pragma unroll
-        for (int e = 0; e < 4; ++e)
-          sums[i][j][e] = 0;
-  }
 
   template <bool Scaled> __device__ void step(const float *a, const float *b, const int *places, const float *scale) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
@@ -163,27 +168,8 @@ public:
     }
   }
 
-  __device__ void store(float *target, int ld) const {
-    const int t = threadIdx.x % 4;
-#pragma unroll
-    for (int i = 0; i < kRows; ++i)
-#pragma unroll
-      for (int j = 0; j < kColumns; ++j)
-#pragma unroll
-        for (int e = 0; e < 4; ++e)
-          target[row_of(i, e / 2) * ld + warp_n() * kWarpN + j * 8 + t * 2 + e % 2] = sums[i][j][e];
-  }
-
 private:
-  static constexpr int kWarpM = BlockM_ / WarpsM, kWarpN = BlockN_ / WarpsN;
-  static constexpr int kRows = kWarpM / 16, kColumns = kWarpN / 8;
-  static_assert(BlockK_ % 8 == 0 && kWarpM % 16 == 0 && kWarpN % 8 == 0);
-
-  __device__ static int warp_m() { return threadIdx.x / 32 % WarpsM; }
-  __device__ static int warp_n() { return threadIdx.x / 32 / WarpsM; }
-  __device__ static int row_of(int i, int half) { return warp_m() * kWarpM + i * 16 + half * 8 + threadIdx.x % 32 / 4; }
-
-  float sums[kRows][kColumns][4];
+  static_assert(BlockK_ % 8 == 0);
 };
 
 // 256 threads, 16 by 16; a thread has every 16th row and every 16th column.
