@@ -20,8 +20,8 @@ def kernels(tmp_path_factory):
     """A function that runs one case of sanitized_kernels.cpp, built with the sanitizer."""
     if shutil.which(COMPILER) is None:
         pytest.skip(f"needs a C++ compiler, and there is no {COMPILER}")
-    runtime = [CUDA / "host_execution" / f"{name}.cpp" for name in ("copies", "fiber", "instructions", "launch")]
-    runtime += [CUDA / "host_execution" / f"{name}.cpp" for name in ("primitives", "runtime")]
+    in_python = ("module.cpp", "ops.cpp")
+    runtime = [file for file in sorted((CUDA / "host_execution").glob("*.cpp")) if file.name not in in_python]
     sources = [ROOT / "tests/cuda/sanitized_kernels.cpp", CUDA / "kernels/launch_checks.cpp", *runtime]
     folder = tmp_path_factory.mktemp("sanitized_kernels")
 
