@@ -79,7 +79,7 @@ cuda-library: .venv/installed ## the op library with its CUDA kernels, in build/
 	KERNELDNA_FORCE_CUDA=1 $(BIN)/python setup.py -q build_ext --build-lib $(CUDA_LIBRARY)
 
 cuda-check: cuda-library ## the tests of that library: what it needs, that it loads without a GPU, its machine code
-	KERNELDNA_CUDA_LIBRARY=$(CUDA_LIBRARY) $(BIN)/python -m pytest tests/cuda_library
+	KERNELDNA_CUDA_LIBRARY=$(CUDA_LIBRARY) $(BIN)/python -m pytest tests/packaging/test_cuda_library.py
 
 cuda-figures: export TORCH_CUDA_ARCH_LIST :=
 cuda-figures: cuda-library ## the table of that library's machine code in benchmarks/results/compile/
