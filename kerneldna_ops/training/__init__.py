@@ -1,0 +1,1 @@
+"""Training: data sets, recipes, the loop and its checkpoints, alone or on several devices (torchrun), and evaluation."""
