@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .._files import replacing
 from .data import Digits
-from .files import replacing
 from .model import ResidualNet, build
 from .train import evaluate
 

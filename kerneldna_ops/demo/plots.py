@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .files import replacing
+from .._files import replacing
 from .measure import BATCH_SIZE
 from .report import Row
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import mean, stdev
 
+from .._files import replacing
 from .checkpoint import Run
-from .files import replacing
 from .measure import Cost
 
 
