@@ -32,6 +32,12 @@ with pytest.MonkeyPatch.context() as _environment:
     for _module in pkgutil.iter_modules(triton_kernels.__path__):
         importlib.import_module(f"{triton_kernels.__name__}.{_module.name}")
 
+# torchvision built with CUDA cannot load its operators beside CPU-only torch, and without these is not even imported.
+if torch.version.cuda is None:
+    TORCHVISION = torch.library.Library("torchvision", "DEF")
+    TORCHVISION.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    TORCHVISION.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
 FOLDER = Path(__file__).parent
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # name -> (whether it runs on this machine at all, why or why not)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .count import count_macs, count_parameters
+from ..models.counting import count_macs, count_parameters
 from .data import Images
 from .latency import WARMUP_ROUNDS, Spread, alternate, ratio
 from .memory import peak_training_memory

@@ -2,6 +2,7 @@
 
 from .adapter import Adapter
 from .child_conv import ChildConv2d
+from .conv_norm import conv_norm
 from .squeeze_excite import SqueezeExcite
 
-__all__ = ["Adapter", "ChildConv2d", "SqueezeExcite"]
+__all__ = ["Adapter", "ChildConv2d", "SqueezeExcite", "conv_norm"]

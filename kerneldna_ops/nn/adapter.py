@@ -26,6 +26,9 @@ class Adapter(nn.Module):
         in_channels, out_channels, kernel_size: those of the convolution.
         reduction, hidden: those of SqueezeExcite.
         filter, spatial: "static", "dynamic" or None.
+        identity: whether c too is exactly 1 at the start, so that a trained layer can become a child without a change
+            in what it computes. c is then 2 * gate, and the gate starts at 1/2: fc2 is zero. Published is the gate as
+            it is.
 
     Shape: input [N, in_channels, H, W]; output (c, f, s) with c [N, in_channels], f [out_channels] or
     [N, out_channels] or None, s [kh, kw] or [N, kh, kw] or None: the attentions that
@@ -49,12 +52,13 @@ class Adapter(nn.Module):
         spatial: Attention = "static",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        identity: bool = False,
     ) -> None:
         super().__init__()
         for name, choice in (("filter", filter), ("spatial", spatial)):
             if choice not in ("static", "dynamic", None):
                 raise ValueError(f"Adapter: {name} must be 'static', 'dynamic' or None, got {choice!r}")
-        self.filter, self.spatial = filter, spatial
+        self.filter, self.spatial, self.identity = filter, spatial, identity
         self.out_channels = out_channels
         self.kernel_size = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
         kh, kw = self.kernel_size
@@ -75,8 +79,9 @@ class Adapter(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Starts filter and spatial attention over as the identity: factors of exactly 1."""
-        for start in (self.filter_attention, self.spatial_attention, self.filter_head, self.spatial_head):
+        """Starts f and s over as the identity, factors of exactly 1, and with `identity` c as well."""
+        starts = [self.filter_attention, self.spatial_attention, self.filter_head, self.spatial_head]
+        for start in [*starts, self.se.fc2] if self.identity else starts:
             for parameter in start.parameters() if isinstance(start, nn.Module) else (start,):
                 if parameter is not None:
                     nn.init.zeros_(parameter)
@@ -94,11 +99,15 @@ class Adapter(nn.Module):
     def dynamic(self, input: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(c, f, s) as far as they depend on the input."""
         if self.filter_head is None and self.spatial_head is None:
-            return self.se(input), None, None
+            return self._channel(self.se(input)), None, None
         hidden = self.se.hidden(input)
         f = None if self.filter_head is None else 2 * torch.sigmoid(self.filter_head(hidden))
         s = None if self.spatial_head is None else 2 * torch.sigmoid(self.spatial_head(hidden))
-        return self.se.gate(hidden), f, None if s is None else s.unflatten(1, self.kernel_size)
+        return self._channel(self.se.gate(hidden)), f, None if s is None else s.unflatten(1, self.kernel_size)
+
+    def _channel(self, gate: Tensor) -> Tensor:
+        return 2 * gate if self.identity else gate
 
     def extra_repr(self) -> str:
-        return f"filter={self.filter!r}, spatial={self.spatial!r}"
+        text = f"filter={self.filter!r}, spatial={self.spatial!r}"
+        return f"{text}, identity=True" if self.identity else text

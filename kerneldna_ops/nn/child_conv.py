@@ -41,7 +41,7 @@ class ChildConv2d(nn.Module):
         stride, padding, dilation, padding_mode: as for nn.Conv2d, padding also 'same' or 'valid'; None takes the
             parent's.
         bias: whether the child has a bias, its own.
-        reduction, hidden, filter, spatial: those of Adapter.
+        reduction, hidden, filter, spatial, identity: those of Adapter.
         device, dtype: of the child's parameters; None takes those of the parent's weight.
 
     Shape: input [N, C_in, H, W], float64, float32, float16 or bfloat16; output [N, C_out, H_out, W_out] as of
@@ -69,6 +69,7 @@ class ChildConv2d(nn.Module):
         spatial: Attention = "static",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        identity: bool = False,
     ) -> None:
         super().__init__()
         self.parent = parent
@@ -86,7 +87,7 @@ class ChildConv2d(nn.Module):
         device = parent.weight.device if device is None else device
         dtype = parent.weight.dtype if dtype is None else dtype
         channels = self.in_channels, self.out_channels
-        self.adapter = Adapter(*channels, self.kernel_size, reduction, hidden, filter, spatial, device, dtype)
+        self.adapter = Adapter(*channels, self.kernel_size, reduction, hidden, filter, spatial, device, dtype, identity)
         own_bias = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias", own_bias)
         self._folded = FoldCache[Tensor]()
@@ -113,13 +114,26 @@ class ChildConv2d(nn.Module):
         else:
             c, f, s = adapter.dynamic(input)
             weight = self._folded.get(self._fold, weight, *static)
+        return self._convolve(input, weight, self.bias, c, f, s)
+
+    def scaled(self, input: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """scale * child(input) + shift, with scale and shift [C_out], at the cost of child(input): it is another filter
+        attention and bias. The way of `conv_norm`."""
+        check_layer_input("ChildConv2d", input, self.in_channels, "the parent's weight", self.parent.weight)
+        c, f, s = self.adapter(input)
+        bias = shift if self.bias is None else scale * self.bias + shift
+        return self._convolve(input, self.parent.weight, bias, c, scale if f is None else f * scale, s)
+
+    def _convolve(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None, c: Tensor, f: Tensor | None, s: Tensor | None
+    ) -> Tensor:
         padding = self.padding
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._border(), self.padding_mode), (0, 0)
         return functional.conv2d(
             input,
             weight,
-            self.bias,
+            bias,
             channel_attention=c,
             filter_attention=f,
             spatial_attention=s,

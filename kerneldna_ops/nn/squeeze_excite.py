@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import backends
+from ._bare import is_bare
 from ._check_input import check_layer_input
 from ._fold_cache import FoldCache, in_training
 
@@ -92,7 +93,7 @@ class SqueezeExcite(nn.Module):
     def _fused(self, input: Tensor) -> Tensor | None:
         """The gate with its gradient from Triton kernels, or None where these do not run or would not be the same."""
         layers: dict[nn.Module, type[nn.Module]] = {self.fc1: nn.Linear, self.bn: nn.BatchNorm1d, self.fc2: nn.Linear}
-        if not _triton_trains(input) or not all(_is_bare(layer, kind) for layer, kind in layers.items()):
+        if not _triton_trains(input) or not all(is_bare(layer, kind) for layer, kind in layers.items()):
             return None
         kernels = backends.load("triton").kernels("squeeze_excite_training")
         bn: Any = self.bn
@@ -142,9 +143,3 @@ def _triton_trains(input: Tensor) -> bool:
         return False
     runs: bool = backends.load("triton").runs_on(input)[0]
     return runs
-
-
-def _is_bare(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling the layer is what `kind` does and nothing else: no parametrization, no hook."""
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return type(layer) is kind and not any(hooks)

@@ -12,12 +12,12 @@ from matplotlib.image import imread
 from kerneldna_ops.demo import experiment
 from kerneldna_ops.demo.__main__ import main
 from kerneldna_ops.demo.checkpoint import Run
-from kerneldna_ops.demo.count import count_parameters
 from kerneldna_ops.demo.latency import Spread
 from kerneldna_ops.demo.measure import Cost
 from kerneldna_ops.demo.model import VARIANTS, build
 from kerneldna_ops.demo.plots import plot_accuracy, plot_latency
 from kerneldna_ops.demo.report import Row, make_row, to_markdown
+from kerneldna_ops.models.counting import count_parameters
 
 FILES = {"table.md", "results.json", "results.csv", "accuracy.png", "latency.png", "checkpoints"}
 

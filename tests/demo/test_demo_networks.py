@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from kerneldna_ops.demo.count import count_macs, count_parameters
 from kerneldna_ops.demo.memory import peak_training_memory
 from kerneldna_ops.demo.model import VARIANTS, build
+from kerneldna_ops.models.counting import count_macs, count_parameters
 from kerneldna_ops.nn import Adapter
 
 SHARED = ("kerneldna", "kerneldna-dynamic")

@@ -74,3 +74,21 @@ def test_bad_choice(name):
 
 def test_repr_names_the_choices():
     assert "filter='dynamic', spatial=None" in repr(Adapter(8, 12, 3, filter="dynamic", spatial=None))
+
+
+@pytest.mark.parametrize(("filter", "spatial"), [("static", "static"), ("dynamic", "dynamic"), (None, None)])
+def test_an_identity_is_one_and_learns(filter, spatial):
+    adapter = Adapter(8, 6, 3, filter=filter, spatial=spatial, identity=True)
+    input = torch.randn(4, 8, 5, 5)
+    for mode in (True, False):
+        for attention in adapter.train(mode)(input):
+            assert attention is None or torch.equal(attention, torch.ones_like(attention))
+    c, _, _ = adapter.train()(input)
+    (c * torch.randn_like(c)).sum().backward()
+    assert adapter.se.fc2.weight.grad.abs().sum() > 0
+    adapter.eval()
+    torch.nn.init.normal_(adapter.se.fc2.weight)
+    with torch.no_grad():
+        torch.testing.assert_close(adapter(input)[0], 2 * adapter.se(input))
+    adapter.reset_parameters()
+    assert torch.equal(adapter(input)[0], torch.ones(4, 8))
