@@ -69,6 +69,14 @@ def test_in_inference_the_norm_is_no_pass_of_its_own(pair, monkeypatch):
         conv_norm(conv, norm, input)
 
 
+def test_on_a_map_smaller_than_the_weight_the_norm_is_called(monkeypatch):
+    conv, input = small_map()
+    norm = settled(nn.BatchNorm2d(8, dtype=torch.float64))
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda self, input: input)
+    with torch.no_grad():
+        assert torch.equal(conv_norm(conv, norm, input), conv(input))
+
+
 CALLED = {
     "gradients": lambda conv, norm: torch.enable_grad(),
     "autocast": lambda conv, norm: torch.autocast("cpu", torch.bfloat16),
