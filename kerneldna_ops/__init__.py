@@ -13,6 +13,7 @@ from .backends import use_backend
 from .functional import compatible_backends, explain_backends
 
 if TYPE_CHECKING:
+    from . import models as models
     from . import nn as nn
     from ._warmup import warmup as warmup
     from .backends._autotune import autotune as autotune
@@ -23,6 +24,7 @@ __all__ = [
     "compatible_backends",
     "explain_backends",
     "functional",
+    "models",
     "nn",
     "use_backend",
     "warmup",
@@ -30,8 +32,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "nn":
-        return importlib.import_module(".nn", __name__)
+    if name in ("models", "nn"):
+        return importlib.import_module(f".{name}", __name__)
     if name == "autotune":
         return importlib.import_module(".backends._autotune", __name__).autotune
     if name == "warmup":

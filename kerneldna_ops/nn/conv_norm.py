@@ -48,7 +48,9 @@ def _is_plain_inference(input: Tensor) -> bool:
     """Under autocast BatchNorm keeps its float32, which a filter attention would not."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
-    return input.dim() == 4 and not torch.is_autocast_enabled(input.device.type)
+    device = input.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # not on meta
+    return input.dim() == 4 and not autocast
 
 
 def _is_plain(conv: nn.Module) -> bool:

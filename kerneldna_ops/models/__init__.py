@@ -1,0 +1,22 @@
+"""The published networks: ResNet, MobileNetV2 and ConvNeXt whose layers share kernels (KernelDNA, arXiv 2503.23379).
+
+`create_model(name)` builds them, and the static networks of timm and torchvision; `list_models()` says which.
+Models for dense prediction are in `.detection` and `.segmentation`.
+"""
+
+from .counting import count_macs, count_parameters
+from .network import to_published
+from .registry import create_model, list_models
+from .resnet import kerneldna_resnet18, kerneldna_resnet50
+from .weights import load_weights
+
+__all__ = [
+    "count_macs",
+    "count_parameters",
+    "create_model",
+    "kerneldna_resnet18",
+    "kerneldna_resnet50",
+    "list_models",
+    "load_weights",
+    "to_published",
+]

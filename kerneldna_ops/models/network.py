@@ -1,0 +1,82 @@
+"""What the networks with shared kernels have in common: which state_dicts they load, and what they say of others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from .published import PublishedNames
+
+
+class Network(nn.Module):
+    """A network that loads state_dicts in our names and in the authors', whole or not at all.
+
+    Args:
+        name: the builder's, for messages.
+        published: how the authors name its parts; None if they have not published it, as the dynamic variants.
+    """
+
+    def __init__(self, name: str, published: PublishedNames | None) -> None:
+        super().__init__()
+        self.name = name
+        self.published = published
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of nn.Module, in our names or the authors', but what does not fit leaves the network as it was.
+
+        Raises:
+            RuntimeError: one sentence that says what does not fit.
+        """
+        state = dict(state_dict)
+        if self.published is not None:
+            self.published.read(state)
+        check_fits(self.name, self, state, strict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Here, and not above, so that it is done also where this network is a part of another module.
+        if self.published is not None:
+            self.published.read(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def to_published(model: Network) -> dict[str, Any]:
+    """The state_dict of a network under the authors' names, as their code loads it with strict=True.
+
+    Raises:
+        ValueError: the authors have not published this network, for example a dynamic variant.
+    """
+    published = getattr(model, "published", None)
+    if published is None:
+        name = getattr(model, "name", type(model).__name__)
+        raise ValueError(f"to_published: the authors have not published this form of {name}")
+    return published.write(model.state_dict())  # type: ignore[no-any-return]
+
+
+def check_fits(name: str, model: nn.Module, state: Mapping[str, Any], strict: bool = True) -> None:
+    """Raises a RuntimeError of one sentence unless `model.load_state_dict(state, strict)` goes through."""
+    own = model.state_dict()
+    # BatchNorm fills in the counter that old checkpoints lack.
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in own]
+    if strict and (missing or unknown):
+        parts = [f"{len(missing)} entries are missing (the first is {missing[0]})"] if missing else []
+        parts += [f"{len(unknown)} are unknown (the first is {unknown[0]})"] if unknown else []
+        raise RuntimeError(f"{name}: the state_dict is that of another network: {', '.join(parts)}")
+    for key, value in own.items():
+        if key in state and isinstance(value, Tensor):
+            _check_entry(name, model, key, value, state[key])
+
+
+def _check_entry(name: str, model: nn.Module, key: str, own: Tensor, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise RuntimeError(f"{name}: {key} must be a tensor in the state_dict, got {type(value).__name__}")
+    if value.shape == own.shape:
+        return
+    sentence = f"{name}: {key} has shape {list(value.shape)} in the state_dict and {list(own.shape)} in the network"
+    classifiers = [layer for layer, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if classifiers and key.rpartition(".")[0] == classifiers[-1] and value.shape[1:] == own.shape[1:]:
+        sentence += f", build it with num_classes={value.shape[0]}"
+    raise RuntimeError(sentence)

@@ -1,0 +1,104 @@
+"""The names that the authors' checkpoints use, and ours.
+
+Our networks keep torchvision's names: a stage is a sequence of blocks, and a child stands where the convolution would
+that it replaces. The authors name the parts of a stage that shares kernels otherwise, and keep the static attentions of
+all its children in one parameter. Our networks load both; `to_published` gives theirs. The tables stand beside the
+networks, as `PublishedNames`; what no table names, the stem for example, is called the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_SE_WEIGHTS = (".adapter.se.fc1.weight", ".adapter.se.fc2.weight")
+
+
+@dataclass(frozen=True)
+class PublishedNames:
+    """How the authors name the parts of one network.
+
+    Args:
+        modules: their module -> ours, one to one, and fine enough to be read backwards. Of several that a name begins
+            with, the longest counts. None of our names may begin with one of theirs.
+        filter_attention: their parameter [children, C, 1, 1, 1] -> our ChildConv2d layers, in its order.
+        spatial_attention: their parameter [children, 1, 1, kh, kw] -> our ChildConv2d layers, in its order.
+    """
+
+    modules: Mapping[str, str]
+    filter_attention: Mapping[str, tuple[str, ...]]
+    spatial_attention: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def read(self, state: MutableMapping[str, Any], prefix: str = "") -> None:
+        """Put our names, in place, for the authors' behind `prefix`. What is neither theirs nor ours stays as it is.
+
+        Raises:
+            RuntimeError: an attention is not for as many children as there are, or something stands there twice.
+        """
+        for name in [name for name in state if name.startswith(prefix)]:
+            value = state[name]
+            entries = list(self._read_entry(name.removeprefix(prefix), value))
+            if [prefix + ours for ours, _ in entries] == [name]:
+                continue
+            del state[name]
+            for ours, part in entries:
+                if prefix + ours in state:
+                    raise RuntimeError(f"the state_dict has {prefix}{ours} twice, the other time as {name}")
+                state[prefix + ours] = part
+
+    def write(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """A state_dict in our names as the authors'."""
+        attentions = {
+            f"{child}.adapter.{attention}": (name, number)
+            for name, children, attention in self._attentions()
+            for number, child in enumerate(children)
+        }
+        theirs = {ours: module for module, ours in self.modules.items()}
+        stacks: dict[str, dict[int, Tensor]] = {}
+        published: dict[str, Any] = {}
+        for ours, value in state.items():
+            if ours in attentions:
+                name, number = attentions[ours]
+                shaped = value[:, None, None, None] if value.dim() == 1 else value[None, None]
+                stacks.setdefault(name, {})[number] = shaped
+            else:
+                published[_renamed(ours, theirs)] = value[..., None, None] if ours.endswith(_SE_WEIGHTS) else value
+        for name, values in stacks.items():
+            published[name] = torch.stack([values[number] for number in sorted(values)])
+        return published
+
+    def _read_entry(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """One of the authors' entries as ours: (name, value), one for each child where it is an attention."""
+        for stacked, children, attention in self._attentions():
+            if name == stacked:
+                if not isinstance(value, Tensor) or value.dim() != 5 or len(value) != len(children):
+                    shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                    raise RuntimeError(f"{name} must be a 5-D tensor for {len(children)} children, got {shape}")
+                for child, own in zip(children, value, strict=True):
+                    yield (
+                        f"{child}.adapter.{attention}",
+                        own[0, 0] if attention == "spatial_attention" else own.flatten(),
+                    )
+                return
+        ours = _renamed(name, self.modules)
+        is_linear = ours.endswith(_SE_WEIGHTS) and isinstance(value, Tensor) and value.shape[2:] == (1, 1)
+        yield ours, value.flatten(1) if is_linear else value
+
+    def _attentions(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
+        for name, children in self.filter_attention.items():
+            yield name, children, "filter_attention"
+        for name, children in self.spatial_attention.items():
+            yield name, children, "spatial_attention"
+
+
+def _renamed(name: str, modules: Mapping[str, str]) -> str:
+    parts = name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        module = modules.get(".".join(parts[:length]))
+        if module is not None:
+            return ".".join([module, *parts[length:]])
+    return name
