@@ -4,7 +4,9 @@
 Models for dense prediction are in `.detection` and `.segmentation`.
 """
 
+from .convnext import kerneldna_convnext_tiny
 from .counting import count_macs, count_parameters
+from .mobilenet_v2 import kerneldna_mobilenet_v2, kerneldna_mobilenet_v2_050
 from .network import to_published
 from .registry import create_model, list_models
 from .resnet import kerneldna_resnet18, kerneldna_resnet50
@@ -14,6 +16,9 @@ __all__ = [
     "count_macs",
     "count_parameters",
     "create_model",
+    "kerneldna_convnext_tiny",
+    "kerneldna_mobilenet_v2",
+    "kerneldna_mobilenet_v2_050",
     "kerneldna_resnet18",
     "kerneldna_resnet50",
     "list_models",

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from . import resnet
+from . import convnext, mobilenet_v2, resnet
 from .weights import load_weights
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
@@ -16,6 +16,9 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     for builder in (
         resnet.kerneldna_resnet18,
         resnet.kerneldna_resnet50,
+        mobilenet_v2.kerneldna_mobilenet_v2,
+        mobilenet_v2.kerneldna_mobilenet_v2_050,
+        convnext.kerneldna_convnext_tiny,
     )
 }
 LIBRARIES = ("timm", "torchvision")
