@@ -103,12 +103,34 @@ def check_squeeze_excite(
     _check_bias(op, "fc2_bias", fc2_bias, channels, input)
 
 
-def check_input(op: str, input: Tensor, meaning: str) -> None:
-    check_4d(op, "input", input, meaning)
+def check_modulated_conv(op: str, x: Tensor, weight: Tensor, styles: Tensor, autocast: bool) -> None:
+    check_input(op, x, "[N, C_in, H, W]", "x")
+    check_4d(op, "weight", weight, "[C_out, C_in, kh, kw]")
+    _check_tensor(op, "styles", styles)
+    dtypes = {x.dtype, torch.float32}
+    if x.dtype == torch.float64:
+        dtypes = {torch.float64}
+    elif autocast:
+        dtypes = set(_DTYPES) - {torch.float64}
+    for name, tensor in (("weight", weight), ("styles", styles)):
+        if tensor.dtype not in dtypes:
+            wanted = " or ".join(sorted(map(_name, dtypes)))
+            _refuse(op, f"{name} must be {wanted} where x is {_dtype(x)}, got {_dtype(tensor)}", TypeError)
+        _check_device(op, name, tensor, x, "x")
+    if weight.shape[1] != x.shape[1]:
+        _refuse(op, f"weight must have the {x.shape[1]} channels of x, got {weight.shape[1]} in {_shape(weight)}")
+    if styles.shape != x.shape[:2]:
+        _refuse(op, f"styles must have shape {list(x.shape[:2])}, got {_shape(styles)}")
+    if 0 in x.shape[1:] or 0 in weight.shape:
+        _refuse(op, f"only the batch of x may be empty, got x {_shape(x)} and weight {_shape(weight)}")
+
+
+def check_input(op: str, input: Tensor, meaning: str, name: str = "input") -> None:
+    check_4d(op, name, input, meaning)
     if input.dtype not in _DTYPES:
-        _refuse(op, f"input must be float64, float32, float16 or bfloat16, got {_dtype(input)}", TypeError)
+        _refuse(op, f"{name} must be float64, float32, float16 or bfloat16, got {_dtype(input)}", TypeError)
     if input.layout != torch.strided:
-        _refuse(op, f"input must be a strided tensor, got layout {input.layout}", TypeError)
+        _refuse(op, f"{name} must be a strided tensor, got layout {input.layout}", TypeError)
 
 
 def check_4d(op: str, name: str, tensor: Tensor, meaning: str) -> None:
@@ -135,7 +157,11 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    return _name(tensor.dtype)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _check_tensor(op: str, name: str, value: Any) -> None:
@@ -147,8 +173,12 @@ def _check_like_input(op: str, name: str, tensor: Tensor, input: Tensor) -> None
     _check_tensor(op, name, tensor)
     if tensor.dtype != input.dtype:
         _refuse(op, f"{name} must have the dtype of input ({_dtype(input)}), got {_dtype(tensor)}", TypeError)
+    _check_device(op, name, tensor, input, "input")
+
+
+def _check_device(op: str, name: str, tensor: Tensor, input: Tensor, input_name: str) -> None:
     if tensor.device != input.device:
-        _refuse(op, f"{name} must be on the device of input ({input.device}), got {tensor.device}")
+        _refuse(op, f"{name} must be on the device of {input_name} ({input.device}), got {tensor.device}")
 
 
 def _check_bias(op: str, name: str, bias: Tensor | None, size: int, input: Tensor) -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _autocast, backends
+from . import _autocast, _modulation, backends
 from ._checks import check_4d, check_conv, check_input, check_pair
 
 _conv = torch.ops.kerneldna.conv.default
@@ -70,6 +70,39 @@ def conv2d(
         # The op has checked everything already; what is left is to tell a wrong type from a wrong value.
         _check(args)
         raise
+
+
+def modulated_conv2d(
+    x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool = True, padding: Padding = 0
+) -> Tensor:
+    """StyleGAN's modulated convolution as one call of `conv2d`, without weights for each sample.
+
+    y_n = conv(x_n, w_n) with w_n[o,i,u,v] = weight[o,i,u,v] * styles[n,i] (modulation), divided by the square root of
+    sum_iuv w_n[o,i,u,v]^2 + 1e-8 where `demodulate` (StyleGAN2, arXiv 1912.04958, section 2.2, equations 1 to 3). Here
+    the styles are channel attention and the demodulation filter attention, so that "fused" and "not fused" are one,
+    fast forward and backward alike, and differentiable as often as R1 and path length regularisation ask.
+
+    What StyleGAN's own functions of this name do besides stays with the caller. Noise is added to what this returns.
+    StyleGAN3's input_gain multiplies x. For up=2, call upfirdn2d on x first and pass weight.flip((2, 3)): the generic
+    way of conv2d_resample, the same result as by its transposed convolution, but multiplied at the larger size.
+
+    Args:
+        x: [N, C_in, H, W], float64, float32, float16 or bfloat16.
+        weight: [C_out, C_in, kh, kw], in the dtype of x or, where x is float16 or bfloat16, in float32.
+        styles: [N, C_in], dtype as for weight. 0 switches a channel off; negative values are right.
+        demodulate: whether each filter of each sample is divided by its norm. That is summed in float32 at least. In
+            float16 weight and styles are first divided by their largest values, as StyleGAN2-ADA does, so nothing
+            overflows; without demodulation, in a torgb layer, the caller keeps the output within range.
+        padding: as for `conv2d`.
+
+    Returns:
+        [N, C_out, H_out, W_out] in the dtype of x, or that of autocast.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; one sentence says which and why.
+    """
+    weight, c, f = _modulation.attentions(x, weight, styles, demodulate)
+    return conv2d(x, weight, channel_attention=c, filter_attention=f, padding=padding)
 
 
 def explain_backends(
