@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from itertools import combinations
+from math import fsum
 
 from torch import nn
 
+from ..nn import ChildConv2d
 from .similarity import CKA
 
 
@@ -15,12 +17,13 @@ def suggest_groups(
 ) -> dict[str, list[str]]:
     """Groups of convolutions that could share one kernel, as {parent: [child, ...]}, by names of modules of `model`.
 
-    The candidates are the nn.Conv2d in `similarity` whose weights have equal shape and equal `groups`. They are
-    clustered from the bottom up with complete linkage: at first every layer is alone, and again and again the two
-    clusters are joined whose least similar pair of layers is the most similar, while that pair has a CKA of at least
-    `threshold` and the two together at most `max_size` layers. In a group every layer is therefore that similar to every
-    other. The parent is the layer with the highest mean CKA to the others. Of equals the one that runs first wins, so
-    the same matrix always gives the same groups. Layers that nothing is similar enough to are in no group.
+    The candidates are the layers in `similarity` that are nn.Conv2d, not of a derived class, and that no ChildConv2d
+    borrows from yet; those with weights of one shape and equal `groups` belong together. They are clustered from the
+    bottom up with complete linkage: at first every layer is alone, and again and again the two clusters are joined
+    whose least similar pair of layers is the most similar, while that pair has a CKA of at least `threshold` and the
+    two together at most `max_size` layers. So in a group every layer is that similar to every other. The parent is the
+    layer with the highest mean CKA to the others. Of equals the one that runs first wins, so the same matrix always
+    gives the same groups. Layers that nothing is similar enough to are in no group, nor are those without a CKA.
 
     Args:
         similarity: CKA within `model`, from `cka`. Of a layer that runs several times, the first run counts.
@@ -34,10 +37,7 @@ def suggest_groups(
     Raises:
         ValueError: `similarity` is across two networks or of another model, or a number is out of range.
     """
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"suggest_groups: threshold must be between 0 and 1, got {threshold}")
-    if max_size < 2:
-        raise ValueError(f"suggest_groups: max_size must be at least 2, got {max_size}")
+    check_limits(threshold, max_size)
     if similarity.columns != similarity.names:
         raise ValueError("suggest_groups: similarity must be within one network, got one across two networks")
     matrix = similarity.matrix.tolist()
@@ -48,21 +48,31 @@ def suggest_groups(
 
     groups: dict[int, list[int]] = {}
     for cluster in clusters:
-        parent = max(cluster, key=lambda one: sum(matrix[one][other] for other in cluster if other != one))
+        parent = max(cluster, key=lambda one: fsum(matrix[one][other] for other in cluster if other != one))
         groups[parent] = [child for child in cluster if child != parent]
     names = similarity.names
     return {names[parent]: [names[child] for child in groups[parent]] for parent in sorted(groups)}
 
 
+def check_limits(threshold: float, max_size: int) -> None:
+    """Raises the ValueError of `suggest_groups` for these two."""
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"suggest_groups: threshold must be between 0 and 1, got {threshold}")
+    if max_size < 2:
+        raise ValueError(f"suggest_groups: max_size must be at least 2, got {max_size}")
+
+
 def _shapes(similarity: CKA, model: nn.Module) -> dict[int, Hashable]:
-    """For the rows that belong to an nn.Conv2d of `model`: what its kernel must have in common to be shared."""
+    """For the rows of candidates: what their kernels must have in common to be shared."""
     modules: Mapping[str, nn.Module] = dict(model.named_modules())
+    parents = {id(module.parent) for module in modules.values() if isinstance(module, ChildConv2d)}
+    exists = similarity.matrix.diagonal().isfinite().tolist()
     shapes: dict[int, Hashable] = {}
     for index, name in enumerate(similarity.names):
         module = modules.get(name)
-        if module is None and name.rpartition("#")[0] not in modules:
+        if module is None and name.rsplit("#", 1)[0] not in modules:
             raise ValueError(f"suggest_groups: similarity has a layer {name!r}, which {type(model).__name__} has not")
-        if isinstance(module, nn.Conv2d):
+        if exists[index] and type(module) is nn.Conv2d and id(module) not in parents:
             shapes[index] = module.weight.shape, module.groups
     return shapes
 

@@ -43,8 +43,9 @@ class Comparison:
 def cka(model: nn.Module, batches: Batches, layers: Layers = None, *, progress: bool = False) -> CKA:
     """Linear CKA between the outputs of all pairs of layers of `model`, over the samples of all batches.
 
-    The minibatch estimator of Nguyen, Raghu and Kornblith (2021, "Do Wide and Deep Networks Learn the Same Things?",
-    equations 2 and 3) of Kornblith et al. (2019): with the unbiased HSIC_1 between the Gram matrices of each batch,
+    CKA is that of Kornblith et al. (2019), "Similarity of Neural Network Representations Revisited", in the minibatch
+    form of Nguyen, Raghu and Kornblith (2021), "Do Wide and Deep Networks Learn the Same Things?": with the unbiased
+    HSIC_1 (gram.py) between the Gram matrices of each batch,
 
         CKA(i, j) = mean HSIC_1(K_i, K_j) / sqrt(mean HSIC_1(K_i, K_i) * mean HSIC_1(K_j, K_j)).
 
@@ -102,6 +103,7 @@ def _stream(
         samples += len(input)
     if count == 0:
         raise ValueError("cka: batches must hold at least one batch, got none")
+    total = (total + total.T) / 2  # symmetric but for rounding
     norms = total.diagonal().sqrt()
     return watches, total / (norms[:, None] * norms), count, samples
 
@@ -118,5 +120,5 @@ def _with_bar(batches: Batches) -> Batches:
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("cka: progress=True needs tqdm, which is not installed: pip install tqdm") from None
+        raise ModuleNotFoundError("cka: progress=True needs tqdm: pip install tqdm") from None
     return tqdm(batches, desc="CKA", unit="batch")  # type: ignore[no-any-return]

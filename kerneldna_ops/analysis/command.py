@@ -1,0 +1,140 @@
+"""`kerneldna cka`: how alike the layers of a network are, and which of them could share a kernel."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..env import environment
+from .gram import FEWEST_SAMPLES
+from .groups import check_limits, suggest_groups
+from .heatmaps import plot_heatmaps
+from .similarity import CKA, cka, compare
+from .tables import to_plain, write_csv, write_json
+
+if TYPE_CHECKING:
+    from ..training.data import Data, Split
+
+SEED = 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="one of this package, or timm/NAME or torchvision/NAME")
+    parser.add_argument("--weights", type=Path, help="file with the model's weights; without, they are random")
+    parser.add_argument("--after", metavar="MODEL", help="another model to compare with, for example one that shares")
+    parser.add_argument("--after-weights", type=Path, metavar="WEIGHTS", help="file with the other model's weights")
+    parser.add_argument("--data", required=True, help="'digits', a folder, or torchvision:NAME:ROOT, as for train")
+    parser.add_argument("--images", type=_positive, default=512, help="how many validation images, chosen at random")
+    parser.add_argument("--batch-size", type=_positive, default=64, help="at least 4")
+    parser.add_argument("--image-size", type=_positive, help="side in pixels; without, the data set's own")
+    parser.add_argument("--threshold", type=float, default=0.9, help="the least CKA between layers of a group")
+    parser.add_argument("--max-size", type=int, default=4, help="the most layers in a group, its parent included")
+    parser.add_argument("--device", default="cpu", help="such as cpu, cuda or cuda:1")
+    parser.add_argument("--output", type=Path, default=Path("runs/cka"), help="folder for the results")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, and write CKA as CSV, JSON and PNG and the suggested groups of the (first) model as JSON."""
+    from ..training.data import open_data
+
+    if options.after_weights is not None and options.after is None:
+        raise ValueError("--after-weights needs --after, the model that the weights are for")
+    check_limits(options.threshold, options.max_size)
+    options.output.mkdir(parents=True, exist_ok=True)
+    data = open_data(options.data, options.image_size)
+    batches = _Batches(data.validation, options.images, options.batch_size, options.device)
+    before = _network(options.model, options.weights, data, options.device)
+    if options.after is None:
+        maps = {"cka": cka(before, batches, progress=True)}
+    else:
+        after = _network(options.after, options.after_weights, data, options.device)
+        compared = compare(before, after, batches, progress=True)
+        maps = {"before": compared.before, "after": compared.after, "across": compared.across}
+    groups = suggest_groups(next(iter(maps.values())), before, options.threshold, options.max_size)
+    _write(options, data, maps, groups)
+
+
+class _Batches:
+    """`images` images of `split`, chosen at random but the same every time, in batches on `device`."""
+
+    def __init__(self, split: Split, images: int, batch_size: int, device: str) -> None:
+        if images > len(split):
+            raise ValueError(f"--images must be at most the {len(split)} validation images there are, got {images}")
+        if min(batch_size, images) < FEWEST_SAMPLES or 0 < images % batch_size < FEWEST_SAMPLES:
+            raise ValueError(
+                f"--images and --batch-size must make batches of at least {FEWEST_SAMPLES}, the last one too, got"
+                f" {images} and {batch_size}"
+            )
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(SEED))
+        self._chosen = order[:images].split(batch_size)
+        self._split = split
+        self._device = device
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for indices in self._chosen:
+            yield self._split.load(indices)[0].to(self._device)
+
+
+def _network(name: str, weights: Path | None, data: Data, device: str) -> nn.Module:
+    from ..models import create_model
+
+    torch.manual_seed(SEED)
+    arguments = {"num_classes": data.classes}
+    if data.channels != 3:
+        arguments["in_channels"] = data.channels
+    return create_model(name, weights=weights, **arguments).to(device)
+
+
+def _write(options: argparse.Namespace, data: Data, maps: dict[str, CKA], groups: dict[str, list[str]]) -> None:
+    folder: Path = options.output
+    setting = {
+        "model": options.model,
+        "weights": _text(options.weights),
+        "after": options.after,
+        "after_weights": _text(options.after_weights),
+        "data": data.name,
+        "images": options.images,
+        "batch_size": options.batch_size,
+        "image_size": data.image_size,
+        "threshold": options.threshold,
+        "max_size": options.max_size,
+        "environment": environment(),
+    }
+    write_json(folder / "cka.json", {"setting": setting, **{name: to_plain(each) for name, each in maps.items()}})
+    write_json(folder / "groups.json", groups)
+    for name, each in maps.items():
+        write_csv(folder / f"{name}.csv", each)
+    written = ["cka.json", "groups.json", *(f"{name}.csv" for name in maps), "cka.png"]
+    titles = {"cka": options.model, "before": f"before: {options.model}", "after": f"after: {options.after}"}
+    plot_heatmaps(folder / "cka.png", {titles[name]: each for name, each in maps.items() if name in titles})
+    if "across" in maps:
+        plot_heatmaps(folder / "across.png", {f"{options.model} (rows), {options.after} (columns)": maps["across"]})
+        written.append("across.png")
+    print(_sentence(groups, options))
+    for name in written:
+        print(folder / name)
+
+
+def _sentence(groups: dict[str, list[str]], options: argparse.Namespace) -> str:
+    if not groups:
+        return f"No layers of {options.model} of equal shape have a CKA of at least {options.threshold}."
+    lines = [f"Layers of {options.model} that could share a kernel, the parent first:"]
+    return "\n".join([*lines, *(f"  {', '.join([parent, *children])}" for parent, children in groups.items())])
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
+    return int(text)
