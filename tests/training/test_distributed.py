@@ -127,10 +127,9 @@ class Stages(nn.Module):
         raise NotImplementedError
 
 
-def block(parent=None):
-    """A convolution of its own, and a child of it or of `parent`."""
-    own = nn.Conv2d(4, 4, 1)
-    return nn.Sequential(own, ChildConv2d(own if parent is None else parent))
+def block():
+    parent = nn.Conv2d(4, 4, 1)
+    return nn.Sequential(parent, ChildConv2d(parent))
 
 
 def test_fsdp_units_are_the_smallest_modules_around_a_parent_and_its_children():
@@ -143,7 +142,7 @@ def test_fsdp_units_are_the_smallest_modules_around_a_parent_and_its_children():
 @pytest.mark.parametrize(("kind", "units"), [(nn.Sequential, ["blocks", "blocks.0"]), (nn.ModuleList, ["blocks.0"])])
 def test_fsdp_units_when_a_child_lies_in_another_block(kind, units):
     first = block()
-    second = block()
+    second = nn.Sequential(*block(), *block())
     third = nn.Sequential(ChildConv2d(second[0]))
     assert fsdp.units(Stages(kind, first, second, third)) == units  # not blocks.1: a child outside reads its parent
 
