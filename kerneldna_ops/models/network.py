@@ -64,7 +64,7 @@ def check_fits(name: str, model: nn.Module, state: Mapping[str, Any], strict: bo
     if strict and (missing or unknown):
         parts = [f"{len(missing)} entries are missing (the first is {missing[0]})"] if missing else []
         parts += [f"{len(unknown)} are unknown (the first is {unknown[0]})"] if unknown else []
-        raise RuntimeError(f"{name}: the state_dict is that of another network: {', '.join(parts)}")
+        raise RuntimeError(f"{name}: the state_dict is incomplete or of another network: {', '.join(parts)}")
     for key, value in own.items():
         if key in state and isinstance(value, Tensor):
             _check_entry(name, model, key, value, state[key])

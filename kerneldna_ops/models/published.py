@@ -37,7 +37,7 @@ class PublishedNames:
         """Put our names, in place, for the authors' behind `prefix`. What is neither theirs nor ours stays as it is.
 
         Raises:
-            RuntimeError: an attention is not for as many children as there are, or something stands there twice.
+            RuntimeError: something stands there under both names.
         """
         for name in [name for name in state if name.startswith(prefix)]:
             value = state[name]
@@ -73,11 +73,9 @@ class PublishedNames:
 
     def _read_entry(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
         """One of the authors' entries as ours: (name, value), one for each child where it is an attention."""
+        is_tensor = isinstance(value, Tensor)
         for stacked, children, attention in self._attentions():
-            if name == stacked:
-                if not isinstance(value, Tensor) or value.dim() != 5 or len(value) != len(children):
-                    shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                    raise RuntimeError(f"{name} must be a 5-D tensor for {len(children)} children, got {shape}")
+            if name == stacked and is_tensor and value.dim() == 5 and len(value) == len(children):
                 for child, own in zip(children, value, strict=True):
                     yield (
                         f"{child}.adapter.{attention}",
@@ -85,8 +83,8 @@ class PublishedNames:
                     )
                 return
         ours = _renamed(name, self.modules)
-        is_linear = ours.endswith(_SE_WEIGHTS) and isinstance(value, Tensor) and value.shape[2:] == (1, 1)
-        yield ours, value.flatten(1) if is_linear else value
+        is_1x1 = is_tensor and ours.endswith(_SE_WEIGHTS) and value.shape[2:] == (1, 1)
+        yield ours, value.flatten(1) if is_1x1 else value
 
     def _attentions(self) -> Iterator[tuple[str, tuple[str, ...], str]]:
         for name, children in self.filter_attention.items():

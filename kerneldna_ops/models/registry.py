@@ -39,7 +39,7 @@ def create_model(name: str, *, weights: str | PathLike[str] | None = None, **arg
 
     Raises:
         ValueError: there is no network of that name, an argument is out of range, or the weights do not fit.
-        ImportError: timm or torchvision is missing or broken.
+        ModuleNotFoundError: timm or torchvision is missing, or does not load.
         OSError: the file of the weights cannot be read.
     """
     library, _, static = name.partition("/")
@@ -66,7 +66,7 @@ def _static(library: str, name: str, arguments: dict[str, Any]) -> nn.Module:
             known = name in torchvision.models.list_models()
     except (ImportError, RuntimeError, AttributeError) as error:
         # torchvision built for another torch fails with RuntimeError as soon as it is imported.
-        raise ImportError(
+        raise ModuleNotFoundError(
             f"create_model: {library}/{name} needs {library}, which cannot be imported: {error}"
         ) from error
     if not known:

@@ -8,9 +8,10 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from ..nn import ChildConv2d, SqueezeExcite, conv_norm
+from ..nn import ChildConv2d, conv_norm
 from ..nn.adapter import Attention
 from ._arguments import check_counts
+from ._weighted_layers import weighted_layers
 from .network import Network
 from .published import PublishedNames
 from .resnet_names import resnet18_names, resnet50_names
@@ -52,12 +53,6 @@ def kerneldna_resnet18(
         ValueError: an argument is out of range, or the weights do not fit.
         OSError: the file of the weights cannot be read.
     """
-    dilate = _dilated("kerneldna_resnet18", replace_stride_with_dilation)
-    if any(dilate):
-        raise ValueError(
-            "kerneldna_resnet18: replace_stride_with_dilation must be None, its blocks have no dilated form,"
-            f" got {replace_stride_with_dilation}"
-        )
     sharing: Sharing = {(0, "conv2"): 1, (1, "conv1"): 1, (2, "conv1"): 2}
     model = ResNet(
         "kerneldna_resnet18",
@@ -68,6 +63,7 @@ def kerneldna_resnet18(
         in_channels=in_channels,
         dynamic=dynamic,
         zero_init_residual=zero_init_residual,
+        replace_stride_with_dilation=replace_stride_with_dilation,
         norm_layer=norm_layer,
         kaiming=("conv1", *STAGES),
         published=resnet18_names(),
@@ -115,7 +111,7 @@ def kerneldna_resnet50(
         in_channels=in_channels,
         dynamic=dynamic,
         zero_init_residual=zero_init_residual,
-        dilate=_dilated("kerneldna_resnet50", replace_stride_with_dilation),
+        replace_stride_with_dilation=replace_stride_with_dilation,
         norm_layer=norm_layer,
         kaiming=("conv1", "layer1", "layer2"),
         published=resnet50_names(),
@@ -133,7 +129,7 @@ class ResNet(Network):
         block: BasicBlock or Bottleneck.
         depths: the number of blocks of each stage.
         sharing: the children of the stages that have some.
-        dilate: whether the stride of layer2, layer3 and layer4 is replaced by dilation.
+        replace_stride_with_dilation: one bool each for layer2, layer3 and layer4.
         kaiming: the modules whose convolutions start from Kaiming's normal distribution; the others as PyTorch's do.
         published: the authors' names of the parts, of the form with static attention.
         width: channels of the stem and of the 3x3 convolutions of layer1.
@@ -154,7 +150,7 @@ class ResNet(Network):
         in_channels: int = 3,
         dynamic: bool = False,
         zero_init_residual: bool = False,
-        dilate: Sequence[bool] = (False, False, False),
+        replace_stride_with_dilation: Sequence[bool] | None = None,
         norm_layer: Norm | None = None,
         kaiming: Sequence[str] = ("conv1", *STAGES),
         published: PublishedNames | None = None,
@@ -163,6 +159,11 @@ class ResNet(Network):
         super().__init__(name, None if dynamic else published)
         check_counts(name, num_classes=num_classes, in_channels=in_channels)
         norm = nn.BatchNorm2d if norm_layer is None else norm_layer
+        dilate = (False, False, False) if replace_stride_with_dilation is None else replace_stride_with_dilation
+        if len(dilate) != 3:
+            raise ValueError(
+                f"{name}: replace_stride_with_dilation must have 3 values, for layer2, layer3 and layer4, got {dilate}"
+            )
 
         self.conv1 = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(width)
@@ -186,12 +187,12 @@ class ResNet(Network):
         self.fc = nn.Linear(channels, num_classes)
 
         for part in kaiming:
-            _kaiming_fan_out(getattr(self, part))
+            for layer in weighted_layers(getattr(self, part)):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         if zero_init_residual:
             for module in self.modules():
-                weight = module.last_norm().weight if isinstance(module, BasicBlock | Bottleneck) else None
-                if isinstance(weight, nn.Parameter):
-                    nn.init.zeros_(weight)
+                if isinstance(module, BasicBlock | Bottleneck):
+                    module.zero_last_norm()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(images))
@@ -215,6 +216,8 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int, dilation: int, norm: Norm) -> None:
         super().__init__()
+        if dilation != 1:
+            raise ValueError("replace_stride_with_dilation must be False for basic blocks, they have no dilated form")
         self.conv1 = _conv3x3(in_channels, channels, stride)
         self.bn1 = norm(channels)
         self.relu = nn.ReLU(inplace=True)
@@ -222,8 +225,8 @@ class BasicBlock(nn.Module):
         self.bn2 = norm(channels)
         self.downsample = _downsample(in_channels, channels, stride, norm)
 
-    def last_norm(self) -> nn.Module:
-        return self.bn2
+    def zero_last_norm(self) -> None:
+        _zero_weight(self.bn2)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(conv_norm(self.conv1, self.bn1, x))
@@ -252,8 +255,8 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _downsample(in_channels, out_channels, stride, norm)
 
-    def last_norm(self) -> nn.Module:
-        return self.bn3
+    def zero_last_norm(self) -> None:
+        _zero_weight(self.bn3)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(conv_norm(self.conv1, self.bn1, x))
@@ -288,21 +291,8 @@ def _downsample(in_channels: int, channels: int, stride: int, norm: Norm) -> Con
     return ConvNorm(nn.Conv2d(in_channels, channels, 1, stride, bias=False), norm(channels))
 
 
-def _kaiming_fan_out(module: nn.Module) -> None:
-    """All convolutions of `module`, the two layers of squeeze-excites among them."""
-    for part in module.modules():
-        layers = [part.fc1, part.fc2] if isinstance(part, SqueezeExcite) else [part]
-        for layer in layers:
-            if isinstance(layer, nn.Conv2d) or isinstance(part, SqueezeExcite):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
-
-
-def _dilated(name: str, replace_stride_with_dilation: Sequence[bool] | None) -> Sequence[bool]:
-    if replace_stride_with_dilation is None:
-        return (False, False, False)
-    if len(replace_stride_with_dilation) != 3:
-        raise ValueError(
-            f"{name}: replace_stride_with_dilation must have 3 values (layer2, layer3, layer4),"
-            f" got {replace_stride_with_dilation}"
-        )
-    return replace_stride_with_dilation
+def _zero_weight(norm: nn.Module) -> None:
+    weight = getattr(norm, "weight", None)
+    if weight is None:
+        raise ValueError(f"zero_init_residual needs a norm_layer with a weight, got {type(norm).__name__} without")
+    nn.init.zeros_(weight)

@@ -49,7 +49,9 @@ def read_weights(path: str | PathLike[str]) -> dict[str, Tensor]:
     while isinstance(content, Mapping) and (wrapper := _wrapper(content)):
         content = content[wrapper]
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        got = f"the entries {', '.join(map(repr, content))}" if isinstance(content, Mapping) else type(content).__name__
+        got = type(content).__name__
+        if isinstance(content, Mapping):
+            got = f"the entries {', '.join(map(repr, content))}" if content else "no entries"
         raise ValueError(f"{path}: expected a state_dict, or one under 'state_dict' or 'model', got {got}")
     return _without_prefix(content)
 

@@ -1,0 +1,59 @@
+"""Networks by name."""
+
+import sys
+
+import pytest
+import torch
+
+import kerneldna_ops
+from kerneldna_ops.models import create_model, list_models
+
+
+def test_every_listed_network_is_built():
+    assert {"kerneldna_resnet18", "kerneldna_resnet50"} <= set(list_models())
+    for name in list_models():
+        with torch.device("meta"):
+            model = create_model(name, num_classes=4, in_channels=1, dynamic=True)
+            assert model.eval()(torch.empty(2, 1, 64, 64)).shape == (2, 4)
+
+
+def test_the_package_finds_it_when_asked():
+    assert kerneldna_ops.models.create_model is create_model
+
+
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18"])
+def test_static_networks(name, tmp_path):
+    model = create_model(name, num_classes=4)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    again = create_model(name, num_classes=4, weights=tmp_path / "weights.pth").eval()
+    images = torch.randn(2, 3, 64, 64)
+    assert again(images).equal(model.eval()(images))
+    with pytest.raises(ValueError, match=r"num_classes=4$"):
+        create_model(name, num_classes=5, weights=tmp_path / "weights.pth")
+
+
+def test_static_network_with_other_channels():
+    model = create_model("timm/resnet18", num_classes=4, in_channels=1)
+    assert model.eval()(torch.randn(1, 1, 32, 32)).shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("resnet18", "name must be one of kerneldna_.*, or timm/NAME or torchvision/NAME, got 'resnet18'"),
+        ("torchvision/", "name must be one of .*, got 'torchvision/'"),
+        ("keras/resnet18", "name must be one of .*, got 'keras/resnet18'"),
+        ("torchvision/resnet17", "torchvision has no network named 'resnet17'"),
+        ("timm/resnet17", "timm has no network named 'resnet17'"),
+    ],
+)
+def test_unknown_names(name, sentence):
+    with pytest.raises(ValueError, match=f"^create_model: {sentence}$"):
+        create_model(name)
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_missing_library(library, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ModuleNotFoundError, match=f"^create_model: {library}/resnet18 needs {library}, .* cannot be"):
+        create_model(f"{library}/resnet18")
