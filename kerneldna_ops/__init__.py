@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from . import nn as nn
     from ._warmup import warmup as warmup
     from .backends._autotune import autotune as autotune
+    from .sharing import materialize as materialize
+    from .sharing import share_kernels as share_kernels
 
 __all__ = [
     "autotune",
@@ -24,8 +26,10 @@ __all__ = [
     "compatible_backends",
     "explain_backends",
     "functional",
+    "materialize",
     "models",
     "nn",
+    "share_kernels",
     "use_backend",
     "warmup",
 ]
@@ -38,6 +42,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(".backends._autotune", __name__).autotune
     if name == "warmup":
         return importlib.import_module("._warmup", __name__).warmup
+    if name in ("materialize", "share_kernels"):
+        return getattr(importlib.import_module(".sharing", __name__), name)
     if name == "__version__":
         from importlib.metadata import version
 
