@@ -16,7 +16,18 @@ class Network(nn.Module):
     Args:
         name: the builder's, for messages.
         published: how the authors name its parts; None if they have not published it, as the dynamic variants.
+
+    Attributes:
+        num_classes: of the scores [N, num_classes] that `forward` gives for images.
+        num_features: channels of the map [N, num_features, H/32, W/32] between forward_features and forward_head.
+        feature_channels: module -> channels of its map, for the last map of each resolution from H/4 on.
+        head: the name of the last layer, the only one whose shape depends on num_classes.
     """
+
+    num_classes: int
+    num_features: int
+    feature_channels: dict[str, int]
+    head: str
 
     def __init__(self, name: str, published: PublishedNames | None) -> None:
         super().__init__()

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from os import PathLike
 from typing import Any
 
+import torch
 from torch import nn
 
 from . import convnext, mobilenet_v2, resnet
+from ._arguments import check_counts
 from .weights import load_weights
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
@@ -35,7 +37,7 @@ def create_model(name: str, *, weights: str | PathLike[str] | None = None, **arg
     Args:
         name: one of `list_models()`; or "torchvision/NAME" or "timm/NAME" for a static network of those libraries.
         weights: a file with its weights; None: at random. Nothing is fetched from the network.
-        arguments: the builder's own, num_classes for example. timm's networks take in_channels too.
+        arguments: the builder's own, num_classes and in_channels for example, whatever a library calls the latter.
 
     Raises:
         ValueError: there is no network of that name, an argument is out of range, or the weights do not fit.
@@ -74,6 +76,18 @@ def _static(library: str, name: str, arguments: dict[str, Any]) -> nn.Module:
     if library == "timm":
         arguments = {"in_chans" if key == "in_channels" else key: value for key, value in arguments.items()}
         model: nn.Module = timm.create_model(name, **arguments)
-    else:
-        model = torchvision.models.get_model(name, **arguments)
+        return model
+    channels = arguments.pop("in_channels", 3)
+    model = torchvision.models.get_model(name, **arguments)
+    if channels != 3:
+        _take_channels(model, channels)
     return model
+
+
+def _take_channels(model: nn.Module, channels: int) -> None:
+    """Make a network for RGB images, with weights at random, one for others: its first convolution goes by the three
+    in turn."""
+    check_counts("create_model", in_channels=channels)
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    first.weight = nn.Parameter(first.weight.detach()[:, torch.arange(channels) % first.in_channels])
+    first.in_channels = channels

@@ -133,11 +133,9 @@ class ResNet(Network):
         kaiming: the modules whose convolutions start from Kaiming's normal distribution; the others as PyTorch's do.
         published: the authors' names of the parts, of the form with static attention.
         width: channels of the stem and of the 3x3 convolutions of layer1.
-
-    Attributes:
-        feature_channels: stage -> channels of its map.
-        num_features: channels of the last of them, which torchvision's utilities call `inplanes`.
     """
+
+    head = "fc"
 
     def __init__(
         self,
@@ -170,7 +168,7 @@ class ResNet(Network):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels, dilation = width, 1
-        self.feature_channels: dict[str, int] = {}
+        self.feature_channels = {}
         for number, (stage, depth) in enumerate(zip(STAGES, depths, strict=True)):
             stride, previous_dilation = 1 if number == 0 else 2, dilation
             if number > 0 and dilate[number - 1]:
@@ -183,7 +181,7 @@ class ResNet(Network):
             self.feature_channels[stage] = channels
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.num_classes = num_classes
-        self.num_features = self.inplanes = channels
+        self.num_features = self.inplanes = channels  # torchvision's utilities read the second
         self.fc = nn.Linear(channels, num_classes)
 
         for part in kaiming:

@@ -32,9 +32,12 @@ def test_static_networks(name, tmp_path):
         create_model(name, num_classes=5, weights=tmp_path / "weights.pth")
 
 
-def test_static_network_with_other_channels():
-    model = create_model("timm/resnet18", num_classes=4, in_channels=1)
-    assert model.eval()(torch.randn(1, 1, 32, 32)).shape == (1, 4)
+@pytest.mark.parametrize("name", ["torchvision/mobilenet_v2", "timm/resnet18"])
+@pytest.mark.parametrize("channels", [1, 5])
+def test_static_networks_of_other_images(name, channels):
+    with torch.device("meta"):
+        model = create_model(name, num_classes=4, in_channels=channels)
+        assert model.eval()(torch.empty(1, channels, 32, 32)).shape == (1, 4)
 
 
 @pytest.mark.parametrize(
