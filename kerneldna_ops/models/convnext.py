@@ -69,7 +69,14 @@ class ConvNeXt(Network):
     """Images [N, in_channels, H, W], H and W at least 32, -> scores [N, num_classes].
 
     The modules have torchvision's names, those within a block ConvNeXt's.
+
+    Attributes:
+        feature_channels: stage -> channels of its map.
+        num_features: channels of the last of them.
+        head: the name of the classifier.
     """
+
+    head = "classifier.2"
 
     def __init__(
         self,
@@ -92,13 +99,17 @@ class ConvNeXt(Network):
         drops = (stochastic_depth_prob * block / (total - 1) for block in range(total))
         width = stages[0][0]
         features: list[nn.Module] = [nn.Sequential(nn.Conv2d(in_channels, width, 4, 4), norm(width))]
+        self.feature_channels: dict[str, int] = {}
         for channels, blocks in stages:
             if channels != width:
                 features.append(nn.Sequential(norm(width), nn.Conv2d(width, channels, 2, 2)))
                 width = channels
+            self.feature_channels[f"features.{len(features)}"] = channels
             features.append(_stage(channels, [next(drops) for _ in range(blocks)], layer_scale, norm, dynamic))
         self.features = nn.Sequential(*features)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.num_classes = num_classes
+        self.num_features = width
         head = nn.Linear(width, num_classes)
         self.classifier = nn.Sequential(norm(width), nn.Flatten(1), head)
 
@@ -111,7 +122,15 @@ class ConvNeXt(Network):
                 nn.init.zeros_(bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(self.avgpool(self.features(images)))  # type: ignore[no-any-return]
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The map [N, num_features, H/32, W/32] of the last stage."""
+        return self.features(images)  # type: ignore[no-any-return]
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """The scores [N, num_classes] from that map."""
+        return self.classifier(self.avgpool(features))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):

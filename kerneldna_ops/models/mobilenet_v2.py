@@ -92,7 +92,14 @@ class MobileNetV2(Network):
 
     A stage of at least three blocks shares its kernels: the first block, which changes the resolution or the width, has
     its own; the last one is the parent; those between are its children. Depthwise convolutions are not shared.
+
+    Attributes:
+        feature_channels: module -> channels of its map, for the last map of each resolution from H/4 on.
+        num_features: channels of the map that is pooled.
+        head: the name of the classifier.
     """
+
+    head = "classifier.1"
 
     def __init__(
         self,
@@ -119,14 +126,21 @@ class MobileNetV2(Network):
 
         channels = _divisible(32 * width_mult, round_nearest)
         features: list[nn.Module] = [ConvNorm(nn.Conv2d(in_channels, channels, 3, 2, padding=1, bias=False), norm)]
+        self.feature_channels: dict[str, int] = {}
+        reduction = 2
         for expand_ratio, width, blocks, stride in settings:
+            if stride > 1 and reduction > 2:
+                self.feature_channels[f"features.{len(features) - 1}"] = channels
+            reduction *= stride
             out_channels = _divisible(width * width_mult, round_nearest)
             features += _stage(channels, out_channels, blocks, stride, expand_ratio, norm, dynamic)
             channels = out_channels
-        self.last_channel = _divisible(1280 * max(1.0, width_mult), round_nearest)
-        features.append(ConvNorm(nn.Conv2d(channels, self.last_channel, 1, bias=False), norm))
+        self.feature_channels[f"features.{len(features) - 1}"] = channels
+        self.num_features = _divisible(1280 * max(1.0, width_mult), round_nearest)
+        features.append(ConvNorm(nn.Conv2d(channels, self.num_features, 1, bias=False), norm))
         self.features = nn.Sequential(*features)
-        classifier = nn.Linear(self.last_channel, num_classes)
+        self.num_classes = num_classes
+        classifier = nn.Linear(self.num_features, num_classes)
         self.classifier = nn.Sequential(nn.Dropout(dropout), classifier)
 
         for layer in weighted_layers(self):
@@ -137,8 +151,15 @@ class MobileNetV2(Network):
         nn.init.zeros_(classifier.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        pooled = F.adaptive_avg_pool2d(self.features(images), 1)
-        return self.classifier(pooled.flatten(1))  # type: ignore[no-any-return]
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The map [N, num_features, H/32, W/32] that is pooled."""
+        return self.features(images)  # type: ignore[no-any-return]
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """The scores [N, num_classes] from that map."""
+        return self.classifier(F.adaptive_avg_pool2d(features, 1).flatten(1))  # type: ignore[no-any-return]
 
 
 class ConvNorm(nn.Sequential):

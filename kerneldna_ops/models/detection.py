@@ -1,0 +1,113 @@
+"""Detection on networks that share kernels: features through a pyramid, and Mask R-CNN, in torchvision's own classes.
+
+Needs torchvision; Mask R-CNN needs its operators as well, which come with the torchvision of the same torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Any
+
+from torch import nn
+
+from ._need_torchvision import need_torchvision
+from .registry import list_models
+from .weights import load_weights
+
+
+def kerneldna_fpn(
+    name: str,
+    *,
+    weights: str | PathLike[str] | None = None,
+    trainable_layers: int | None = None,
+    returned_layers: Sequence[int] = (1, 2, 3, 4),
+    extra_blocks: nn.Module | None = None,
+    norm_layer: Callable[..., nn.Module] | None = None,
+    **arguments: Any,
+) -> nn.Module:
+    """A network's maps through a feature pyramid: torchvision's BackboneWithFPN.
+
+    [N, in_channels, H, W] -> {"0": [N, 256, H/4, W/4], ..., "3": [N, 256, H/32, W/32], "pool": [N, 256, H/64, W/64]}.
+
+    Args:
+        name: one of `kerneldna_ops.models.list_models()`.
+        weights: a file with weights of that network, ours or the authors', for any number of classes. With trained
+            weights every BatchNorm stays as it is, those of the squeeze-excites included: batches of one image train.
+        trainable_layers: how many of the stem and the four stages are trained, from the last; None: 3 with trained
+            weights, else all 5.
+        returned_layers: which of the four maps, from 1, which is H/4.
+        extra_blocks, norm_layer: those of torchvision's FeaturePyramidNetwork.
+        arguments: the network's own, in_channels for example.
+
+    Raises:
+        ModuleNotFoundError: torchvision is missing or does not load.
+        ValueError: an argument is out of range, or the weights do not fit.
+        OSError: the file of the weights cannot be read.
+    """
+    user = "kerneldna_fpn"
+    if name not in list_models():
+        raise ValueError(f"{user}: name must be one of {', '.join(list_models())}, got {name!r}")
+    need_torchvision(user)
+    from ._torchvision_parts import FPN, LAYERS, backbone
+
+    if trainable_layers is None:
+        trainable_layers = LAYERS if weights is None else 3
+    if not 0 <= trainable_layers <= LAYERS:
+        raise ValueError(f"{user}: trainable_layers must be from 0 to {LAYERS}, got {trainable_layers}")
+    if not returned_layers or not set(returned_layers) <= {1, 2, 3, 4}:
+        raise ValueError(f"{user}: returned_layers must be some of 1, 2, 3 and 4, got {returned_layers}")
+    network = backbone(name, weights, **arguments)
+    return FPN(network, trainable_layers, returned_layers, extra_blocks, norm_layer, weights is not None)
+
+
+def kerneldna_maskrcnn_fpn(
+    name: str,
+    *,
+    weights: str | PathLike[str] | None = None,
+    num_classes: int = 91,
+    weights_backbone: str | PathLike[str] | None = None,
+    trainable_backbone_layers: int | None = None,
+    dynamic: bool = False,
+    **arguments: Any,
+) -> nn.Module:
+    """Mask R-CNN on `kerneldna_fpn`; images and targets as for torchvision.models.detection.maskrcnn_resnet50_fpn.
+
+    Args:
+        name: one of `kerneldna_ops.models.list_models()`.
+        weights: a file with weights of the whole detector.
+        num_classes: classes, with the background.
+        weights_backbone, trainable_backbone_layers: weights and trainable_layers of `kerneldna_fpn`.
+        dynamic: the fully dynamic variant of the network.
+        arguments: those of torchvision.models.detection.MaskRCNN, min_size for example.
+
+    Raises:
+        ModuleNotFoundError: torchvision is missing, does not load, or has no operators for this torch.
+        ValueError: an argument is out of range, or weights do not fit.
+        OSError: a file of weights cannot be read.
+    """
+    need_torchvision("kerneldna_maskrcnn_fpn", operators=True)
+    from ._torchvision_parts import MaskRCNN
+
+    features = kerneldna_fpn(
+        name, weights=weights_backbone, trainable_layers=trainable_backbone_layers, dynamic=dynamic
+    )
+    model: nn.Module = MaskRCNN(features, num_classes=num_classes, **arguments)
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def kerneldna_maskrcnn_resnet18_fpn(**arguments: Any) -> nn.Module:
+    """`kerneldna_maskrcnn_fpn` on kerneldna_resnet18."""
+    return kerneldna_maskrcnn_fpn("kerneldna_resnet18", **arguments)
+
+
+def kerneldna_maskrcnn_resnet50_fpn(**arguments: Any) -> nn.Module:
+    """`kerneldna_maskrcnn_fpn` on kerneldna_resnet50."""
+    return kerneldna_maskrcnn_fpn("kerneldna_resnet50", **arguments)
+
+
+def kerneldna_maskrcnn_mobilenet_v2_fpn(**arguments: Any) -> nn.Module:
+    """`kerneldna_maskrcnn_fpn` on kerneldna_mobilenet_v2."""
+    return kerneldna_maskrcnn_fpn("kerneldna_mobilenet_v2", **arguments)
