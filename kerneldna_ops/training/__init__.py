@@ -1,1 +1,1 @@
-"""Training: data sets, recipes, the loop and its checkpoints, alone or on several devices (torchrun), and evaluation."""
+"""Training: data sets, recipes, the loop and its checkpoints, on one device or several, and evaluation."""

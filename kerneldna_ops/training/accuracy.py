@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from .batches import load
 from .data import Split
 from .distributed import Processes
 
@@ -36,5 +39,28 @@ def score(
     """The scores of `model`, on processes.device, in eval mode; each process works on its share of the images.
 
     The model is left in the mode that it was in. `amp`: the dtype of torch.autocast, None for none.
+
+    Raises:
+        ValueError: there are fewer images than processes.
     """
-    raise NotImplementedError
+    if len(split) < processes.world_size:
+        raise ValueError(f"expected at least one image for each of {processes.world_size} processes, got {len(split)}")
+    device = processes.device
+    memory_format = torch.channels_last if channels_last else torch.preserve_format
+    # As many batches on every process, because FSDP needs all of them at every layer.
+    number = math.ceil(math.ceil(len(split) / processes.world_size) / batch_size)
+    batches = processes.share(torch.arange(len(split))).tensor_split(number)
+    totals = torch.zeros(3, dtype=torch.float64, device=device)
+    training = model.training
+    model.eval()
+    with torch.no_grad(), torch.autocast(device.type, amp, enabled=amp is not None):
+        for images, labels in load(split, batches, workers=workers, pin_memory=device.type == "cuda"):
+            images = images.to(device, non_blocking=True, memory_format=memory_format)
+            labels = labels.to(device, non_blocking=True)
+            scores = model(images).float()
+            right = scores.topk(min(5, scores.shape[1])).indices == labels[:, None]
+            total_loss = F.cross_entropy(scores, labels, reduction="sum")
+            totals += torch.stack([total_loss.double(), right[:, 0].sum().double(), right.sum().double()])
+    model.train(training)
+    loss, first, five = (total / len(split) for total in processes.sum(totals).tolist())
+    return Scores(loss, 100 * first, 100 * five)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader
 
-from .data import Augmentation, Split
+from .data import Augmentation, DataError, Split
+from .randomness import generator
 
 
 def order(count: int, seed: int, epoch: int) -> Tensor:
     """The indices 0 ... count-1 shuffled for this epoch, [count] int64."""
-    raise NotImplementedError
+    return torch.randperm(count, generator=generator("order", seed, epoch))
 
 
 def load(
@@ -22,5 +27,35 @@ def load(
     pin_memory: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(images, labels) of each of `batches`, index tensors, in turn; loaded ahead by `workers` processes if there are
-    any. torch's global random state is left alone."""
-    raise NotImplementedError
+    any. torch's global random state is left alone. What Split.load raises comes out at the batch that it is about."""
+    loader: DataLoader[tuple[Tensor, Tensor] | DataError] = DataLoader(
+        _Batches(split, augmentation),  # type: ignore[arg-type]
+        sampler=batches,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_ctrl_c_to_the_first_process if workers else None,
+        # Else it draws from the global one, and dropout would come out differently after going on.
+        generator=Generator(),
+    )
+    for loaded in loader:
+        if isinstance(loaded, DataError):
+            raise loaded
+        yield loaded
+
+
+@dataclass(frozen=True)
+class _Batches:
+    split: Split
+    augmentation: Augmentation | None
+
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor] | DataError:
+        try:
+            return self.split.load(indices, self.augmentation)
+        except DataError as error:
+            # Raised in a worker, it would arrive with that process's traceback in its sentence.
+            return error
+
+
+def _leave_ctrl_c_to_the_first_process(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._files import replacing
+
+FORMAT = "kerneldna training 1"
+ADVICE = "name another folder"
 
 
 class TrainingError(RuntimeError):
     """Why a training cannot start or go on, in one sentence."""
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make what keeps `path` from being written a TrainingError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch.save turns the OSError of the file into a RuntimeError of its own.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        raise TrainingError(
+            f"{path}: could not be written ({reason.strerror or reason}); what was saved before is kept"
+        ) from error
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
     """Replace `path` as a whole. TrainingError if it cannot be written; what was there before is then kept.
 
     `content` of a training's last.pt and best.pt has
@@ -18,13 +44,44 @@ def save(path: Path, content: dict[str, Any]) -> None:
         data: dict, "name", "classes" (names), "channels", "image_size", "train" and "validation" (how many)
         recipe: dict of recipes.Recipe; seed: int
         epoch, step: completed epochs, and steps of the epoch under way
-        accuracy: of the weights below on the validation images, in percent, or None
+        accuracy: of the weights below on the validation images, in percent; None in the middle of an epoch
         model: the state_dict of the network (best.pt: the averaged one where there is an average)
-    and last.pt also ema (None or {"model": state_dict, "updates": int}), optimizer, schedule, scaler, sums, best.
+    and last.pt also what else training.trainer needs to go on.
     """
-    raise NotImplementedError
+    with writing(path), replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save({"format": FORMAT, **content}, file)
 
 
 def load(path: Path) -> dict[str, Any]:
     """The content of `path` on the CPU. TrainingError if it is missing, damaged or no checkpoint of a training."""
-    raise NotImplementedError
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise TrainingError(f"{path}: could not be read ({error.strerror or error})") from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        raise TrainingError(f"{path}: damaged, or no checkpoint (tensors and plain values, weights_only)") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise TrainingError(f"{path}: no checkpoint of kerneldna train")
+    return content
+
+
+def check_same(path: Path, content: Mapping[str, Any], wanted: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """TrainingError unless the training saved in `path` is the one that is `wanted`, of a model with this `state`."""
+    data, other_data = content["data"], wanted["data"]
+    if len(data["classes"]) != len(other_data["classes"]):
+        counts = f"{len(data['classes'])} classes, not {len(other_data['classes'])}"
+        raise TrainingError(f"{path}: holds a training on {counts}; {ADVICE}")
+    for part in ("network", "data", "recipe"):
+        for name in {**wanted[part], **content[part]}:
+            old, new = content[part].get(name), wanted[part].get(name)
+            if old != new:
+                raise TrainingError(f"{path}: holds a training whose {part} has {name} {old}, not {new}; {ADVICE}")
+    if content["seed"] != wanted["seed"]:
+        raise TrainingError(f"{path}: holds a training with seed {content['seed']}, not {wanted['seed']}; {ADVICE}")
+    shapes, other_shapes = ({name: list(value.shape) for name, value in s.items()} for s in (content["model"], state))
+    for name in {**other_shapes, **shapes}:
+        if shapes.get(name) != other_shapes.get(name):
+            raise TrainingError(
+                f"{path}: holds another network, whose {name} is {shapes.get(name, 'missing')} and not"
+                f" {other_shapes.get(name, 'missing')}; {ADVICE}"
+            )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -47,6 +48,17 @@ class Data:
     def classes(self) -> int:
         return len(self.class_names)
 
+    def describe(self) -> dict[str, Any]:
+        """What tells this data set from others, in plain values."""
+        return {
+            "name": self.name,
+            "classes": list(self.class_names),
+            "channels": self.channels,
+            "image_size": self.image_size,
+            "train": len(self.train),
+            "validation": len(self.validation),
+        }
+
 
 def open_data(spec: str, image_size: int | None = None) -> Data:
     """The data set that `spec` names; nothing is downloaded.
@@ -64,4 +76,21 @@ def open_data(spec: str, image_size: int | None = None) -> Data:
         DataError: there is nothing of that kind there, or it is damaged.
         ModuleNotFoundError: scikit-learn or torchvision is needed and missing.
     """
-    raise NotImplementedError
+    # Here, not above: they make Data of what they find.
+    from . import folders, idx, in_memory, torchvision_sets
+
+    if image_size is not None and image_size < 1:
+        raise DataError(f"image_size: expected at least 1, got {image_size}")
+    if spec == "digits":
+        return in_memory.open_digits(image_size)
+    if spec.startswith("torchvision:"):
+        _, name, root = [*spec.split(":", 2), ""][:3]
+        if not name or not root:
+            raise DataError(f"data: expected torchvision:NAME:ROOT, got {spec}")
+        return torchvision_sets.open_torchvision(name, Path(root), image_size)
+    folder = Path(spec)
+    if not folder.is_dir():
+        raise DataError(f"data: expected digits, torchvision:NAME:ROOT or a folder that exists, got {spec}")
+    if idx.has_idx_files(folder):
+        return in_memory.open_idx(folder, image_size)
+    return folders.open_folder(folder, image_size)

@@ -139,17 +139,22 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def full_state(model: nn.Module) -> dict[str, Tensor]:
-    """model.state_dict() with the names and shapes that it has on one process, whole, on the CPU.
-
-    All processes must call it. Buffers (BatchNorm's statistics) become those of the first one, in the model too.
-    """
-    model = unwrap(model)
+def agree_on_buffers(model: nn.Module) -> None:
+    """Make the buffers (BatchNorm's statistics) those of the first process. All processes must call it."""
     if dist.is_initialized():
-        for buffer in model.buffers():
+        for buffer in unwrap(model).buffers():
             agreed = buffer.clone()
             dist.broadcast(agreed, 0)
             buffer.copy_(agreed)
+
+
+def full_state(model: nn.Module) -> dict[str, Tensor]:
+    """model.state_dict() with the names and shapes that it has on one process, whole, on the CPU.
+
+    All processes must call it. Buffers become those of the first one, in the model too.
+    """
+    model = unwrap(model)
+    agree_on_buffers(model)
     state: dict[str, Tensor] = _gathered(model.state_dict())
     return state
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .data import Data
+from .._files import remove_leftovers
+from . import batches, checkpoint
+from .accuracy import Scores, score
+from .checkpoint import TrainingError
+from .ctrl_c import CtrlC
+from .data import Augmentation, Data
 from .distributed import Kind, Processes
+from .learner import Learner
+from .logs import Logs
+from .randomness import seed_of
 from .recipes import Recipe
 
 ALONE = Processes()
+# How often to look at the loss where that makes a device wait, or processes talk, in steps.
+LOOK_EVERY = 20
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,18 @@ class Result:
     epochs: int
     seconds: float
     checkpoint: Path
+
+
+@dataclass
+class Standing:
+    """How far a training has come: completed epochs, steps of the next one, and the sum of their losses."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    accuracy: float | None = None
+    best_accuracy: float | None = None
 
 
 class Trainer:
@@ -78,8 +103,200 @@ class Trainer:
         kind: Kind = "ddp",
         progress: bool = True,
     ) -> None:
-        raise NotImplementedError
+        if amp not in (None, torch.bfloat16, torch.float16):
+            raise ValueError(f"amp: expected None, torch.bfloat16 or torch.float16, got {amp}")
+        if len(data.train) < recipe.batch_size:
+            raise ValueError(
+                f"batch_size: expected at most {len(data.train)}, the number of training images,"
+                f" got {recipe.batch_size}"
+            )
+        processes.share_of(recipe.batch_size)
+        self.data, self.recipe, self.seed, self.processes = data, recipe, seed, processes
+        self.amp, self.channels_last, self.workers, self.save_every = amp, channels_last, workers, save_every
+        self.progress = progress and processes.first
+        self.folder, self.last, self.best = folder, folder / "last.pt", folder / "best.pt"
+        self.steps = len(data.train) // recipe.batch_size
+        self.about: dict[str, Any] = {
+            "network": dict(network or {"name": type(model).__name__}),
+            "data": data.describe(),
+            "recipe": asdict(recipe),
+            "seed": seed,
+        }
+        self.learner = Learner(model, recipe, self.steps, amp, channels_last, processes, kind)
+        self.standing = Standing()
+        self._clock = perf_counter()
+        self._saved = self._clock
+        self._logs: Logs | None = None
 
     def run(self) -> Result:
         """Train to the end, or say what was reached if it is there already."""
-        raise NotImplementedError
+        self._begin_or_go_on()
+        standing = self.standing
+        if standing.epoch < self.recipe.epochs:
+            with self._logging(), CtrlC() as ctrl_c:
+                while standing.epoch < self.recipe.epochs:
+                    self._train_epoch(ctrl_c)
+                    self._finish_epoch(ctrl_c)
+        assert standing.accuracy is not None
+        assert standing.best_accuracy is not None
+        return Result(standing.best_accuracy, standing.accuracy, standing.epoch, standing.seconds, self.best)
+
+    def _begin_or_go_on(self) -> None:
+        content = None
+        if self.processes.first:
+            content = self._read_folder()
+        content = self.processes.from_first(content)
+        self._clock = self._saved = perf_counter()
+        if content is None:
+            # So that a folder that cannot be written shows now, and best.pt never stands there alone.
+            self._save()
+            return
+        self.learner.load(content)
+        self.standing = Standing(**{name: content[name] for name in asdict(self.standing)})
+        self._say(f"Going on after {self._where()}, as {self.last} has it.")
+
+    def _read_folder(self) -> dict[str, Any] | None:
+        """The content of last.pt if it is of this training, None if there is nothing of a training."""
+        for path in (self.last, self.best):
+            remove_leftovers(path)
+        if self.last.exists():
+            content = checkpoint.load(self.last)
+            checkpoint.check_same(self.last, content, self.about, self.learner.bare_model.state_dict())
+            return content
+        for name in ("best.pt", "steps.csv", "epochs.csv"):
+            if (self.folder / name).exists():
+                raise TrainingError(f"{self.folder}: holds {name} but no last.pt to go on from; {checkpoint.ADVICE}")
+        return None
+
+    def _train_epoch(self, ctrl_c: CtrlC) -> None:
+        """The steps of the epoch that are left."""
+        standing, recipe = self.standing, self.recipe
+        order = batches.order(len(self.data.train), self.seed, standing.epoch)
+        left = order.split(recipe.batch_size)[standing.step : self.steps]
+        augmentation = Augmentation(self.seed, standing.epoch, recipe.crop_padding, recipe.flip)
+        device = self.processes.device.type
+        look_every = 1 if device == "cpu" and self.processes.world_size == 1 else LOOK_EVERY
+        shares = [self.processes.share(batch) for batch in left]
+        rates: list[float] = []
+        losses: list[Tensor] = []
+        with self._bar() as advance:
+            for images, labels in batches.load(
+                self.data.train, shares, augmentation, self.workers, pin_memory=device == "cuda"
+            ):
+                # Dropout and the like: nothing of a generator has to be saved.
+                torch.manual_seed(seed_of("step", self.seed, standing.epoch, standing.step, self.processes.rank))
+                rates.append(self.learner.learning_rate)
+                losses.append(self.learner.step(images, labels))
+                standing.step += 1
+                if len(losses) == look_every or standing.step == self.steps:
+                    self._look(rates, losses, ctrl_c)
+                    advance(len(losses))
+                    rates, losses = [], []
+
+    def _look(self, rates: list[float], losses: list[Tensor], ctrl_c: CtrlC) -> None:
+        """Log the latest steps; stop if a loss is no number or Ctrl-C came; save if it is time, all processes alike."""
+        standing = self.standing
+        wishes = [ctrl_c.pressed, self.processes.first and perf_counter() - self._saved > self.save_every]
+        values = torch.cat([torch.stack(losses), torch.tensor(wishes, dtype=torch.float32, device=losses[0].device)])
+        *sums, pressed, due = self.processes.sum(values).tolist()
+        first = standing.step - len(losses) + 1
+        for step, (rate, loss_sum) in enumerate(zip(rates, sums, strict=True), start=first):
+            loss = loss_sum / self.processes.world_size
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {loss} in epoch {standing.epoch + 1}, step {step} of {self.steps}; {self.last} keeps"
+                    " what was saved before. A lower learning rate or a longer warm-up may help"
+                )
+            standing.loss_sum += loss
+            if self._logs is not None:
+                self._logs.step(standing.epoch * self.steps + step, standing.epoch + 1, rate, loss)
+        if pressed or due:
+            self._save()
+        if pressed:
+            self._stop()
+
+    def _finish_epoch(self, ctrl_c: CtrlC) -> None:
+        standing, learner = self.standing, self.learner
+        learner.settle()
+        scores = self._score(learner.bare_model)
+        averaged = None if learner.average is None else self._score(learner.average.module)
+        loss = standing.loss_sum / self.steps
+        standing.accuracy = (averaged or scores).top1
+        standing.epoch, standing.step, standing.loss_sum = standing.epoch + 1, 0, 0.0
+        self._count_seconds()
+        if self._logs is not None:
+            row = (loss, scores.loss, scores.top1, averaged and averaged.top1, standing.seconds)
+            self._logs.epoch(standing.epoch, standing.epoch * self.steps, *row)
+        better = standing.best_accuracy is None or standing.accuracy > standing.best_accuracy
+        if better:
+            standing.best_accuracy = standing.accuracy
+        self._save(better)
+        self._say(
+            f"epoch {standing.epoch}/{self.recipe.epochs}: loss {loss:.4f}, validation accuracy {scores.top1:.2f} %"
+            + ("" if averaged is None else f", {averaged.top1:.2f} % with averaged weights")
+        )
+        if standing.epoch < self.recipe.epochs and self.processes.sum(torch.tensor(float(ctrl_c.pressed))):
+            self._stop()
+
+    def _score(self, model: nn.Module) -> Scores:
+        return score(
+            model,
+            self.data.validation,
+            amp=self.amp,
+            channels_last=self.channels_last,
+            workers=self.workers,
+            processes=self.processes,
+        )
+
+    def _save(self, better: bool = False) -> None:
+        """Write last.pt, and before it best.pt if this epoch is `better`: killed in between, it is done again."""
+        self._count_seconds()
+        state = self.learner.state()
+        content = {**self.about, **asdict(self.standing)}
+        if self.processes.first:
+            if self._logs is not None:
+                self._logs.flush()
+            if better:
+                weights = state["model"] if state["average"] is None else state["average"]["model"]
+                checkpoint.save(self.best, {**content, "model": weights})
+            checkpoint.save(self.last, {**content, **state})
+        self._saved = perf_counter()
+
+    def _stop(self) -> None:
+        raise KeyboardInterrupt(f"Stopped by Ctrl-C after {self._where()}; the same command goes on from {self.last}.")
+
+    def _where(self) -> str:
+        standing = self.standing
+        return f"epoch {standing.epoch}" + (f" and {standing.step} steps" if standing.step else "")
+
+    def _count_seconds(self) -> None:
+        now = perf_counter()
+        self.standing.seconds += now - self._clock
+        self._clock = now
+
+    @contextmanager
+    def _logging(self) -> Iterator[None]:
+        if not self.processes.first:
+            yield
+            return
+        done = self.standing.epoch * self.steps + self.standing.step
+        with Logs(self.folder, self.standing.epoch, done) as self._logs:
+            yield
+
+    @contextmanager
+    def _bar(self) -> Iterator[Callable[[int], object]]:
+        """A function that moves the bar of the epoch by some steps."""
+        if not self.progress:
+            yield lambda steps: None
+            return
+        from tqdm import tqdm
+
+        title = f"epoch {self.standing.epoch + 1}/{self.recipe.epochs}"
+        with tqdm(
+            desc=title, total=self.steps, initial=self.standing.step, unit="step", leave=False, mininterval=0.5
+        ) as bar:
+            yield bar.update
+
+    def _say(self, line: str) -> None:
+        if self.progress:
+            print(line, flush=True)
