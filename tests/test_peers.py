@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("threads")
 GEOMETRIES = {
     "3x3": ((6, 8, 3), {}),
     "1x1": ((6, 8, 1), {"bias": False}),
+    "1x1_bias": ((6, 8, 1), {}),
     "3x2_stride_dilation_groups": (
         (6, 8, (3, 2)),
         {"stride": (2, 1), "padding": (1, 0), "dilation": (1, 2), "groups": 2},
@@ -168,6 +169,20 @@ def test_both_ways_are_taken(name, ran):
         assert ran == []
         layer(torch.randn(2, 8, 1, 1))
     assert len(ran) == len(layer.weight)
+
+
+def test_squeeze_excite_of_a_pointwise_layer_is_one_call_of_the_op(ran):
+    with use_backend("composite"):
+        PEERS["se"](4, 8, 3)(torch.randn(2, 4, 5, 5))
+        assert ran == []
+        PEERS["se"](4, 8, 1, bias=False)(torch.randn(2, 4, 5, 5))
+    assert ran == ["composite"]
+
+
+def test_odconv_leaves_out_the_attentions_that_say_nothing():
+    assert PEERS["odconv"](6, 6, 3, groups=6).attention.filter is None
+    assert PEERS["odconv"](6, 6, 3, groups=2).attention.filter is not None
+    assert PEERS["odconv"](6, 6, 1).attention.spatial is None
 
 
 @every_peer
