@@ -2,7 +2,6 @@
 
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,11 +39,9 @@ def cpu_model() -> str:
 
 def commit() -> str:
     """The commit of the measured package's checkout, marked where files differ from it; "unknown" outside git."""
-    import kerneldna_ops
+    from kerneldna_ops import env
 
-    git = ["git", "-C", str(Path(kerneldna_ops.__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
-    found = subprocess.run(git, capture_output=True, text=True)
-    return found.stdout.strip() or "unknown"
+    return env.commit() or "unknown"
 
 
 def description() -> dict[str, str | int]:

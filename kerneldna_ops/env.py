@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ import kerneldna_ops
 
 
 def environment() -> dict[str, Any]:
-    """The report as a dict: versions, build, devices, and for each device the backends with their reasons."""
+    """The report as a dict: versions, commit, build, devices, and for each the backends with their reasons.
+
+    "commit" is that of the package's checkout, with -dirty where files differ from it; None outside of one. "driver" is
+    the NVIDIA driver's version, None without one.
+    """
     devices = {"cpu": _processor()}
     devices |= {f"cuda:{i}": _gpu(i) for i in range(torch.cuda.device_count())}
     return {
@@ -23,6 +28,8 @@ def environment() -> dict[str, Any]:
             "triton": _version("triton"),
             "system": platform.platform(),
         },
+        "commit": commit(),
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"),
         "build": kerneldna_ops.build_info(),
         "devices": devices,
         "KERNELDNA_BACKEND": os.environ.get("KERNELDNA_BACKEND") or None,
@@ -34,6 +41,7 @@ def report() -> str:
     """The same for reading."""
     found = environment()
     lines = [f"{name}: {value or 'not installed'}" for name, value in found["versions"].items()]
+    lines += [f"{name}: {found[name]}" for name in ("commit", "driver") if found[name] is not None]
     lines += [f"built with {name}: {value}" for name, value in found["build"].items()]
     lines.append(f"KERNELDNA_BACKEND: {found['KERNELDNA_BACKEND'] or 'not set (automatic choice)'}")
     for device, name in found["devices"].items():
@@ -41,6 +49,23 @@ def report() -> str:
         for backend, (runs, reason) in found["backends"][device].items():
             lines.append(f"  {backend}: {'yes' if runs else 'no'}, {reason}")
     return "\n".join(lines)
+
+
+def commit() -> str | None:
+    folder = Path(kerneldna_ops.__file__).parent
+    git = ("git", "-C", str(folder))
+    if _output(*git, "ls-files", "__init__.py") is None:  # an installed package can lie inside another checkout
+        return None
+    return _output(*git, "describe", "--always", "--dirty", "--exclude=*")
+
+
+def _output(*command: str) -> str | None:
+    """What the command prints, None if it fails, prints nothing or is missing."""
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip() or None
 
 
 def _version(package: str) -> str | None:

@@ -42,6 +42,22 @@ def test_the_report_has_it_all(monkeypatch):
     assert "  reference: no, it is out of order" in lines
 
 
+def test_the_commit_is_that_of_the_package(monkeypatch, tmp_path):
+    assert re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", env.commit() or "0000000")  # None in an unpacked archive
+    monkeypatch.setattr(kerneldna_ops, "__file__", str(tmp_path / "__init__.py"))
+    assert env.commit() is None
+    assert not any(line.startswith("commit") for line in env.report().splitlines())
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / "__init__.py").touch()
+    assert env.commit() is None  # git does not know the file: installed inside another checkout
+
+
+def test_a_command_that_is_missing_fails_or_prints_nothing_is_none():
+    commands = (["no-such-command"], [sys.executable, "-c", "exit(1)"], [sys.executable, "-c", ""])
+    assert [env._output(*command) for command in commands] == [None] * 3
+    assert env._output(sys.executable, "-c", "print(580.1)") == "580.1"
+
+
 def test_a_missing_triton_is_said(monkeypatch):
     monkeypatch.setattr(env, "_version", lambda package: None)
     assert "triton: not installed" in env.report().splitlines()

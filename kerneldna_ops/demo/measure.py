@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .._latency import WARMUP_ROUNDS, Spread, alternate, ratio
 from ..models.counting import count_macs, count_parameters
 from .data import Images
-from .latency import WARMUP_ROUNDS, Spread, alternate, ratio
 from .memory import peak_training_memory
 from .model import VARIANTS, build
 from .train import make_optimizer, training_step

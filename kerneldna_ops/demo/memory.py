@@ -1,46 +1,24 @@
-"""Peak memory of a training step, as the operating system sees it."""
+"""Peak memory of a training step."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import torch
 from torch import nn
 
+from .._peak_memory import of_a_process, resident_peak
 from .data import SIDE
 from .model import CLASSES, build
 from .train import make_optimizer, training_step
-
-STATUS = Path("/proc/self/status")
 
 
 def peak_training_memory(variant: str, batch_size: int, threads: int) -> float | None:
     """MiB of resident memory that training steps of `batch_size` images add at their highest; None without /proc.
 
-    Taken in a process of its own, above what a step of two images has left there, so that torch, its code and the
-    weights are not in it; everything that the step allocates is, scratch memory of the kernels included. The C library
-    is told to give every large block back at once (MALLOC_MMAP_THRESHOLD_), or its reserves would be counted as need.
+    Above what a step of two images has left in its process, so that torch, its code and the weights are not in it.
     """
-    if not STATUS.exists():
-        return None
-    # A session of its own: Ctrl-C reaches the parent alone, which then ends this one.
-    process = subprocess.run(
-        [sys.executable, "-m", __name__, variant, str(batch_size), str(threads)],
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        start_new_session=True,
-    )
-    return float(process.stdout)
-
-
-def _peak_mib() -> float:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) / 1024
+    return of_a_process(__name__, variant, str(batch_size), str(threads))
 
 
 def _steps(model: nn.Module, batch_size: int, count: int) -> None:
@@ -56,6 +34,6 @@ if __name__ == "__main__":
     torch.set_num_threads(threads)
     model = build(variant, seed=0)
     _steps(model, batch_size=2, count=1)
-    before = _peak_mib()
+    before = resident_peak()
     _steps(model, batch_size, count=3)
-    print(_peak_mib() - before)
+    print(resident_peak() - before)

@@ -9,10 +9,10 @@ from statistics import mean, stdev
 import pytest
 from matplotlib.image import imread
 
+from kerneldna_ops._latency import Spread
 from kerneldna_ops.demo import experiment
 from kerneldna_ops.demo.__main__ import main
 from kerneldna_ops.demo.checkpoint import Run
-from kerneldna_ops.demo.latency import Spread
 from kerneldna_ops.demo.measure import Cost
 from kerneldna_ops.demo.model import VARIANTS, build
 from kerneldna_ops.demo.plots import plot_accuracy, plot_latency

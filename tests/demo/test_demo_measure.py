@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from kerneldna_ops._latency import Spread
 from kerneldna_ops.demo import measure
-from kerneldna_ops.demo.latency import Spread
 from kerneldna_ops.demo.model import VARIANTS
 
 FACTORS = dict(zip(VARIANTS, (1.0, 2.0, 4.0), strict=True))

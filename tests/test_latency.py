@@ -2,8 +2,8 @@ from itertools import pairwise
 
 import pytest
 
-from kerneldna_ops.demo import latency
-from kerneldna_ops.demo.latency import Spread, alternate, ratio
+from kerneldna_ops import _latency as latency
+from kerneldna_ops._latency import Spread, alternate, ratio
 
 
 def test_calls_take_turns_in_both_orders():

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from time import perf_counter
 
+import torch
+
 WARMUP_ROUNDS = 3
+Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -24,21 +27,42 @@ class Spread:
         return cls(low, median(samples), high)
 
 
+def on_cpu(call: Call) -> float:
+    """Milliseconds until the call returns."""
+    start = perf_counter()
+    call()
+    return 1e3 * (perf_counter() - start)
+
+
+def on_cuda(call: Call) -> float:
+    """Milliseconds that the current CUDA device is at work on the call, or waits within it for the next kernel."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    milliseconds: float = start.elapsed_time(end)
+    return milliseconds
+
+
 def alternate(
-    calls: dict[str, Callable[[], object]], rounds: int, on_round: Callable[[], object]
+    calls: dict[str, Call],
+    rounds: int,
+    on_round: Callable[[], object] = lambda: None,
+    warmups: int = WARMUP_ROUNDS,
+    stopwatch: Callable[[Call], float] = on_cpu,
 ) -> dict[str, list[float]]:
-    """Milliseconds of each of `calls` in each of `rounds` rounds, at least 2.
+    """Milliseconds of each of `calls` in each of `rounds` rounds, after `warmups` that do not count.
 
     Every round runs each of them once, every other round in reverse order, so that what slows the machine for a while
     slows them alike: sample k of one belongs with sample k of the others. `on_round` is called after every round.
     """
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(WARMUP_ROUNDS + rounds):
+    for number in range(warmups + rounds):
         for name in list(calls) if number % 2 else reversed(calls):
-            start = perf_counter()
-            calls[name]()
-            if number >= WARMUP_ROUNDS:
-                samples[name].append(1e3 * (perf_counter() - start))
+            milliseconds = stopwatch(calls[name])
+            if number >= warmups:
+                samples[name].append(milliseconds)
         on_round()
     return samples
 
