@@ -39,7 +39,11 @@ class Network(nn.Module):
 
         Raises:
             RuntimeError: one sentence that says what does not fit.
+            TypeError: it is no mapping.
         """
+        if not isinstance(state_dict, Mapping):
+            got = type(state_dict).__name__
+            raise TypeError(f"{self.name}: state_dict must be a mapping from names to tensors, got {got}")
         state = dict(state_dict)
         if self.published is not None:
             self.published.read(state)
@@ -55,6 +59,8 @@ class Network(nn.Module):
 
 def to_published(model: Network) -> dict[str, Any]:
     """The state_dict of a network under the authors' names, as their code loads it with strict=True.
+
+    `model.published` is the table of the names; loading goes by the same.
 
     Raises:
         ValueError: the authors have not published this network, for example a dynamic variant.

@@ -173,6 +173,13 @@ def test_what_does_not_fit_is_one_sentence_and_changes_nothing(model, state, sen
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
+def test_no_state_dict(model):
+    with pytest.raises(
+        TypeError, match=r"^kerneldna_resnet18: state_dict must be a mapping from .* to tensors, got list$"
+    ):
+        model.load_state_dict([1, 2])
+
+
 def test_part_of_a_state_dict_loads_if_not_strict(model):
     twin = copy.deepcopy(model)
     bias = torch.rand(256)

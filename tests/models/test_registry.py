@@ -40,6 +40,17 @@ def test_static_networks_of_other_images(name, channels):
         assert model.eval()(torch.empty(1, channels, 32, 32)).shape == (1, 4)
 
 
+def test_further_channels_take_the_weights_of_the_three_in_turn():
+    torch.manual_seed(5)
+    colour = create_model("torchvision/mobilenet_v2", num_classes=2).features[0][0].weight
+    torch.manual_seed(5)
+    first = create_model("torchvision/mobilenet_v2", num_classes=2, in_channels=4).features[0][0].weight
+    assert first.is_leaf
+    assert first.equal(colour[:, [0, 1, 2, 0]])
+    with pytest.raises(ValueError, match=r"^create_model: in_channels must be a whole number of at least 1, got 0$"):
+        create_model("torchvision/mobilenet_v2", in_channels=0)
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
