@@ -31,6 +31,8 @@ def propose_groups(
 
     The arguments are those of `share_kernels`, which also says what it raises. The model is left as it is.
     """
+    if by not in ("position", "cka"):
+        raise ValueError(f"propose_groups: by must be 'position' or 'cka', got {by!r}")
     survey = Survey(model, "propose_groups")
     return find_groups(survey, by, batches, AdapterOptions(filter, spatial, reduction))[0]
 

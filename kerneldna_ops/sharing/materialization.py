@@ -43,14 +43,14 @@ def materialize(model: nn.Module) -> nn.Module:
         if isinstance(module, ChildConv2d):
             _check(name, module)
     if isinstance(model, ChildConv2d):
-        return plain(model)
+        return plain(model).eval()
     result = copy.deepcopy(model)
     made: dict[ChildConv2d, nn.Module] = {}
     for name, module in list(result.named_modules(remove_duplicate=False)):
         if isinstance(module, ChildConv2d):
             replace(result, name, made.setdefault(module, plain(module)))
     fold_norms(result)
-    return result
+    return result.eval()
 
 
 def _check(name: str, child: ChildConv2d) -> None:

@@ -89,7 +89,7 @@ def plain(child: ChildConv2d) -> nn.Conv2d | ModulatedConv2d:
     fc1_weight, fc1_bias = adapter.se._fold()
     features = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), _linear(fc1_weight, fc1_bias), nn.ReLU())
     outside = None if outer is None else nn.Parameter(outer)
-    return ModulatedConv2d(conv, outside, features, channel, filter, spatial, taps).eval()
+    return ModulatedConv2d(conv, outside, features, channel, filter, spatial, taps)
 
 
 def plain_conv(like: nn.Conv2d | ChildConv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
@@ -125,7 +125,7 @@ def _conv(
     conv = nn.Conv2d(*sizes, stride, padding, dilation, groups, False, padding_mode, device="meta")
     conv.weight = nn.Parameter(weight)
     conv.bias = None if bias is None else nn.Parameter(bias)
-    return conv.eval()
+    return conv
 
 
 def _split(head: nn.Linear | None, size: int, factor: int, like: Tensor) -> tuple[Tensor, nn.Sequential | None]:

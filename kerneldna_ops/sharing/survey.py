@@ -85,18 +85,13 @@ class Survey:
             return f"has a weight that is registered more than once, as {' and '.join(users)}"
         if (holder := self._holders.get(id(module))) is not None:
             return holder
-        for ancestor, relative in self._ancestors(name):
+        for place, relative in _ancestors(name):
+            ancestor = self.modules[place]
             if (wrapper := wrapper_of(ancestor)) is not None:
-                return f"is part of a {type(ancestor).__name__} that is {wrapper}"
+                return f"is part of {place!r}, which is {wrapper}"
             if (reader := reader_of_weight(type(ancestor), relative)) is not None:
                 return f"has a weight that {reader} reads, which a child has not"
         return None
-
-    def _ancestors(self, name: str) -> Iterator[tuple[nn.Module, str]]:
-        """The modules that contain this one, the model first, each with the name that this one has in it."""
-        parts = name.split(".")
-        for depth in range(len(parts)):
-            yield self.modules[".".join(parts[:depth])], ".".join(parts[depth:])
 
 
 def wrapper_of(module: nn.Module) -> str | None:
@@ -105,6 +100,13 @@ def wrapper_of(module: nn.Module) -> str | None:
         if kind.__module__.startswith("torch.") and kind.__name__ in _WRAPPERS:
             return _WRAPPERS[kind.__name__]
     return "compiled by torch.compile" if module._compiled_call_impl is not None else None
+
+
+def _ancestors(name: str) -> Iterator[tuple[str, str]]:
+    """The names of the modules that contain this one, the model first, and the name that this one has in each."""
+    parts = name.split(".")
+    for depth in range(len(parts)):
+        yield ".".join(parts[:depth]), ".".join(parts[depth:])
 
 
 def _is_convolution(module: nn.Module) -> bool:
