@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.func import grad, vmap
 
+from benchmarks import modulated
+from benchmarks.paired import Rounds
 from kerneldna_ops import _modulation, use_backend
 from kerneldna_ops.functional import modulated_conv2d
 
@@ -232,3 +234,15 @@ def test_the_convolution_checks_the_rest():
 def test_meta_tensors_give_the_shape():
     output = modulated_conv2d(X.to("meta"), WEIGHT.to("meta"), STYLES.to("meta"), padding=1)
     assert output.shape == (2, 3, 5, 3)
+
+
+@pytest.mark.parametrize("mode", modulated.MODES)
+def test_what_the_benchmark_times_agrees(mode, monkeypatch):
+    """measure() itself compares the op and both published forms before it times them."""
+    monkeypatch.setattr(modulated, "CHANNELS", 8)
+    monkeypatch.setattr(modulated, "alternate", lambda calls, rounds: Rounds({form: [2.0] for form in calls}, False))
+    row = modulated.row(mode, 2, 5, modulated.measure(mode, batch=2, size=5, rounds=1))
+    assert f"| {mode}, 8@5, batch 2, disturbed | 2000.0 | 1.00 [1.00, 1.00] |" in modulated.table([row], {})
+    monkeypatch.setitem(modulated.FORMS, "op", lambda *inputs: 1.01 * modulated.op(*inputs))
+    with pytest.raises(AssertionError, match=f"^op, {mode} 5 b2: off by"):
+        modulated.measure(mode, batch=2, size=5, rounds=1)
