@@ -24,37 +24,52 @@ SEED = 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="one of this package, or timm/NAME or torchvision/NAME")
-    parser.add_argument("--weights", type=Path, help="file with the model's weights; without, they are random")
-    parser.add_argument("--after", metavar="MODEL", help="another model to compare with, for example one that shares")
-    parser.add_argument("--after-weights", type=Path, metavar="WEIGHTS", help="file with the other model's weights")
-    parser.add_argument("--data", required=True, help="'digits', a folder, or torchvision:NAME:ROOT, as for train")
-    parser.add_argument("--images", type=_positive, default=512, help="how many validation images, chosen at random")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="kerneldna_resnet18, ..., torchvision/NAME, timm/NAME, or a file of kerneldna train",
+    )
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="MODEL's weights; without, a name has random ones")
+    parser.add_argument("--after", metavar="MODEL", help="another one to compare with, for example one that shares")
+    parser.add_argument("--after-weights", type=Path, metavar="FILE", help="the other one's weights")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="digits, a folder of idx files (MNIST, Fashion-MNIST), a folder with train/CLASS/ and val/CLASS/ or with"
+        " CLASS/ alone, or torchvision:NAME:ROOT; nothing is downloaded",
+    )
+    parser.add_argument("--images", type=_positive, default=512, help="how many for validation to take, at random")
     parser.add_argument("--batch-size", type=_positive, default=64, help="at least 4")
-    parser.add_argument("--image-size", type=_positive, help="side in pixels; without, the data set's own")
-    parser.add_argument("--threshold", type=float, default=0.9, help="the least CKA between layers of a group")
-    parser.add_argument("--max-size", type=int, default=4, help="the most layers in a group, its parent included")
-    parser.add_argument("--device", default="cpu", help="such as cpu, cuda or cuda:1")
-    parser.add_argument("--output", type=Path, default=Path("runs/cka"), help="folder for the results")
+    parser.add_argument(
+        "--image-size", type=_positive, metavar="PIXELS", help="side of the images; None: the data's own"
+    )
+    parser.add_argument("--num-classes", type=_positive, help="of the networks that are named; None: the data's")
+    parser.add_argument("--threshold", type=float, default=0.9, help="the least CKA within a group that could share")
+    parser.add_argument("--max-size", type=int, default=4, help="the most layers in such a group")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or cuda:1")
+    parser.add_argument("--output", type=Path, default=Path("runs/cka"), metavar="FOLDER", help="for the results")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure, and write CKA as CSV, JSON and PNG and the suggested groups of the (first) model as JSON."""
+    """Measure, and write CKA as CSV, JSON and PNG, and groups of layers of MODEL that could share a kernel as JSON."""
     from ..training.data import open_data
+    from ..training.distributed import setup
 
     if options.after_weights is not None and options.after is None:
         raise ValueError("--after-weights needs --after, the model that the weights are for")
     check_limits(options.threshold, options.max_size)
     options.output.mkdir(parents=True, exist_ok=True)
     data = open_data(options.data, options.image_size)
-    batches = _Batches(data.validation, options.images, options.batch_size, options.device)
-    before = _network(options.model, options.weights, data, options.device)
-    if options.after is None:
-        maps = {"cka": cka(before, batches, progress=True)}
-    else:
-        after = _network(options.after, options.after_weights, data, options.device)
-        compared = compare(before, after, batches, progress=True)
-        maps = {"before": compared.before, "after": compared.after, "across": compared.across}
+    with setup(options.device) as processes:
+        batches = _Batches(data.validation, options.images, options.batch_size, processes.device)
+        before = _network(options.model, options.weights, options.num_classes, data).to(processes.device)
+        if options.after is None:
+            maps = {"cka": cka(before, batches, progress=True)}
+        else:
+            after = _network(options.after, options.after_weights, options.num_classes, data).to(processes.device)
+            compared = compare(before, after, batches, progress=True)
+            maps = {"before": compared.before, "after": compared.after, "across": compared.across}
     groups = suggest_groups(next(iter(maps.values())), before, options.threshold, options.max_size)
     _write(options, data, maps, groups)
 
@@ -62,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
 class _Batches:
     """`images` images of `split`, chosen at random but the same every time, in batches on `device`."""
 
-    def __init__(self, split: Split, images: int, batch_size: int, device: str) -> None:
+    def __init__(self, split: Split, images: int, batch_size: int, device: torch.device) -> None:
         if images > len(split):
             raise ValueError(f"--images must be at most the {len(split)} validation images there are, got {images}")
         if min(batch_size, images) < FEWEST_SAMPLES or 0 < images % batch_size < FEWEST_SAMPLES:
@@ -83,14 +98,21 @@ class _Batches:
             yield self._split.load(indices)[0].to(self._device)
 
 
-def _network(name: str, weights: Path | None, data: Data, device: str) -> nn.Module:
+def _network(name: str, weights: Path | None, num_classes: int | None, data: Data) -> nn.Module:
     from ..models import create_model
+    from ..training import checkpoint
 
     torch.manual_seed(SEED)
-    arguments = {"num_classes": data.classes}
-    if data.channels != 3:
-        arguments["in_channels"] = data.channels
-    return create_model(name, weights=weights, **arguments).to(device)
+    if not Path(name).is_file():
+        return create_model(name, weights=weights, num_classes=num_classes or data.classes, in_channels=data.channels)
+    if weights is not None:
+        raise ValueError(
+            f"--weights and --after-weights are for the names of networks, and {name} is a file with weights of its own"
+        )
+    content = checkpoint.load(Path(name))
+    model = create_model(**content["network"])
+    model.load_state_dict(content["model"])
+    return model
 
 
 def _write(options: argparse.Namespace, data: Data, maps: dict[str, CKA], groups: dict[str, list[str]]) -> None:
@@ -104,6 +126,7 @@ def _write(options: argparse.Namespace, data: Data, maps: dict[str, CKA], groups
         "images": options.images,
         "batch_size": options.batch_size,
         "image_size": data.image_size,
+        "seed": SEED,
         "threshold": options.threshold,
         "max_size": options.max_size,
         "environment": environment(),
@@ -113,10 +136,11 @@ def _write(options: argparse.Namespace, data: Data, maps: dict[str, CKA], groups
     for name, each in maps.items():
         write_csv(folder / f"{name}.csv", each)
     written = ["cka.json", "groups.json", *(f"{name}.csv" for name in maps), "cka.png"]
-    titles = {"cka": options.model, "before": f"before: {options.model}", "after": f"after: {options.after}"}
+    model, after = _title(options.model, options.weights), _title(options.after, options.after_weights)
+    titles = {"cka": model, "before": f"before: {model}", "after": f"after: {after}"}
     plot_heatmaps(folder / "cka.png", {titles[name]: each for name, each in maps.items() if name in titles})
     if "across" in maps:
-        plot_heatmaps(folder / "across.png", {f"{options.model} (rows), {options.after} (columns)": maps["across"]})
+        plot_heatmaps(folder / "across.png", {f"{model} (rows), {after} (columns)": maps["across"]})
         written.append("across.png")
     print(_sentence(groups, options))
     for name in written:
@@ -128,6 +152,10 @@ def _sentence(groups: dict[str, list[str]], options: argparse.Namespace) -> str:
         return f"No layers of {options.model} of equal shape have a CKA of at least {options.threshold}."
     lines = [f"Layers of {options.model} that could share a kernel, the parent first:"]
     return "\n".join([*lines, *(f"  {', '.join([parent, *children])}" for parent, children in groups.items())])
+
+
+def _title(name: str | None, weights: Path | None) -> str:
+    return f"{name}, random weights" if name and weights is None and not Path(name).is_file() else str(name)
 
 
 def _text(path: Path | None) -> str | None:

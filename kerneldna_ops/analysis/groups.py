@@ -18,12 +18,13 @@ def suggest_groups(
     """Groups of convolutions that could share one kernel, as {parent: [child, ...]}, by names of modules of `model`.
 
     The candidates are the layers in `similarity` that are nn.Conv2d, not of a derived class, and that no ChildConv2d
-    borrows from yet; those with weights of one shape and equal `groups` belong together. They are clustered from the
-    bottom up with complete linkage: at first every layer is alone, and again and again the two clusters are joined
-    whose least similar pair of layers is the most similar, while that pair has a CKA of at least `threshold` and the
-    two together at most `max_size` layers. So in a group every layer is that similar to every other. The parent is the
-    layer with the highest mean CKA to the others. Of equals the one that runs first wins, so the same matrix always
-    gives the same groups. Layers that nothing is similar enough to are in no group, nor are those without a CKA.
+    borrows from yet; those with weights of one shape, dtype and device and equal `groups` belong together. They are
+    clustered from the bottom up with complete linkage: at first every layer is alone, and again and again the two
+    clusters are joined whose least similar pair of layers is the most similar, while that pair has a CKA of at least
+    `threshold` and the two together at most `max_size` layers. So in a group every layer is that similar to every
+    other. The parent is the layer with the highest mean CKA to the others. Of equals the one that runs first wins, so
+    the same matrix always gives the same groups. Layers that nothing is similar enough to are in no group, nor are
+    those without a CKA. Whether an adapter is smaller than the kernel that it saves is not looked at.
 
     Args:
         similarity: CKA within `model`, from `cka`. Of a layer that runs several times, the first run counts.
@@ -73,7 +74,8 @@ def _shapes(similarity: CKA, model: nn.Module) -> dict[int, Hashable]:
         if module is None and name.rsplit("#", 1)[0] not in modules:
             raise ValueError(f"suggest_groups: similarity has a layer {name!r}, which {type(model).__name__} has not")
         if exists[index] and type(module) is nn.Conv2d and id(module) not in parents:
-            shapes[index] = module.weight.shape, module.groups
+            weight = module.weight
+            shapes[index] = weight.shape, weight.dtype, weight.device, module.groups
     return shapes
 
 
