@@ -120,7 +120,7 @@ def test_importing_needs_torch_alone_and_leaves_the_layers_for_later():
     assert done.returncode == 0, done.stderr
     others, own = (line.split() for line in done.stdout.splitlines())
     assert {name for name in others if "editable" not in name} <= {"kerneldna_ops", *sys.stdlib_module_names}
-    assert not {"kerneldna_ops.nn", "kerneldna_ops.demo", "kerneldna_ops.env"} & set(own)
+    assert not {"kerneldna_ops.nn", "kerneldna_ops.models", "kerneldna_ops.demo", "kerneldna_ops.env"} & set(own)
 
 
 def test_an_unknown_attribute():

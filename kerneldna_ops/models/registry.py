@@ -44,7 +44,7 @@ def create_model(name: str, *, weights: str | PathLike[str] | None = None, **arg
         ModuleNotFoundError: timm or torchvision is missing, or does not load.
         OSError: the file of the weights cannot be read.
     """
-    library, _, static = name.partition("/")
+    library, _, static = str(name).partition("/")
     if static and library in LIBRARIES:
         model = _static(library, static, arguments)
         if weights is not None:

@@ -157,8 +157,10 @@ class ResNet(Network):
         super().__init__(name, None if dynamic else published)
         check_counts(name, num_classes=num_classes, in_channels=in_channels)
         norm = nn.BatchNorm2d if norm_layer is None else norm_layer
+        if not callable(norm):
+            raise TypeError(f"{name}: norm_layer must be called with a number of channels, got {norm!r}")
         dilate = (False, False, False) if replace_stride_with_dilation is None else replace_stride_with_dilation
-        if len(dilate) != 3:
+        if not isinstance(dilate, Sequence) or len(dilate) != 3:
             raise ValueError(
                 f"{name}: replace_stride_with_dilation must have 3 values, for layer2, layer3 and layer4, got {dilate}"
             )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
+import zipfile
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,15 +40,18 @@ def load_weights(model: nn.Module, path: str | PathLike[str]) -> None:
 
 def read_weights(path: str | PathLike[str]) -> dict[str, Tensor]:
     """The state_dict in a file, on the CPU. Arguments and errors are those of `load_weights`."""
+    path = Path(path)
     try:
+        _check_sums(path)
         # timm's and torchvision's training scripts put their arguments into a checkpoint.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # a damaged file can raise anything
-        reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise ValueError(f"{path}: expected a file that torch.save wrote, with tensors only: {reason}") from error
+        unsafe = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it holds a {unsafe[1]}" if unsafe else "it is damaged, or something else"
+        raise ValueError(f"{path}: expected tensors and plain values that torch.save wrote, but {reason}") from error
     while isinstance(content, Mapping) and (wrapper := _wrapper(content)):
         content = content[wrapper]
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
@@ -54,6 +60,15 @@ def read_weights(path: str | PathLike[str]) -> dict[str, Tensor]:
             got = f"the entries {', '.join(map(repr, content))}" if content else "no entries"
         raise ValueError(f"{path}: expected a state_dict, or one under 'state_dict' or 'model', got {got}")
     return _without_prefix(content)
+
+
+def _check_sums(path: Path) -> None:
+    """Raises a BadZipFile if a part of the file has changed since it was written, which torch.load does not notice."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(damaged)
 
 
 def _wrapper(content: Mapping[Any, Any]) -> str | None:

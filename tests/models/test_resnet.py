@@ -266,6 +266,10 @@ def test_other_channels_and_classes():
             r" \[True\]",
         ),
         (
+            {"replace_stride_with_dilation": True},
+            "kerneldna_resnet18: replace_stride_with_dilation must have 3 .*got True",
+        ),
+        (
             {"zero_init_residual": True, "norm_layer": nn.Identity},
             "zero_init_residual needs a norm_layer with a weight, got Identity without",
         ),
@@ -275,3 +279,10 @@ def test_other_channels_and_classes():
 def test_arguments_that_do_not_fit(arguments, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         on_meta(kerneldna_resnet18, **arguments)
+
+
+def test_norm_layer_that_is_none():
+    with pytest.raises(
+        TypeError, match=r"^kerneldna_resnet18: norm_layer must be called with a number of .*, got 'batch'$"
+    ):
+        on_meta(kerneldna_resnet18, norm_layer="batch")
