@@ -15,7 +15,7 @@ COMMANDS = {
     "train": (".training.command", "train a network on a folder of images, a data set on disk or the digits"),
     "evaluate": (".training.evaluate", "the accuracy of a trained network"),
     "throughput": (".training.throughput", "images a second, by the protocol of the KernelDNA authors"),
-    "latency": (".training.latency", "milliseconds a batch, beside another network"),
+    "latency": (".training.throughput", "milliseconds a batch, beside another network"),
     "cka": (".analysis.command", "how alike the layers of a network are, and which of them could share a kernel"),
 }
 

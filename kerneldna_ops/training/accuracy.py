@@ -19,11 +19,13 @@ ALONE = Processes()
 @dataclass(frozen=True)
 class Scores:
     """Means over the images: cross-entropy in nats, and the share in percent whose class is the first, or among the
-    first five (all, where there are fewer classes), of the network's."""
+    first five (all, where there are fewer classes), of the network's. `per_class`: top1 among the images of each class,
+    None for a class without images."""
 
     loss: float
     top1: float
     top5: float
+    per_class: tuple[float | None, ...]
 
 
 def score(
@@ -50,7 +52,8 @@ def score(
     # As many batches on every process, because FSDP needs all of them at every layer.
     number = math.ceil(math.ceil(len(split) / processes.world_size) / batch_size)
     batches = processes.share(torch.arange(len(split))).tensor_split(number)
-    totals = torch.zeros(3, dtype=torch.float64, device=device)
+    totals = torch.zeros(2, dtype=torch.float64, device=device)
+    by_class = torch.zeros(2, 1, dtype=torch.float64, device=device)
     training = model.training
     model.eval()
     with torch.no_grad(), torch.autocast(device.type, amp, enabled=amp is not None):
@@ -60,7 +63,11 @@ def score(
             scores = model(images).float()
             right = scores.topk(min(5, scores.shape[1])).indices == labels[:, None]
             total_loss = F.cross_entropy(scores, labels, reduction="sum")
-            totals += torch.stack([total_loss.double(), right[:, 0].sum().double(), right.sum().double()])
+            totals += torch.stack([total_loss.double(), right.sum().double()])
+            classes = F.one_hot(labels, scores.shape[1]).double()
+            by_class = by_class + torch.stack([classes[right[:, 0]].sum(0), classes.sum(0)])
     model.train(training)
-    loss, first, five = (total / len(split) for total in processes.sum(totals).tolist())
-    return Scores(loss, 100 * first, 100 * five)
+    loss, five = (total / len(split) for total in processes.sum(totals).tolist())
+    hits, images_of_class = processes.sum(by_class).tolist()
+    per_class = [100 * hit / count if count else None for hit, count in zip(hits, images_of_class, strict=True)]
+    return Scores(loss, 100 * sum(hits) / len(split), 100 * five, tuple(per_class))

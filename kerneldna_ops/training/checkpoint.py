@@ -17,7 +17,7 @@ FORMAT = "kerneldna training 1"
 ADVICE = "name another folder"
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ValueError):
     """Why a training cannot start or go on, in one sentence."""
 
 

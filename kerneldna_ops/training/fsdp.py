@@ -30,8 +30,8 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
         raise ValueError(f"fsdp: expected parameters of one dtype, got {' and '.join(dtypes)}")
     for name in sorted(units(model), key=lambda name: -len(_path(name))):
         fully_shard(model.get_submodule(name), mesh=mesh)
-    if not isinstance(model, FSDPModule):
-        fully_shard(model, mesh=mesh)
+    # By default the outermost unit would stay whole after a forward pass, until the backward pass that may never come.
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
     if mesh.device_type == "cpu":
         for module in model.modules():
             if isinstance(module, FSDPModule):

@@ -124,7 +124,6 @@ def fully_sharded(processes):
         "state": full_state(model),
         "optimizer": full_optimizer_state(optimizer),
         "share of the parent": weight.to_local().numel(),
-        "all sharded": all(isinstance(parameter, DTensor) for parameter in model.parameters()),
     }
     again = new_optimizer(model)
     load_full_optimizer_state(again, found["optimizer"])
@@ -132,6 +131,7 @@ def fully_sharded(processes):
 
     model.eval()
     found["scores"] = scores(model)
+    found["all sharded"] = all(isinstance(parameter, DTensor) for parameter in model.parameters())
     load_full_state(model, network(seed=7).state_dict())
     found["scores of another state"] = scores(model)
     try:

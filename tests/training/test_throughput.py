@@ -1,0 +1,164 @@
+"""kerneldna throughput and latency: what they count and tell, by a clock that says what it is told."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from kerneldna_ops import _latency, cli
+from kerneldna_ops.models import count_macs, count_parameters, create_model
+from kerneldna_ops.training import speed, throughput
+
+MODEL, OTHER = "kerneldna_mobilenet_v2_050", "kerneldna_mobilenet_v2"
+SMALL = ["--batch-size", "6", "--image-size", "32", "--warmups", "2", "--threads", "1"]
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """The shapes of the forward passes that were timed, warm-ups included; they take 2, 4, 6, ... milliseconds."""
+    done = []
+
+    def stopwatch(call):
+        done.append(tuple(call().shape))
+        return 2.0 * len(done)
+
+    monkeypatch.setattr(speed, "on_cpu", stopwatch)
+    return done
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """The settings whose peak memory was asked for."""
+    asked = []
+
+    def of_a_process(module, argument):
+        asked.append((module, json.loads(argument)))
+        return 12.34
+
+    monkeypatch.setattr(speed._peak_memory, "of_a_process", of_a_process)
+    return asked
+
+
+def test_throughput(passes, memory, tmp_path, capsys):
+    figures = tmp_path / "figures.json"
+    command = ["throughput", MODEL, *SMALL, "--iterations", "3", "--num-classes", "5", "--json", str(figures)]
+    assert cli.main(command) == 0
+    assert passes == [(6, 5)] * 5
+    model = create_model(MODEL, num_classes=5)
+    parameters, macs = count_parameters(model), count_macs(model, torch.zeros(1, 3, 32, 32))
+    # Of 2, 4, 6, 8 and 10 ms the first two warmed up: 1000, 750 and 600 images a second.
+    assert capsys.readouterr().out == (
+        "Batches of 6, 3x32x32, float32 on cpu, 1 threads; 2 warm-ups, 3 iterations\n"
+        f"{MODEL}: {parameters:,} parameters, {macs / 1e9:.4g} GMAC an image, peak memory of a pass 12.3 MiB\n"
+        "  783.3 ± 202.1 images/s\n"
+    )
+    found = json.loads(figures.read_text())
+    assert found["setting"]["warmups"] == 2
+    assert found["networks"][MODEL] == {
+        "parameters": parameters,
+        "macs": macs,
+        "peak_memory_mib": 12.34,
+        "images_per_second": {"mean": pytest.approx(783.33, abs=0.01), "deviation": pytest.approx(202.07, abs=0.01)},
+        "milliseconds": {"mean": 8, "deviation": 2, "low": 7, "median": 8, "high": 9},
+    }
+    assert found["ratio"] is None
+    assert {"versions", "commit", "driver", "devices"} <= set(found["environment"])
+
+
+def test_latency_beside_another_network(passes, memory, tmp_path, capsys):
+    figures = tmp_path / "figures.json"
+    command = ["latency", MODEL, "--against", OTHER, *SMALL, "--iterations", "2", "--json", str(figures)]
+    assert cli.main(command) == 0
+    # Turns in both orders: warm-ups 2 to 8 ms; OTHER 10, MODEL 12; MODEL 14, OTHER 16.
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "  13.000 ± 1.414 ms a batch, median 13.000 (quartiles 12.500 to 13.500)"
+    assert lines[5] == f"{MODEL} takes 1.038 times as long as {OTHER} (quartiles 0.956 to 1.119)"
+    found = json.loads(figures.read_text())
+    assert list(found["networks"]) == [MODEL, OTHER]
+    assert found["ratio"]["median"] == pytest.approx((12 / 10 + 14 / 16) / 2)
+    assert [(argument[0]["name"], argument[1]["batch_size"]) for _, argument in memory] == [(MODEL, 6), (OTHER, 6)]
+    assert {module for module, _ in memory} == {"kerneldna_ops.training.speed"}
+
+
+def test_memory_is_of_a_pass_in_a_process_of_its_own():
+    setting = speed.Setting(batch_size=64, image_size=32)
+    # The largest activation: 48 channels of 16x16, beside the 48 that it is made from.
+    assert 2 * 64 * 48 * 16 * 16 * 4 / 2**20 < speed._peak_on_cpu({"name": MODEL, "num_classes": 5}, setting) < 40
+
+
+def test_how_the_network_runs(monkeypatch):
+    setting = speed.Setting(2, 32, 1, amp="bfloat16", channels_last=True, compile=True)
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    model = setting.build({"name": MODEL, "in_channels": 1})
+    scores = setting.call(model)(setting.images(2))
+    assert not model.training
+    assert compiled == [model]
+    assert scores.dtype == torch.bfloat16
+    assert scores.is_inference()
+    assert setting.images(2).shape == (2, 1, 32, 32)
+    rgb = speed.Setting(2, 32, channels_last=True)
+    assert rgb.images(2).is_contiguous(memory_format=torch.channels_last)
+    weights = [parameter for parameter in rgb.build({"name": MODEL}).parameters() if parameter.dim() == 4]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+def test_options_reach_the_networks(monkeypatch):
+    asked = []
+
+    def measure(networks, setting, warmups, iterations, on_round):
+        asked.append((networks, setting, warmups, iterations))
+        return {name: speed.Speed(1, 1, None, 1, [1.0, 1.0]) for name in networks}
+
+    monkeypatch.setattr(throughput, "measure", measure)
+    assert cli.main(["throughput", MODEL, "--device", "cpu", "--threads", "1"]) == 0
+    options = ["--dynamic", "--in-channels", "1", "--amp", "float16", "--channels-last", "--compile"]
+    cli.main(["latency", MODEL, "--against", OTHER, *options])
+    (networks, setting, *counts), (two, other_setting, *_) = asked
+    assert networks == {MODEL: {"name": MODEL, "num_classes": 1000}}
+    assert setting == speed.Setting(128, 224, 3, "cpu", None, False, False, 1)
+    assert counts == [50, 1000]  # the authors' protocol
+    assert two == {
+        MODEL: {"name": MODEL, "num_classes": 1000, "in_channels": 1, "dynamic": True},
+        OTHER: {"name": OTHER, "num_classes": 1000, "in_channels": 1},
+    }
+    assert (other_setting.amp, other_setting.channels_last, other_setting.compile) == ("float16", True, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([MODEL, "--iterations", "1"], "--iterations must be at least 2, for a deviation, got 1"),
+        ([MODEL, "--against", MODEL], f"--against must be another model than {MODEL}"),
+        ([MODEL, "--device", "gpu"], "--device must be cpu or one of the {} CUDA devices there are, got 'gpu'"),
+        ([MODEL, "--device", "cuda:99"], "--device must be cpu or one of the {} CUDA devices there are, got 'cuda:99'"),
+        (["resnet"], "create_model: name must be one of "),
+    ],
+)
+def test_what_is_refused(arguments, message, capsys):
+    assert cli.main(["throughput", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("kerneldna throughput: " + message.format(torch.cuda.device_count()))
+
+
+def test_cuda_is_timed_by_its_events(monkeypatch):
+    order = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            order.append("record")
+
+        def synchronize(self):
+            order.append("synchronize")
+
+        def elapsed_time(self, end):
+            return 1.5
+
+    monkeypatch.setattr(_latency.torch, "cuda", SimpleNamespace(Event=Event))
+    assert _latency.on_cuda(lambda: order.append("call")) == 1.5
+    assert order == ["record", "call", "record", "synchronize"]
