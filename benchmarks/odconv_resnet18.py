@@ -16,57 +16,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import kerneldna_ops.functional
-
 from .paired import alternate
+from .peers.layer import per_sample_conv2d
+from .peers.od_conv import ODConv2d
 from .process import KEEP_MEMORY, description, restart_with
 
 TARGETS = {"forward": 1.2, "training": 1.3}
 TOLERANCE = 1e-3
 
 
-class Attention(nn.Module):
-    """ODConv's attention branch: pooled input, hidden width C / 16 (16 or more), one sigmoid head each for c, f, s."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
-        super().__init__()
-        hidden = max(in_channels // 16, 16)
-        self.kernel = kernel
-        self.squeeze = nn.Sequential(nn.Conv2d(in_channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU())
-        self.heads = nn.ModuleList(nn.Conv2d(hidden, width, 1) for width in (in_channels, out_channels, kernel**2))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        hidden = self.squeeze(F.adaptive_avg_pool2d(x, 1))
-        channel, filter, spatial = (torch.sigmoid(head(hidden)).flatten(1) for head in self.heads)
-        return channel, filter, spatial.unflatten(1, (self.kernel, self.kernel))
-
-
-class DynamicConv(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.attention = Attention(in_channels, out_channels, 3)
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))
-        self.stride = stride
-        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
-
-
-class OpConv(DynamicConv):
-    def forward(self, x: Tensor) -> Tensor:
-        c, f, s = self.attention(x)
-        return kerneldna_ops.functional.conv2d(
-            x, self.weight, channel_attention=c, filter_attention=f, spatial_attention=s, stride=self.stride, padding=1
-        )
-
-
-class GroupedConv(DynamicConv):
+class GroupedODConv2d(ODConv2d):
     """As the authors' code does it: c on the input, f on the output, W * s per sample in one grouped convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
-        c, f, s = self.attention(x)
-        batch, _, height, width = x.shape
-        weight = (self.weight * s[:, None, None]).flatten(0, 1)
-        y = F.conv2d((x * c[:, :, None, None]).view(1, -1, height, width), weight, None, self.stride, 1, 1, batch)
-        return y.view(batch, -1, *y.shape[2:]) * f[:, :, None, None]
+        c, f, s, _ = self.attention(x)
+        y = per_sample_conv2d(x * c[:, :, None, None], self.weight * s[:, None, None], **self.geometry)
+        return y * f[:, :, None, None]
+
+
+def dynamic_conv(layer: type[ODConv2d], in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    return layer(in_channels, out_channels, 3, stride, 1, bias=False)
 
 
 def static_conv(in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -127,7 +96,11 @@ def main() -> None:
     torch.manual_seed(0)
 
     x = torch.randn(options.batch, 3, options.size, options.size)
-    models = {"static": ResNet18(static_conv), "op": ResNet18(OpConv), "grouped": ResNet18(GroupedConv)}
+    models = {
+        "static": ResNet18(static_conv),
+        "op": ResNet18(partial(dynamic_conv, ODConv2d)),
+        "grouped": ResNet18(partial(dynamic_conv, GroupedODConv2d)),
+    }
     models["grouped"].load_state_dict(models["op"].state_dict())
     for model in models.values():
         model.eval()
