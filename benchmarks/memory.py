@@ -8,6 +8,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -42,6 +43,16 @@ def warm_up_torch() -> None:
     torch.randn(64, 64) @ torch.randn(64, 64)
 
 
+def highest_during(call: Callable[[], object]) -> int:
+    """Bytes that become resident at most during the call, program files aside; its result counts."""
+    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to what is resident now
+    baseline, code = resident("VmRSS"), resident("RssFile")
+    results = call()
+    highest = resident("VmHWM") - (resident("RssFile") - code)
+    del results
+    return max(0, highest - baseline)
+
+
 def peak(case: Case, name: str) -> int:
     """Bytes. A tiny call first starts what the candidate starts once; memory that it leaves behind is scratch and
     counts. Pages of program files that the call brings in are code and do not."""
@@ -51,12 +62,7 @@ def peak(case: Case, name: str) -> int:
     prepare(candidate, make_operands(tiny(case.layout, case.mode), candidate.static_modulation), case.mode)()
     scratch = max(0, resident("RssAnon") - before)
     call = prepare(candidate, make_operands(case, candidate.static_modulation), case.mode)
-    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to what is resident now
-    baseline, code = resident("VmRSS"), resident("RssFile")
-    results = call()
-    highest = resident("VmHWM") - (resident("RssFile") - code)
-    del results
-    return scratch + max(0, highest - baseline)
+    return scratch + highest_during(call)
 
 
 def peak_in_its_own_process(case: Case, name: str, threads: int) -> int:

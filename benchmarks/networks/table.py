@@ -1,0 +1,91 @@
+"""The figures as Markdown."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.paired import Spread
+
+from .pairs import FOLDED, KERNELDNA, STATIC
+
+TARGETS = {"forward": 1.02, "training": 1.05}
+MEBI = 2**20
+
+
+@dataclass(frozen=True)
+class Time:
+    """Of a batch. `per_mac` is the ratio of times to the static network divided by the ratio of multiplications."""
+
+    network: str
+    layout: str
+    mode: str
+    candidate: str
+    parameters: int
+    macs: int
+    seconds: Spread
+    ratio: Spread
+    per_mac: Spread
+    undisturbed: bool
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peaks in bytes; `allowed` is what the static network takes and the activations of the layers it does not have."""
+
+    network: str
+    layout: str
+    mode: str
+    static: int
+    kerneldna: int
+    allowed: int
+
+
+def markdown(times: Sequence[Time], memory: Sequence[Memory], machine: Mapping[str, object], setting: str) -> str:
+    parts = [
+        "# The published networks beside their static twins\n",
+        f"{setting}, float32, {machine['threads']} threads of {machine['cpu']}, torch {machine['torch']},"
+        f" commit {machine['commit']}. Made by `python -m benchmarks.networks`.\n",
+        "Times are medians [quartiles]; ratios are to the static network, formed within rounds in which the networks"
+        " take turns. Per MAC: divided by the ratio of multiplications. Forward is in eval mode with inference_mode;"
+        " training is the forward pass in training mode and the gradients of all parameters. "
+        f"`{FOLDED}`: the static network with every BatchNorm folded into its convolution.\n",
+        _table(
+            ["network", "parameters", "GMAC", "layout", "pass", "ms", "to static", "**per MAC**", "target"],
+            [_time(time) for time in times],
+        ),
+        "\n## Peak memory\n",
+        "MiB beyond the weights, in a process of its own. Allowed: the static network's, and in training the"
+        " activations of the layers that it does not have.\n",
+        _table(["network", "layout", "pass", "static", "kerneldna", "allowed", ""], [_memory(m) for m in memory]),
+    ]
+    return "\n".join(parts)
+
+
+def _time(time: Time) -> list[str]:
+    target = TARGETS[time.mode]
+    met = "met" if time.per_mac.median <= target else "**missed**"
+    return [
+        f"{time.network}, {time.candidate}",
+        f"{time.parameters:,}",
+        f"{time.macs / 1e9:.4g}",
+        time.layout,
+        time.mode,
+        f"{1e3 * time.seconds.median:.1f}" + ("" if time.undisturbed else " (disturbed)"),
+        "1" if time.candidate == STATIC else _spread(time.ratio),
+        "1" if time.candidate == STATIC else _spread(time.per_mac),
+        f"{target}: {met}" if time.candidate == KERNELDNA else "",
+    ]
+
+
+def _memory(memory: Memory) -> list[str]:
+    figures = [f"{size / MEBI:.1f}" for size in (memory.static, memory.kerneldna, memory.allowed)]
+    met = "met" if memory.kerneldna <= memory.allowed else "**missed**"
+    return [memory.network, memory.layout, memory.mode, *figures, met]
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.median:.3f} [{spread.low:.3f}, {spread.high:.3f}]"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

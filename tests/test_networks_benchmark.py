@@ -1,0 +1,83 @@
+"""benchmarks/networks: the static twins are the published ones, nothing wrong is timed, and losses are told."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.networks import memory, pairs, static, table
+from benchmarks.paired import Spread
+from kerneldna_ops.models.counting import count_macs, count_parameters
+
+PUBLISHED = {
+    "resnet18": (11_689_512, 1.814),
+    "resnet50": (25_557_032, 4.089),
+    "mobilenet_v2": (3_504_872, 0.3008),
+    "mobilenet_v2_050": (1_968_680, 0.0971),
+    "convnext_tiny": (28_589_128, 4.456),
+}
+
+
+@pytest.mark.parametrize("name", pairs.PAIRS)
+def test_static_twins_are_as_large_as_published(name):
+    parameters, giga_macs = PUBLISHED[name]
+    with torch.device("meta"):
+        network, x = pairs.PAIRS[name].static(), torch.empty(1, 3, 224, 224)
+    assert count_parameters(network) == parameters
+    assert count_macs(network, x) / 1e9 == pytest.approx(giga_macs, rel=5e-4)
+
+
+def test_the_folded_twin_has_no_batch_norm_and_the_same_answers():
+    network = pairs.build(pairs.PAIRS["mobilenet_v2_050"].static, "nchw")
+    folded = static.folded(network)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    x = pairs.images(2, 64, "nchw")
+    torch.testing.assert_close(pairs.forward(folded, x), pairs.forward(network, x), rtol=1e-3, atol=1e-3)
+
+
+def test_a_pair_is_checked_in_every_part_that_is_timed():
+    networks = pairs.candidates(pairs.PAIRS["mobilenet_v2_050"], "nchw")
+    pairs.check(networks, pairs.images(4, 64, "nchw"))
+    assert set(networks) == {pairs.STATIC, pairs.FOLDED, pairs.KERNELDNA}
+    assert not any(network.training for network in networks.values())
+
+
+class Classifier(nn.Module):
+    """Scores from the mean of an image, times `factor()`."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.linear, self.factor = nn.Linear(3, 1000), factor
+
+    def forward(self, x):
+        return self.linear(x.mean((2, 3))) * self.factor()
+
+
+def test_a_wrong_network_is_not_timed():
+    x = pairs.images(2, 8, "nchw")
+    pairs.check({pairs.KERNELDNA: Classifier(lambda: 1)}, x)
+    with pytest.raises(AssertionError, match="kerneldna, forward: off by"):
+        pairs.check({pairs.KERNELDNA: Classifier(lambda: 1 + torch.is_inference_mode_enabled())}, x)
+    calls = iter(range(9))
+    with pytest.raises(AssertionError, match="kerneldna, training: off by"):
+        pairs.check({pairs.KERNELDNA: Classifier(lambda: 1 + (next(calls) == 2))}, x)
+
+
+def test_activations_count_what_convolutions_and_norms_put_out():
+    network = nn.Sequential(*static.conv(3, 8, 3, stride=2), nn.ReLU(inplace=True))
+    assert memory.activations(network, torch.zeros(2, 3, 6, 6)) == 2 * (2 * 8 * 3 * 3) * 4
+
+
+def test_the_table_tells_what_was_missed():
+    def time(mode, per_mac):
+        spread = Spread(per_mac, per_mac, per_mac, 5)
+        return table.Time("net", "nchw", mode, pairs.KERNELDNA, 7, 10**9, spread, spread, spread, True)
+
+    machine = SimpleNamespace(threads=2, cpu="a CPU", torch="2", commit="abc").__dict__
+    peaks = [table.Memory("net", "nchw", "forward", 2**20, 2**21, 2**20)]
+    text = table.markdown([time("forward", 1.02), time("training", 1.06)], peaks, machine, "Batch 8")
+    forward, training, peak = [line for line in text.splitlines() if line.startswith(("| net |", "| net,"))]
+    assert forward.endswith("| 1.02: met |")
+    assert training.endswith("| 1.05: **missed** |")
+    assert peak == "| net | nchw | forward | 1.0 | 2.0 | 1.0 | **missed** |"
