@@ -7,8 +7,8 @@ from .mixture import MixedConv2d
 
 
 class DynamicConv2d(MixedConv2d):
-    """conv(x, sum_k a_k W_k) + sum_k a_k b_k with a = softmax(z / temperature), z from two dense layers on mean(x) (eq.
-    2, 3 and 5), 4 kernels. The temperature goes from 30 to 1: nearly equal shares train all kernels at first."""
+    """conv(x, sum_k a_k W_k) + sum_k a_k b_k with a = softmax(z / temperature), z from two dense layers on mean(x)
+    (sections 3 and 4), 4 kernels. The temperature goes from 30 to 1: nearly equal shares train all kernels at first."""
 
     def __init__(self, *args, kernels: int = 4, **kwargs) -> None:
         super().__init__(kernels, *args, **kwargs)

@@ -1,11 +1,11 @@
 """KernelWarehouse: Li and Yao, KernelWarehouse: Rethinking the Design of Dynamic Convolution (ICML 2024, arXiv
 2406.07879).
 
-The mechanism, not all of the paper: a kernel is partitioned into cells of one tap each (section 3.1), layers share a
-warehouse whose cells have the greatest common divisors of their channels (3.2), and a contrasting-driven attention,
-annealed from a one-to-one assignment, mixes each cell out of the whole warehouse (3.3). Left out are cells of other
-sizes, first layers that draw on the warehouse of the stage before, the low-rank attention of the largest warehouses,
-and linear layers."""
+The mechanism of section 3, not all of the paper: a kernel is partitioned into cells of one tap each, layers share a
+warehouse whose cells have the greatest common divisors of their channels, and a contrasting-driven attention, annealed
+from a one-to-one assignment, mixes each cell out of the whole warehouse. Left out are cells of other sizes, first
+layers that draw on the warehouse of the stage before, the low-rank attention of the largest warehouses, and linear
+layers."""
 
 import math
 from collections.abc import Sequence
@@ -58,9 +58,10 @@ class KernelWarehouseConv2d(PeerConv2d):
 
 
 class ContrastingAttention(Annealed):
-    """[N, C, H, W] -> [N, mixtures, cells]: t * assigned + (1 - t) * z / sum |z| (eq. 3 and 4), t from 1 to 0.
+    """[N, C, H, W] -> [N, mixtures, cells]: t * assigned + (1 - t) * z / sum |z|, t from 1 to 0.
 
-    z may be negative, unlike the logits of a softmax. It has an entry more than there are cells, for a cell of zeros.
+    z may be negative, unlike the shares of a softmax. It has an entry more than there are cells, for a cell of zeros, as
+    in the authors' code.
 
     Args:
         assigned: [mixtures, cells], 1 where a mixture starts as that cell.

@@ -11,7 +11,7 @@ from .squeeze import Squeeze
 
 
 class ODConv2d(MixedConv2d):
-    """conv(x, sum_k a_k * f_k * c_k * s_k * W_k) with attentions over kernels, filters, channels and taps (eq. 2), c, f
+    """conv(x, sum_k a_k * f_k * c_k * s_k * W_k) with attentions over kernels, filters, channels and taps (equation 2), c, f
     and s the same for all kernels, as in the authors' code. With one kernel, the default, that is the op as it stands.
 
     A depthwise layer has no filter attention and a 1x1 layer no spatial one, as in the authors' code. The temperature,

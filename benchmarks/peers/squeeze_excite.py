@@ -9,8 +9,8 @@ from .layer import PeerConv2d
 
 
 class SEConv2d(PeerConv2d):
-    """A static convolution whose output is gated: y * sigmoid(W2 relu(W1 mean(y))) (eq. 2 to 4, without biases as
-    there), W1 a sixteenth as wide as y, 4 features at least.
+    """A static convolution whose output is gated: y * sigmoid(W2 relu(W1 mean(y))) (equations 2 to 4, which
+    have no biases), W1 a sixteenth as wide as y, 4 features at least.
 
     The gate is a filter attention that depends on the output, so the op cannot have it as its f: the output comes
     first. Only of a 1x1 convolution with neither stride, padding nor bias is the mean of the output known before the
