@@ -63,13 +63,17 @@ def to_published(model: Network) -> dict[str, Any]:
     `model.published` is the table of the names; loading goes by the same.
 
     Raises:
-        ValueError: the authors have not published this network, for example a dynamic variant.
+        ValueError: the authors have not published this network, a dynamic variant for example, or its children have
+            been replaced.
     """
     published = getattr(model, "published", None)
     if published is None:
         name = getattr(model, "name", type(model).__name__)
         raise ValueError(f"to_published: the authors have not published this form of {name}")
-    return published.write(model.state_dict())  # type: ignore[no-any-return]
+    try:
+        return published.write(model.state_dict())  # type: ignore[no-any-return]
+    except KeyError as missing:
+        raise ValueError(f"to_published: {model.name} is not as published any more, it has no {missing}") from None
 
 
 def check_fits(name: str, model: nn.Module, state: Mapping[str, Any], strict: bool = True) -> None:

@@ -51,24 +51,15 @@ class PublishedNames:
                 state[prefix + ours] = part
 
     def write(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """A state_dict in our names as the authors'."""
-        attentions = {
-            f"{child}.adapter.{attention}": (name, number)
-            for name, children, attention in self._attentions()
-            for number, child in enumerate(children)
-        }
-        theirs = {ours: module for module, ours in self.modules.items()}
-        stacks: dict[str, dict[int, Tensor]] = {}
+        """A state_dict in our names as the authors'. KeyError if an attention of the table is not in it."""
+        state = dict(state)
         published: dict[str, Any] = {}
+        for name, children, attention in self._attentions():
+            value = torch.stack([state.pop(f"{child}.adapter.{attention}") for child in children])
+            published[name] = value[:, None, None] if attention == "spatial_attention" else value[..., None, None, None]
+        theirs = {ours: module for module, ours in self.modules.items()}
         for ours, value in state.items():
-            if ours in attentions:
-                name, number = attentions[ours]
-                shaped = value[:, None, None, None] if value.dim() == 1 else value[None, None]
-                stacks.setdefault(name, {})[number] = shaped
-            else:
-                published[_renamed(ours, theirs)] = value[..., None, None] if ours.endswith(_SE_WEIGHTS) else value
-        for name, values in stacks.items():
-            published[name] = torch.stack([values[number] for number in sorted(values)])
+            published[_renamed(ours, theirs)] = value[..., None, None] if ours.endswith(_SE_WEIGHTS) else value
         return published
 
     def _read_entry(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -77,10 +68,8 @@ class PublishedNames:
         for stacked, children, attention in self._attentions():
             if name == stacked and is_tensor and value.dim() == 5 and len(value) == len(children):
                 for child, own in zip(children, value, strict=True):
-                    yield (
-                        f"{child}.adapter.{attention}",
-                        own[0, 0] if attention == "spatial_attention" else own.flatten(),
-                    )
+                    own = own.flatten(0, 2) if attention == "spatial_attention" else own.flatten()
+                    yield f"{child}.adapter.{attention}", own
                 return
         ours = _renamed(name, self.modules)
         is_1x1 = is_tensor and ours.endswith(_SE_WEIGHTS) and value.shape[2:] == (1, 1)

@@ -135,6 +135,10 @@ def no_tensor():
     return {**published_state(), "layer3.bns.0.bias": [0.0] * 256}
 
 
+def attention_of_other_form():
+    return {**published_state(), "layer4.static_spatial_attn": torch.zeros(3, 2, 1, 3, 3)}
+
+
 def twice():
     return {**published_state(), "layer3.1.conv2.weight": torch.zeros(256, 256, 3, 3)}
 
@@ -160,6 +164,11 @@ def other_shape():
             other_number_of_children,
             OTHER_NETWORK + r"3 entries are missing \(the first is layer4\.0\.conv2\.adapter\.filter_attention\),"
             r" 1 are unknown \(the first is layer4\.static_filter_attn\)",
+        ),
+        (
+            attention_of_other_form,
+            r"kerneldna_resnet18: layer4\.0\.conv2\.adapter\.spatial_attention has shape \[6, 3\] in the state_dict and"
+            r" \[3, 3\] in the network",
         ),
         (no_tensor, r"kerneldna_resnet18: layer3\.0\.bn2\.bias must be a tensor in the state_dict, got list"),
         (twice, r"the state_dict has layer3\.1\.conv2\.weight twice, the other time as layer3\.conv2\.weight"),
@@ -207,3 +216,13 @@ def test_dynamic_variant_has_no_published_names():
             to_published(model)
     with pytest.raises(RuntimeError, match=rf"^{OTHER_NETWORK}"):
         dynamic.load_state_dict(published_state())
+
+
+def test_network_that_is_not_as_published_any_more(model):
+    changed = copy.deepcopy(model)
+    changed.layer3[0].conv2 = nn.Conv2d(256, 256, 3, padding=1, bias=False)
+    sentence = (
+        r"kerneldna_resnet18 is not as published any more, it has no 'layer3\.0\.conv2\.adapter\.filter_attention'"
+    )
+    with pytest.raises(ValueError, match=rf"^to_published: {sentence}$"):
+        to_published(changed)
