@@ -60,8 +60,8 @@ class KernelWarehouseConv2d(PeerConv2d):
 class ContrastingAttention(Annealed):
     """[N, C, H, W] -> [N, mixtures, cells]: t * assigned + (1 - t) * z / sum |z|, t from 1 to 0.
 
-    z may be negative, unlike the shares of a softmax. It has an entry more than there are cells, for a cell of zeros, as
-    in the authors' code.
+    z may be negative, unlike the shares of a softmax. It has one entry more than there are cells, for a cell of zeros,
+    as in the authors' code.
 
     Args:
         assigned: [mixtures, cells], 1 where a mixture starts as that cell.

@@ -11,11 +11,11 @@ from .squeeze import Squeeze
 
 
 class ODConv2d(MixedConv2d):
-    """conv(x, sum_k a_k * f_k * c_k * s_k * W_k) with attentions over kernels, filters, channels and taps (equation 2), c, f
-    and s the same for all kernels, as in the authors' code. With one kernel, the default, that is the op as it stands.
+    """conv(x, sum_k a_k * f_k * c_k * s_k * W_k) with attentions over kernels, filters, channels and taps (equation
+    2). With one kernel, the default, that is the op as it stands.
 
-    A depthwise layer has no filter attention and a 1x1 layer no spatial one, as in the authors' code. The temperature,
-    of all four, goes from 30 to 1."""
+    As in the authors' code, c, f and s are the same for all kernels, a depthwise layer has no filter attention and a
+    1x1 layer no spatial one. The temperature, of all four, goes from 30 to 1."""
 
     def __init__(self, *args, kernels: int = 1, **kwargs) -> None:
         super().__init__(kernels, *args, **kwargs)
