@@ -91,6 +91,24 @@ def test_is_one_call_of_the_op(ran):
     assert ran == ["composite", "composite backward"]
 
 
+def test_up_sampling_in_the_way_that_the_docstring_gives():
+    """StyleGAN's up=2 is a transposed convolution, then a low-pass filter on its result."""
+    x, weight, styles = (tensor.detach() for tensor in tensors())
+    kernel = torch.tensor([1.0, 3, 3, 1], dtype=torch.float64)
+
+    def low_pass(images):
+        filters = torch.outer(kernel, kernel).expand(images.shape[1], 1, 4, 4)
+        return F.conv2d(images, filters, padding=3, groups=images.shape[1])
+
+    apart = torch.zeros(2, 4, 9, 5, dtype=torch.float64)
+    apart[:, :, ::2, ::2] = x
+    weights = weight[None] * styles[:, None, :, None, None]
+    weights = weights / (weights.square().sum((2, 3, 4), keepdim=True) + 1e-8).sqrt()
+    expected = [F.conv_transpose2d(x[n], weights[n].transpose(0, 1), stride=2) for n in range(2)]
+    found = modulated_conv2d(low_pass(apart), weight.flip((2, 3)), styles, padding=2)
+    torch.testing.assert_close(found, low_pass(torch.stack(expected)))
+
+
 @pytest.mark.parametrize("master", [torch.float32, torch.float16], ids=["weights_float32", "weights_float16"])
 def test_float16_with_huge_styles(master):
     """Squares of these do not fit into float16, nor do the products in float32 of weights and styles."""
