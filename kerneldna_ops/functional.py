@@ -79,8 +79,8 @@ def modulated_conv2d(
 
     y_n = conv(x_n, w_n) with w_n[o,i,u,v] = weight[o,i,u,v] * styles[n,i] (modulation), divided by the square root of
     sum_iuv w_n[o,i,u,v]^2 + 1e-8 where `demodulate` (StyleGAN2, arXiv 1912.04958, section 2.2, equations 1 to 3). Here
-    the styles are channel attention and the demodulation filter attention, so that "fused" and "not fused" are one,
-    fast forward and backward alike, and differentiable as often as R1 and path length regularisation ask.
+    the styles are channel attention and the demodulation filter attention, so that there is no fused_modconv to switch
+    off in training. Differentiable to any order, as R1 and path length regularisation ask.
 
     What StyleGAN's own functions of this name do besides stays with the caller. Noise is added to what this returns.
     StyleGAN3's input_gain multiplies x. For up=2, call upfirdn2d on x first and pass weight.flip((2, 3)): the generic
