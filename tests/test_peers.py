@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.peers import PEERS, mixture, set_temperature, share_warehouses
+from benchmarks.peers import PEERS, set_temperature, share_warehouses
+from benchmarks.peers.mixture import MixedConv2d
 from kerneldna_ops import use_backend
 
 pytestmark = pytest.mark.usefixtures("threads")
@@ -150,9 +151,9 @@ DEFINITIONS = {
 
 @every_peer
 @every_geometry
-@pytest.mark.parametrize("lean", [0, 1000], ids=["by_sample", "by_op_calls"])
-def test_output_is_that_of_the_definition(name, args, options, lean, monkeypatch):
-    monkeypatch.setattr(mixture, "LEAN", lean)
+@pytest.mark.parametrize("by_op_calls", [False, True], ids=["by_sample", "by_op_calls"])
+def test_output_is_that_of_the_definition(name, args, options, by_op_calls, monkeypatch):
+    monkeypatch.setattr(MixedConv2d, "_op_calls_are_faster", lambda layer, input: by_op_calls)
     layer = make(name, *args, **options)
     images = torch.randn(3, args[0], 7, 6, dtype=torch.float64)
     with torch.no_grad():
@@ -162,12 +163,12 @@ def test_output_is_that_of_the_definition(name, args, options, lean, monkeypatch
 
 @pytest.mark.parametrize("name", ["condconv", "dynamic", "odconv4"])
 def test_both_ways_are_taken(name, ran):
-    """By themselves, on a map of one pixel and on a larger one."""
     layer = PEERS[name](8, 8, 3, padding=1).eval()
     with use_backend("composite"):
-        layer(torch.randn(2, 8, 12, 12))
+        layer(torch.randn(16, 8, 12, 12))
+        layer(torch.randn(2, 8, 3, 3))
         assert ran == []
-        layer(torch.randn(2, 8, 1, 1))
+        layer(torch.randn(16, 8, 3, 3))
     assert len(ran) == len(layer.weight)
 
 

@@ -9,10 +9,6 @@ from kerneldna_ops.functional import conv2d
 
 from .layer import PeerConv2d, add_bias, per_sample_conv2d
 
-# K calls of the op are faster than kernels for each sample while kernels * pixels of output <= 8 * taps: measured on a
-# CPU with 32 to 512 channels, batch 8 and 64, K = 4 and 8; the map is 4x4 at most then.
-LEAN = 8
-
 
 class MixedConv2d(PeerConv2d):
     """A layer with `count` kernels [K, C_out, C_in/groups, kh, kw], and as many biases [K, C_out]."""
@@ -32,7 +28,8 @@ class MixedConv2d(PeerConv2d):
 
         The sum over the kernels stands inside the convolution, where the op has no place for it. There are two ways:
         K calls of the op, with a_nk in f, cost K static convolutions; a kernel mixed for each sample and a convolution
-        of N groups cost one, and the memory traffic of N kernels. The first is the faster on the smallest maps.
+        of N groups cost one, and the memory traffic of N kernels. The first is the faster where many samples have small
+        maps.
 
         Args:
             mixture: a, [N, K].
@@ -61,5 +58,6 @@ class MixedConv2d(PeerConv2d):
         return output if f is None else output * f[..., None, None]
 
     def _op_calls_are_faster(self, input: Tensor) -> bool:
+        """Measured on a CPU with 32 to 512 channels, 1 to 64 samples, 4 and 8 kernels: on maps of 4x4 at most."""
         height, width = (size // stride for size, stride in zip(input.shape[2:], self.stride, strict=True))
-        return len(self.weight) * height * width <= LEAN * math.prod(self.kernel_size)
+        return len(input) >= 16 and len(self.weight) * height * width <= 8 * math.prod(self.kernel_size)
