@@ -56,9 +56,9 @@ def load(path: Path) -> dict[str, Any]:
     """The content of `path` on the CPU. TrainingError if it is missing, damaged or no checkpoint of a training."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise TrainingError(f"{path}: could not be read ({error.strerror or error})") from error
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise TrainingError(f"{path}: could not be read ({error.strerror})") from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
         raise TrainingError(f"{path}: damaged, or no checkpoint (tensors and plain values, weights_only)") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise TrainingError(f"{path}: no checkpoint of kerneldna train")

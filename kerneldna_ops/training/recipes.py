@@ -46,7 +46,7 @@ class Recipe:
             "learning_rate": (self.learning_rate > 0, "more than 0"),
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
             "momentum": (0 <= self.momentum < 1, "from 0 to below 1"),
-            "warmup_epochs": (0 <= self.warmup_epochs < self.epochs, f"from 0 to below {self.epochs}, the epochs"),
+            "warmup_epochs": (0 <= self.warmup_epochs <= self.epochs, f"from 0 to {self.epochs}, the epochs"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "from 0 to below 1"),
             "ema_decay": (self.ema_decay is None or 0 < self.ema_decay < 1, "between 0 and 1"),
             "crop_padding": (self.crop_padding >= 0, "at least 0"),
