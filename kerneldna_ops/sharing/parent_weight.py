@@ -59,7 +59,7 @@ class Calibration:
                 "share_kernels: weight='measured' needs loss=function(model, batch) where the output is no tensor,"
                 f" got a {type(output).__name__}"
             )
-        return output.float()
+        return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 def lowest(parent: nn.Conv2d, weights: Mapping[str, Tensor], calibration: Calibration) -> str:

@@ -9,7 +9,8 @@ from sharing_networks import Net, build, disturb, output, same, state_of
 from torch import nn
 
 import kerneldna_ops
-from kerneldna_ops.nn import ChildConv2d
+from kerneldna_ops.models import create_model
+from kerneldna_ops.nn import Adapter, ChildConv2d
 from kerneldna_ops.sharing import ModulatedConv2d, materialize, share_kernels
 
 FORMS = [("static", "static"), ("dynamic", "static"), ("static", "dynamic"), ("dynamic", "dynamic"), (None, None)]
@@ -192,6 +193,25 @@ def test_a_model_without_children_is_folded_too(images):
     plain = materialize(net)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in plain.modules())
     torch.testing.assert_close(output(plain, images), output(net, images))
+
+
+@pytest.mark.parametrize(
+    ("name", "dynamic"), [("kerneldna_resnet18", True), ("kerneldna_mobilenet_v2_050", False)], ids=str
+)
+def test_networks_of_this_package(name, dynamic):
+    """They call a convolution and its norm together, by conv_norm."""
+    model = create_model(name, num_classes=10, dynamic=dynamic).double()
+    images = torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        model.train()(images)
+        for module in model.modules():
+            if isinstance(module, Adapter):
+                for parameter in module.parameters():
+                    parameter.add_(torch.randn_like(parameter) / 10)
+    model.eval()
+    plain = materialize(model)
+    assert not any(isinstance(m, ChildConv2d | nn.BatchNorm1d | nn.BatchNorm2d) for m in plain.modules())
+    torch.testing.assert_close(output(plain, images), output(model, images))
 
 
 def in_training(net):
