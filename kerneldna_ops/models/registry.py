@@ -35,7 +35,8 @@ def create_model(name: str, *, weights: str | PathLike[str] | None = None, **arg
     """Build a network.
 
     Args:
-        name: one of `list_models()`; or "torchvision/NAME" or "timm/NAME" for a static network of those libraries.
+        name: one of `list_models()`; or "torchvision/NAME" or "timm/NAME" for a static classification network of
+            those libraries.
         weights: a file with its weights; None: at random. Nothing is fetched from the network.
         arguments: the builder's own, num_classes and in_channels for example, whatever a library calls the latter.
 
@@ -65,14 +66,15 @@ def _static(library: str, name: str, arguments: dict[str, Any]) -> nn.Module:
         else:
             import torchvision
 
-            known = name in torchvision.models.list_models()
+            # Its models for dense prediction fetch a backbone unless told not to.
+            known = name in torchvision.models.list_models(module=torchvision.models)
     except (ImportError, RuntimeError, AttributeError) as error:
         # torchvision built for another torch fails with RuntimeError as soon as it is imported.
         raise ModuleNotFoundError(
             f"create_model: {library}/{name} needs {library}, which cannot be imported: {error}"
         ) from error
     if not known:
-        raise ValueError(f"create_model: {library} has no network named {name!r}")
+        raise ValueError(f"create_model: {library} has no classification network named {name!r}")
     if library == "timm":
         arguments = {"in_chans" if key == "in_channels" else key: value for key, value in arguments.items()}
         model: nn.Module = timm.create_model(name, **arguments)

@@ -57,8 +57,9 @@ def test_further_channels_take_the_weights_of_the_three_in_turn():
         ("resnet18", "name must be one of kerneldna_.*, or timm/NAME or torchvision/NAME, got 'resnet18'"),
         ("torchvision/", "name must be one of .*, got 'torchvision/'"),
         ("keras/resnet18", "name must be one of .*, got 'keras/resnet18'"),
-        ("torchvision/resnet17", "torchvision has no network named 'resnet17'"),
-        ("timm/resnet17", "timm has no network named 'resnet17'"),
+        ("torchvision/resnet17", "torchvision has no classification network named 'resnet17'"),
+        ("torchvision/fcn_resnet50", "torchvision has no classification network named 'fcn_resnet50'"),
+        ("timm/resnet17", "timm has no classification network named 'resnet17'"),
     ],
 )
 def test_unknown_names(name, sentence):
