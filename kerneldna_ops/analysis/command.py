@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import _options
 from ..env import environment
 from .gram import FEWEST_SAMPLES
 from .groups import check_limits, suggest_groups
@@ -39,12 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="digits, a folder of idx files (MNIST, Fashion-MNIST), a folder with train/CLASS/ and val/CLASS/ or with"
         " CLASS/ alone, or torchvision:NAME:ROOT; nothing is downloaded",
     )
-    parser.add_argument("--images", type=_positive, default=512, help="how many for validation to take, at random")
-    parser.add_argument("--batch-size", type=_positive, default=64, help="at least 4")
     parser.add_argument(
-        "--image-size", type=_positive, metavar="PIXELS", help="side of the images; None: the data's own"
+        "--images", type=_options.positive, default=512, help="how many for validation to take, at random"
     )
-    parser.add_argument("--num-classes", type=_positive, help="of the networks that are named; None: the data's")
+    parser.add_argument("--batch-size", type=_options.positive, default=64, help="at least 4")
+    parser.add_argument(
+        "--image-size",
+        type=_options.positive,
+        metavar="PIXELS",
+        help="side of images; None: a file's, else the data's",
+    )
+    parser.add_argument(
+        "--num-classes", type=_options.positive, help="of the networks that are named; None: the data's"
+    )
     parser.add_argument("--threshold", type=float, default=0.9, help="the least CKA within a group that could share")
     parser.add_argument("--max-size", type=int, default=4, help="the most layers in such a group")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or cuda:1")
@@ -55,19 +63,23 @@ def run(options: argparse.Namespace) -> None:
     """Measure, and write CKA as CSV, JSON and PNG, and groups of layers of MODEL that could share a kernel as JSON."""
     from ..training.data import open_data
     from ..training.distributed import setup
+    from ..training.evaluate import load_network
 
     if options.after_weights is not None and options.after is None:
         raise ValueError("--after-weights needs --after, the model that the weights are for")
     check_limits(options.threshold, options.max_size)
     options.output.mkdir(parents=True, exist_ok=True)
-    data = open_data(options.data, options.image_size)
+    files = {name: load_network(Path(name)) for name in (options.model, options.after) if name and _is_file(name)}
+    sizes = [content["data"]["image_size"] for _, content in files.values()]
+    data = open_data(options.data, options.image_size or next(iter(sizes), None))
     with setup(options.device) as processes:
         batches = _Batches(data.validation, options.images, options.batch_size, processes.device)
-        before = _network(options.model, options.weights, options.num_classes, data).to(processes.device)
+        before = _network(options.model, options.weights, options.num_classes, data, files).to(processes.device)
         if options.after is None:
             maps = {"cka": cka(before, batches, progress=True)}
         else:
-            after = _network(options.after, options.after_weights, options.num_classes, data).to(processes.device)
+            after = _network(options.after, options.after_weights, options.num_classes, data, files)
+            after = after.to(processes.device)
             compared = compare(before, after, batches, progress=True)
             maps = {"before": compared.before, "after": compared.after, "across": compared.across}
     groups = suggest_groups(next(iter(maps.values())), before, options.threshold, options.max_size)
@@ -98,20 +110,33 @@ class _Batches:
             yield self._split.load(indices)[0].to(self._device)
 
 
-def _network(name: str, weights: Path | None, num_classes: int | None, data: Data) -> nn.Module:
-    from ..models import create_model
-    from ..training import checkpoint
+def _is_file(model: str) -> bool:
+    path = Path(model)
+    return path.exists() or path.suffix in (".pt", ".pth")
 
-    torch.manual_seed(SEED)
-    if not Path(name).is_file():
+
+def _network(
+    name: str,
+    weights: Path | None,
+    num_classes: int | None,
+    data: Data,
+    files: Mapping[str, tuple[nn.Module, dict[str, Any]]],
+) -> nn.Module:
+    from ..models import create_model
+
+    if name not in files:
+        torch.manual_seed(SEED)
         return create_model(name, weights=weights, num_classes=num_classes or data.classes, in_channels=data.channels)
     if weights is not None:
         raise ValueError(
             f"--weights and --after-weights are for the names of networks, and {name} is a file with weights of its own"
         )
-    content = checkpoint.load(Path(name))
-    model = create_model(**content["network"])
-    model.load_state_dict(content["model"])
+    model, content = files[name]
+    if content["data"]["channels"] != data.channels:
+        raise ValueError(
+            f"{name}: a network for images of {content['data']['channels']} channels, those of {data.name} have"
+            f" {data.channels}"
+        )
     return model
 
 
@@ -155,14 +180,8 @@ def _sentence(groups: dict[str, list[str]], options: argparse.Namespace) -> str:
 
 
 def _title(name: str | None, weights: Path | None) -> str:
-    return f"{name}, random weights" if name and weights is None and not Path(name).is_file() else str(name)
+    return f"{name}, random weights" if name and weights is None and not _is_file(name) else str(name)
 
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
-    return int(text)

@@ -32,7 +32,7 @@ def select(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
             what = "nn.Conv2d or ChildConv2d" if layers is None else "module for which layers(name, module) is true"
             raise ValueError(f"cka: {type(model).__name__} has no {what}")
         return selected
-    names = [layers] if isinstance(layers, str) else list(layers)
+    names = list(layers)
     if not names:
         raise ValueError("cka: layers must name at least one module, got none")
     for name in names:

@@ -58,7 +58,7 @@ def cka(model: nn.Module, batches: Batches, layers: Layers = None, *, progress: 
         model: takes one tensor.
         batches: inputs [B, ...] with B at least 4, on the model's device; of a tuple or list, such as (images, labels),
             the first entry is the input.
-        layers: None for all convolutions (nn.Conv2d, ChildConv2d), or names of modules, or a predicate of
+        layers: None for all convolutions (nn.Conv2d, ChildConv2d), or a name or names of modules, or a predicate of
             (name, module). Their outputs are [B, ...], of any float dtype.
         progress: whether to show a bar (needs tqdm).
 

@@ -16,7 +16,7 @@ from kerneldna_ops.models import create_model
 from kerneldna_ops.training import checkpoint
 from kerneldna_ops.training.data import open_data
 
-SMALL = ("--data=digits", "--images=12", "--batch-size=6", "--image-size=32", "--device=cpu")
+SMALL = ("--data=digits", "--images=12", "--batch-size=6", "--device=cpu")
 NETWORK = {"name": "kerneldna_mobilenet_v2_050", "num_classes": 10, "in_channels": 1}
 
 
@@ -38,9 +38,10 @@ def weights(network, tmp_path_factory):
 
 @pytest.fixture
 def trained(network, tmp_path):
-    """What kerneldna train leaves."""
+    """What kerneldna train leaves, trained on images of 28x28, which are not the digits' own 32x32."""
     path = tmp_path / "best.pt"
-    checkpoint.save(path, {"network": NETWORK, "model": network.state_dict()})
+    data = {"name": "digits", "channels": 1, "image_size": 28}
+    checkpoint.save(path, {"network": NETWORK, "data": data, "model": network.state_dict()})
     return path
 
 
@@ -58,7 +59,7 @@ def test_one_network(trained, network, tmp_path, capsys):
     output = tmp_path / "deep" / "output"
     assert run(trained, *SMALL, "--threshold=0.5", "--max-size=3", "--output", output) == 0
 
-    split = open_data("digits", 32).validation
+    split = open_data("digits", 28).validation
     chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:12]
     expected = cka(network, [split.load(indices)[0] for indices in chosen.split(6)])
     columns, names, values = read_csv(output / "cka.csv")
@@ -70,7 +71,7 @@ def test_one_network(trained, network, tmp_path, capsys):
     assert (content["cka"]["batches"], content["cka"]["samples"]) == (2, 12)
     setting = content["setting"]
     assert (setting["model"], setting["weights"], setting["data"]) == (str(trained), None, "digits")
-    assert (setting["images"], setting["batch_size"], setting["image_size"]) == (12, 6, 32)
+    assert (setting["images"], setting["batch_size"], setting["image_size"]) == (12, 6, 28)
 
     groups = suggest_groups(expected, network, threshold=0.5, max_size=3)
     assert groups
@@ -143,5 +144,14 @@ def test_bad_options(arguments, sentence, tmp_path, capsys):
 
 
 def test_a_file_needs_no_weights(trained, weights, capsys):
-    assert run(trained, *SMALL, "--weights", weights) == 1
+    assert run(trained, *SMALL, "--weights", weights, "--output", trained.parent) == 1
     assert f"and {trained} is a file with weights of its own\n" in capsys.readouterr().err
+
+
+def test_a_file_for_other_images(network, tmp_path, capsys):
+    path = tmp_path / "best.pt"
+    data = {"name": "photos", "channels": 3, "image_size": 32}
+    checkpoint.save(path, {"network": NETWORK, "data": data, "model": network.state_dict()})
+    assert run(path, *SMALL, "--output", tmp_path) == 1
+    error = capsys.readouterr().err
+    assert error == f"kerneldna cka: {path}: a network for images of 3 channels, those of digits have 1\n"
