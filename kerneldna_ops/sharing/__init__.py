@@ -4,6 +4,7 @@ from .grouping import propose_groups
 from .materialization import materialize
 from .plain import ModulatedConv2d
 from .report import Layer, Report
-from .share import Sharing, share_kernels
+from .share import share_kernels
+from .sharing import Sharing
 
 __all__ = ["Layer", "ModulatedConv2d", "Report", "Sharing", "materialize", "propose_groups", "share_kernels"]

@@ -33,6 +33,8 @@ def propose_groups(
     """
     if by not in ("position", "cka"):
         raise ValueError(f"propose_groups: by must be 'position' or 'cka', got {by!r}")
+    if batches is not None and by != "cka":
+        raise ValueError("propose_groups: batches are for by='cka' only")
     survey = Survey(model, "propose_groups")
     return find_groups(survey, by, batches, AdapterOptions(filter, spatial, reduction))[0]
 

@@ -8,8 +8,9 @@ from torch import nn
 
 from ..nn import Adapter, ChildConv2d, SqueezeExcite
 from ..nn._bare import is_bare
-from .norm_folding import fold_norms, replace
+from .norm_folding import fold_norms
 from .plain import plain
+from .replace import replace
 from .survey import wrapper_of
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from ..nn._bare import is_bare
 from ..nn.conv_norm import _scale_and_shift
 from .plain import ModulatedConv2d, plain_conv
+from .replace import replace
 
 Pair = tuple[str, str]  # names of a convolution and of the norm behind it
 
@@ -33,11 +34,6 @@ def fold_norms(model: nn.Module) -> None:
         scale, shift = _scale_and_shift(norm)
         replace(model, conv_name, _scaled(conv, scale, shift))
         replace(model, norm_name, nn.Sequential(known.drop, known.act) if _is_timm(norm) else nn.Identity())
-
-
-def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    owner, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner), leaf, module)
 
 
 def _scaled(layer: Any, scale: Tensor, shift: Tensor) -> nn.Module:

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
+
+def count(module: nn.Module) -> int:
+    """The number of parameters; one that is shared counts once, and those of a lazy module not yet."""
+    return sum(0 if nn.parameter.is_lazy(parameter) else parameter.numel() for parameter in module.parameters())
+
 
 @dataclass(frozen=True)
 class Layer:

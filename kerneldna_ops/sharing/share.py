@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..nn import ChildConv2d
 from ..nn.adapter import Attention
-from .grouping import Groups, Source, find_groups
+from .grouping import Source, find_groups
 from .options import AdapterOptions
-from .parent_weight import Calibration, Loss, Weight, lowest, mean_weight, set_weight
-from .report import Layer, Report
+from .parent_weight import Calibration, Loss, Weight
+from .report import Layer, Report, count
+from .sharing import Sharing
 from .survey import Survey
 
 
@@ -74,126 +74,37 @@ def share_kernels(
     options = AdapterOptions(filter, spatial, reduction)
     if weight not in ("parent", "mean", "measured"):
         raise ValueError(f"share_kernels: weight must be 'parent', 'mean' or 'measured', got {weight!r}")
+    if batches is not None and weight != "measured" and groups != "cka":
+        raise ValueError("share_kernels: batches are for groups='cka' and weight='measured' only")
+    if loss is not None and weight != "measured":
+        raise ValueError(f"share_kernels: loss is for weight='measured' only, got weight={weight!r}")
+    if loss is not None and not callable(loss):
+        raise TypeError(f"share_kernels: loss must be a function of (model, batch), got {type(loss).__name__}")
     if weight == "measured" and batches is not None and not isinstance(batches, Tensor):
         batches = list(batches)
     found, reasons = find_groups(survey, groups, batches, options)
     calibration = Calibration(model, batches, loss) if weight == "measured" else None
 
-    before = _sizes(survey.convolutions)
+    before = {name: count(layer) for name, layer in survey.convolutions.items()}
+    total = count(model)
     sharing = Sharing(model, found, options)
     try:
-        weights = sharing._set_weights(weight, calibration)
+        weights = sharing.start_from(weight, calibration)
     except BaseException:
         sharing.undo()
         raise
-    sharing.report = _report(survey, sharing, before, weights, reasons)
+    layers = _layers(survey, sharing, before, weights, reasons)
+    sharing.report = Report(layers, total, count(model))
     return sharing
 
 
-class Sharing:
-    """The children that `share_kernels` put into a model, and the way back. It keeps the layers that they replaced.
-
-    Attributes:
-        model: the model that was changed.
-        report: a `Report`; print it.
-        mapping: the arguments with which `share_kernels` makes the same children in a fresh model, as plain data.
-        children: the children by name.
-        parents: the parents by name.
-    """
-
-    report: Report
-
-    def __init__(self, model: nn.Module, groups: Groups, options: AdapterOptions) -> None:
-        self.model = model
-        self.mapping: dict[str, Any] = {"groups": groups, **vars(options)}
-        self.parents: dict[str, nn.Conv2d] = {}
-        self.children: dict[str, ChildConv2d] = {}
-        self._replaced: dict[str, nn.Conv2d] = {}
-        self._parameters_before = _count(model)
-        for parent in groups:
-            self.parents[parent] = _conv(model, parent)
-        self._parents_before = {
-            name: {leaf: (value.detach().clone(), value.requires_grad) for leaf, value in conv.named_parameters()}
-            for name, conv in self.parents.items()
-        }
-        for parent, children in groups.items():
-            for name in children:
-                conv = self._replaced[name] = _conv(model, name)
-                self.children[name] = options.child(conv, self.parents[parent])
-        for name, child in self.children.items():
-            _put(model, name, child)
-
-    def undo(self) -> None:
-        """Puts the replaced modules back, the very same ones, and the weights of the parents as they were, bit by bit.
-
-        What a child or a parent has learnt since is lost; the rest of the model stays as it is. If the model has moved
-        to another device or dtype, the modules are moved there too.
-
-        Raises:
-            RuntimeError: it has been undone already, or one of the children or parents has been replaced since.
-        """
-        if not self._replaced:
-            raise RuntimeError("undo: no layer is shared, or it has been undone already")
-        modules = dict(self.model.named_modules())
-        for name, module in {**self.children, **self.parents}.items():
-            if modules.get(name) is not module:
-                raise RuntimeError(f"undo: layer {name!r} is no longer the module that share_kernels left there")
-        for name, parent in self.parents.items():
-            if dict(parent.named_parameters()).keys() != self._parents_before[name].keys():
-                raise RuntimeError(f"undo: layer {name!r} no longer has the parameters that it had")
-        for name, conv in self._replaced.items():
-            child = self.children[name]
-            weight = child.parent.weight
-            _put(self.model, name, conv.to(weight.device, weight.dtype).train(child.training))
-        for name, parent in self.parents.items():
-            for leaf, (value, requires_grad) in self._parents_before[name].items():
-                parameter = parent.get_parameter(leaf)
-                with torch.no_grad():
-                    parameter.copy_(value)
-                parameter.grad = None
-                parameter.requires_grad_(requires_grad)
-        self._replaced = {}
-
-    def freeze_parents(self) -> None:
-        """The shared kernels, with the parents' biases, take no gradient any more.
-
-        For fine-tuning of the adapters alone give the optimizer no other parameters than `adapter_parameters()`.
-        """
-        for parent in self.parents.values():
-            parent.requires_grad_(False)
-
-    def adapter_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of the children's adapters, and the children's biases."""
-        for child in self.children.values():
-            yield from child.parameters()
-
-    def __repr__(self) -> str:
-        return f"Sharing({len(self.parents)} parents, {len(self.children)} children)"
-
-    def _set_weights(self, weight: Weight, calibration: Calibration | None) -> dict[str, str]:
-        """Gives each parent the weight to start from, and says whose it is."""
-        groups: Groups = self.mapping["groups"]
-        if weight == "parent":
-            return {parent: parent for parent in groups}
-        families = {
-            parent: {parent: self.parents[parent], **{name: self._replaced[name] for name in children}}
-            for parent, children in groups.items()
-        }
-        means = {parent: mean_weight(family.values()) for parent, family in families.items()}
-        if calibration is None:
-            for parent, mean in means.items():
-                set_weight(self.parents[parent], mean)
-            return dict.fromkeys(groups, "mean")
-        chosen = {}
-        for parent, family in families.items():
-            weights = {name: conv.weight.detach().clone() for name, conv in family.items()}
-            chosen[parent] = lowest(self.parents[parent], {**weights, "mean": means[parent]}, calibration)
-        return chosen
-
-
-def _report(
-    survey: Survey, sharing: Sharing, before: dict[str, int], weights: dict[str, str], reasons: dict[str, str]
-) -> Report:
+def _layers(
+    survey: Survey,
+    sharing: Sharing,
+    before: Mapping[str, int],
+    weights: Mapping[str, str],
+    reasons: Mapping[str, str],
+) -> tuple[Layer, ...]:
     parents = {child: parent for parent, children in sharing.mapping["groups"].items() for child in children}
     layers = []
     for name, module in survey.convolutions.items():
@@ -204,33 +115,15 @@ def _report(
                 _shape(module),
                 role,
                 before[name],
-                _count(sharing.children[name]) if role == "child" else before[name],
+                count(sharing.children[name]) if role == "child" else before[name],
                 parents.get(name),
                 weights.get(name),
                 reasons.get(name),
             )
         )
-    return Report(tuple(layers), sharing._parameters_before, _count(sharing.model))
+    return tuple(layers)
 
 
 def _shape(module: nn.Module) -> tuple[int, ...] | None:
     weight = module.parent.weight if isinstance(module, ChildConv2d) else getattr(module, "weight", None)
     return tuple(weight.shape) if isinstance(weight, Tensor) and not nn.parameter.is_lazy(weight) else None
-
-
-def _sizes(modules: dict[str, nn.Module]) -> dict[str, int]:
-    return {name: _count(module) for name, module in modules.items()}
-
-
-def _count(module: nn.Module) -> int:
-    return sum(0 if nn.parameter.is_lazy(parameter) else parameter.numel() for parameter in module.parameters())
-
-
-def _conv(model: nn.Module, name: str) -> nn.Conv2d:
-    conv: Any = model.get_submodule(name)
-    return conv  # type: ignore[no-any-return]
-
-
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
-    owner, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner), leaf, module)

@@ -107,3 +107,8 @@ def test_cka_of_a_model_with_nothing_to_compare():
 def test_bad_source_of_a_proposal(by):
     with pytest.raises(ValueError, match=r"^propose_groups: by must be 'position' or 'cka', got "):
         propose_groups(Net(), by)
+
+
+def test_batches_that_nobody_reads():
+    with pytest.raises(ValueError, match=r"^propose_groups: batches are for by='cka' only$"):
+        propose_groups(Net(), batches=[torch.zeros(4, 3, 8, 8)])

@@ -270,6 +270,13 @@ def test_model_of_several_processes(net, name):
             "weight='measured' needs batches of inputs, got one tensor (for one batch, [tensor])",
         ),
         ({"weight": "measured", "batches": []}, ValueError, "weight='measured' needs at least one batch, got none"),
+        ({"batches": [torch.zeros(4, 3, 8, 8)]}, ValueError, "batches are for groups='cka' and weight='measured' only"),
+        ({"loss": len}, ValueError, "loss is for weight='measured' only, got weight='parent'"),
+        (
+            {"loss": 3, "weight": "measured"},
+            TypeError,
+            "loss must be a function of (model, batch), got int",
+        ),
         ({"filter": "none"}, ValueError, "filter must be 'static', 'dynamic' or None, got 'none'"),
         ({"spatial": 1}, ValueError, "spatial must be 'static', 'dynamic' or None, got 1"),
         ({"reduction": 0}, ValueError, "reduction must be an int of at least 1, got 0"),
