@@ -11,6 +11,7 @@ from torch import nn
 
 from . import convnext, mobilenet_v2, resnet
 from ._arguments import check_counts
+from ._need_torchvision import need_torchvision
 from .weights import load_weights
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
@@ -23,7 +24,6 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
         convnext.kerneldna_convnext_tiny,
     )
 }
-LIBRARIES = ("timm", "torchvision")
 
 
 def list_models() -> list[str]:
@@ -47,7 +47,7 @@ def create_model(name: str, *, weights: str | PathLike[str] | None = None, **arg
     """
     library, _, static = str(name).partition("/")
     if static and library in LIBRARIES:
-        model = _static(library, static, arguments)
+        model = LIBRARIES[library](static, arguments)
         if weights is not None:
             load_weights(model, weights)
         return model
@@ -57,32 +57,31 @@ def create_model(name: str, *, weights: str | PathLike[str] | None = None, **arg
     return BUILDERS[name](weights=weights, **arguments)
 
 
-def _static(library: str, name: str, arguments: dict[str, Any]) -> nn.Module:
-    try:
-        if library == "timm":
-            import timm
+def _torchvision(name: str, arguments: dict[str, Any]) -> nn.Module:
+    need_torchvision(f"create_model: torchvision/{name}")
+    from torchvision import models
 
-            known = timm.is_model(name)
-        else:
-            import torchvision
-
-            # Its models for dense prediction fetch a backbone unless told not to.
-            known = name in torchvision.models.list_models(module=torchvision.models)
-    except (ImportError, RuntimeError, AttributeError) as error:
-        # torchvision built for another torch fails with RuntimeError as soon as it is imported.
-        raise ModuleNotFoundError(
-            f"create_model: {library}/{name} needs {library}, which cannot be imported: {error}"
-        ) from error
-    if not known:
-        raise ValueError(f"create_model: {library} has no classification network named {name!r}")
-    if library == "timm":
-        arguments = {"in_chans" if key == "in_channels" else key: value for key, value in arguments.items()}
-        model: nn.Module = timm.create_model(name, **arguments)
-        return model
+    # Its models for dense prediction are elsewhere; they fetch a backbone unless told not to.
+    if name not in models.list_models(module=models):
+        raise ValueError(f"create_model: torchvision has no classification network named {name!r}")
     channels = arguments.pop("in_channels", 3)
-    model = torchvision.models.get_model(name, **arguments)
+    model: nn.Module = models.get_model(name, **arguments)
     if channels != 3:
         _take_channels(model, channels)
+    return model
+
+
+def _timm(name: str, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        import timm
+    except (ImportError, RuntimeError, AttributeError) as error:  # the last two from the torchvision that it imports
+        raise ModuleNotFoundError(
+            f"create_model: timm/{name}: needs timm, which cannot be imported: {error}"
+        ) from error
+    if not timm.is_model(name):
+        raise ValueError(f"create_model: timm has no classification network named {name!r}")
+    arguments = {"in_chans" if key == "in_channels" else key: value for key, value in arguments.items()}
+    model: nn.Module = timm.create_model(name, **arguments)
     return model
 
 
@@ -93,3 +92,6 @@ def _take_channels(model: nn.Module, channels: int) -> None:
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     first.weight = nn.Parameter(first.weight.detach()[:, torch.arange(channels) % first.in_channels])
     first.in_channels = channels
+
+
+LIBRARIES: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {"timm": _timm, "torchvision": _torchvision}

@@ -70,5 +70,5 @@ def test_unknown_names(name, sentence):
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
 def test_missing_library(library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ModuleNotFoundError, match=f"^create_model: {library}/resnet18 needs {library}, .* cannot be"):
+    with pytest.raises(ModuleNotFoundError, match=f"^create_model: {library}/resnet18: needs {library}, .* cannot be"):
         create_model(f"{library}/resnet18")
