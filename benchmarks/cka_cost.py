@@ -43,6 +43,11 @@ def cost(call: Callable[[], object]) -> dict[str, float]:
     }
 
 
+def verdict(figures: dict[str, float]) -> str:
+    reached = figures["seconds"] <= MOST_SECONDS and figures["peak_bytes"] < MOST_BYTES
+    return f"targets of {MOST_SECONDS} s and {MOST_BYTES / 1e9:.0f} GB: {'reached' if reached else 'missed'}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=512)
@@ -70,11 +75,11 @@ def main() -> None:
             f" {figures['peak_bytes'] / 1e9:6.2f} GB resident at most"
         )
     print(f"load of the machine, on {os.cpu_count()} cores: {load['before']:.1f} before, {load['after']:.1f} after")
-    reached = costs["cka"]["seconds"] <= MOST_SECONDS and costs["cka"]["peak_bytes"] < MOST_BYTES
-    print(f"targets of {MOST_SECONDS} s and {MOST_BYTES / 1e9:.0f} GB: {'reached' if reached else 'missed'}")
+    print(verdict(costs["cka"]))
     if options.json:
         names = ("images", "batch_size", "image_size")
-        content = {**dict(zip(names, setting, strict=True)), "costs": costs, "load": load, "machine": description()}
+        machine = {name: value for name, value in description().items() if name != "package"}
+        content = {**dict(zip(names, setting, strict=True)), "costs": costs, "load": load, "machine": machine}
         options.json.write_text(json.dumps(content, indent=2) + "\n")
 
 
