@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, ValuesView
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from ..nn import ChildConv2d
 from .weight_readers import reader_of_weight
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_CONTAINERS = (list, tuple, set, frozenset, ValuesView)
 # By name of the class, because most of these would have to be imported first.
 _WRAPPERS = {
     "ScriptModule": "a torch.jit.ScriptModule",
@@ -125,8 +126,10 @@ def _is_not_plain(module: nn.Module) -> str | None:
         return f"has {', '.join(extra) or 'no parameter'} in place of a weight: weight norm, spectral norm or pruning"
     if type(module) is not nn.Conv2d:
         return f"is a {type(module).__module__}.{type(module).__qualname__}, not exactly a torch.nn.Conv2d"
-    if "forward" in module.__dict__ or "_conv_forward" in module.__dict__ or wrapper_of(module) is not None:
+    if "forward" in module.__dict__ or "_conv_forward" in module.__dict__:
         return "has a forward of its own"
+    if (wrapper := wrapper_of(module)) is not None:
+        return f"is {wrapper}"
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     if any(hooks):
         return "has hooks"
@@ -166,8 +169,9 @@ def _holders(model: nn.Module) -> dict[int, str]:
         for attribute, value in vars(module).items():
             if attribute == "_modules":
                 continue
-            items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-            for item in items:
+            items = value.values() if isinstance(value, dict) else value
+            for item in items if isinstance(items, _CONTAINERS) else [items]:
+                item = getattr(item, "__self__", item)  # of a bound method such as conv.forward
                 if isinstance(item, nn.Module):
                     child = isinstance(module, ChildConv2d) and attribute == "parent"
                     path = f"{name}.{attribute}" if name else attribute

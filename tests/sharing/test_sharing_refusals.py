@@ -85,6 +85,18 @@ def in_a_list(net):
     net.to_visit = [net.blocks[1].conv1]
 
 
+def in_a_set(net):
+    net.to_visit = {net.blocks[1].conv1}
+
+
+def by_its_method(net):
+    net.first = net.blocks[1].conv1.forward
+
+
+def compiled(net):
+    net.blocks[1].conv1.compile()
+
+
 def of_integers(net):
     net.blocks[1].conv1.weight = nn.Parameter(torch.zeros(8, 8, 3, 3, dtype=torch.int8), requires_grad=False)
 
@@ -120,13 +132,16 @@ OBSTACLES = {
     weight_tied: "has a weight that is registered more than once, as blocks.1.conv1.weight and blocks.2.conv1.weight",
     memory_tied: "has a weight that is registered more than once, as blocks.1.conv1.weight and blocks.2.conv1.weight",
     in_a_list: "is also referred to as to_visit",
+    in_a_set: "is also referred to as to_visit",
+    by_its_method: "is also referred to as first",
+    compiled: "is compiled by torch.compile",
     of_integers: "has a weight of int8, which has no dynamic convolution",
     in_a_graph: "is part of 'blocks.1', which is a torch.fx.GraphModule",
 }
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
-@pytest.mark.parametrize(("obstacle", "reason"), OBSTACLES.items(), ids=list(OBSTACLES.values()))
+@pytest.mark.parametrize(("obstacle", "reason"), OBSTACLES.items(), ids=lambda value: getattr(value, "__name__", ""))
 def test_what_is_not_understood(net, obstacle, reason):
     obstacle(net)
     modules = dict(net.named_modules())
