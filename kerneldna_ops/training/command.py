@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
+from .. import _options
 from ..models import count_parameters, create_model
 from .data import Data, open_data
 from .distributed import Processes, setup
 from .recipes import RECIPES, Recipe
 from .trainer import Trainer
 
-AMP = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 # Options that replace a number of the recipe.
 OVERRIDES: dict[str, tuple[type, str]] = {
     "epochs": (int, "passes over the training images"),
@@ -47,13 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(_option(name), type=kind, default=argparse.SUPPRESS, help=f"{help} (the recipe's)")
     parser.add_argument("--dynamic", action="store_true", help="filter and spatial attention from the input too")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights to start from, not at random")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the images; None: the data's own")
-    parser.add_argument("--amp", choices=AMP, help="compute in this dtype where that is safe")
-    parser.add_argument("--channels-last", action="store_true", help="the memory format that GPUs prefer")
+    parser.add_argument(
+        "--image-size", type=_options.positive, metavar="PIXELS", help="side of the images; None: as they are"
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes that load images")
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, order, augmentation and dropout")
     parser.add_argument("--save-every", type=float, default=600.0, metavar="SECONDS", help="also within an epoch")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    _options.add_computation(parser)
     parser.add_argument("--fsdp", action="store_true", help="under torchrun, share out parameters too (FSDP2)")
 
 
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
             options.output,
             network=network,
             seed=options.seed,
-            amp=AMP.get(options.amp),
+            amp=_options.AMP.get(options.amp),
             channels_last=options.channels_last,
             workers=options.workers,
             save_every=options.save_every,
@@ -107,6 +107,8 @@ def _network(options: argparse.Namespace, data: Data) -> dict[str, Any]:
     if data.channels != 3:
         network["in_channels"] = data.channels
     if options.dynamic:
+        if "/" in options.model:
+            raise ValueError(f"--dynamic: expected a network with shared kernels, got {options.model}")
         network["dynamic"] = True
     return network
 

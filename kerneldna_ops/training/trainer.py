@@ -127,6 +127,7 @@ class Trainer:
         self._clock = perf_counter()
         self._saved = self._clock
         self._logs: Logs | None = None
+        self._tqdm = _import_tqdm() if self.progress else None
 
     def run(self) -> Result:
         """Train to the end, or say what was reached if it is there already."""
@@ -203,10 +204,8 @@ class Trainer:
         for step, (rate, loss_sum) in enumerate(zip(rates, sums, strict=True), start=first):
             loss = loss_sum / self.processes.world_size
             if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the loss is {loss} in epoch {standing.epoch + 1}, step {step} of {self.steps}; {self.last} keeps"
-                    " what was saved before. A lower learning rate or a longer warm-up may help"
-                )
+                where = f"epoch {standing.epoch + 1}, step {step} of {self.steps}"
+                raise TrainingError(f"the loss is {loss} in {where}; {self.last} keeps what was saved before")
             standing.loss_sum += loss
             if self._logs is not None:
                 self._logs.step(standing.epoch * self.steps + step, standing.epoch + 1, rate, loss)
@@ -252,6 +251,11 @@ class Trainer:
         """Write last.pt, and before it best.pt if this epoch is `better`: killed in between, it is done again."""
         self._count_seconds()
         state = self.learner.state()
+        for name, value in state["model"].items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise TrainingError(
+                    f"{name} is not finite after {self._where()}; {self.last} keeps what was saved before"
+                )
         content = {**self.about, **asdict(self.standing)}
         if self.processes.first:
             if self._logs is not None:
@@ -286,17 +290,23 @@ class Trainer:
     @contextmanager
     def _bar(self) -> Iterator[Callable[[int], object]]:
         """A function that moves the bar of the epoch by some steps."""
-        if not self.progress:
+        if self._tqdm is None:
             yield lambda steps: None
             return
-        from tqdm import tqdm
-
         title = f"epoch {self.standing.epoch + 1}/{self.recipe.epochs}"
-        with tqdm(
-            desc=title, total=self.steps, initial=self.standing.step, unit="step", leave=False, mininterval=0.5
-        ) as bar:
+        arguments = {"total": self.steps, "initial": self.standing.step, "unit": "step", "leave": False}
+        with self._tqdm(desc=title, mininterval=0.5, **arguments) as bar:
             yield bar.update
 
     def _say(self, line: str) -> None:
         if self.progress:
             print(line, flush=True)
+
+
+def _import_tqdm() -> Any:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        print("tqdm is not installed: no progress bars.")
+        return None
+    return tqdm

@@ -25,8 +25,8 @@ def built(monkeypatch):
     return built
 
 
-def kerneldna_train(folder, *options):
-    return main(["train", "net", "--data", "images", "--recipe", "digits", "--output", str(folder), *options])
+def kerneldna_train(folder, *options, model="net"):
+    return main(["train", model, "--data", "images", "--recipe", "digits", "--output", str(folder), *options])
 
 
 SMALL = ("--epochs", "2", "--batch-size", "8", "--device", "cpu")
@@ -89,6 +89,12 @@ def test_what_does_not_fit_is_one_line(tmp_path, built, options, sentence, capsy
     assert not list(tmp_path.iterdir())
 
 
+def test_other_networks_have_nothing_dynamic(tmp_path, built, capsys):
+    assert kerneldna_train(tmp_path, "--dynamic", model="timm/net") == 1
+    sentence = "kerneldna train: --dynamic: expected a network with shared kernels, got timm/net\n"
+    assert capsys.readouterr().err == sentence
+
+
 def test_another_training_in_the_folder_is_one_line(tmp_path, built, capsys):
     assert kerneldna_train(tmp_path, *SMALL) == 0
     capsys.readouterr()
@@ -107,11 +113,11 @@ def test_ctrl_c_has_its_own_status(tmp_path, built, monkeypatch, capsys):
 
 
 def test_a_real_network_on_real_digits(tmp_path):
-    """The smallest of them, on digits of 16 pixels, for an epoch."""
+    """The smallest of them, on digits of 8 pixels, for an epoch."""
     pytest.importorskip("sklearn")
     name, data = "kerneldna_mobilenet_v2", "digits"
-    options = ["--recipe", "digits", "--epochs", "1", "--image-size", "16", "--batch-size", "256", "--device", "cpu"]
+    options = ["--recipe", "digits", "--epochs", "1", "--image-size", "8", "--batch-size", "256", "--device", "cpu"]
     assert main(["train", name, "--data", data, "--output", str(tmp_path), *options]) == 0
     content = checkpoint.load(tmp_path / "best.pt")
     assert content["network"] == {"name": name, "num_classes": 10, "in_channels": 1}
-    assert content["data"]["image_size"] == 16
+    assert content["data"]["image_size"] == 8

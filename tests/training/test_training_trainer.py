@@ -178,6 +178,24 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(tmp_path, 
     assert train(tmp_path).epochs == 3
 
 
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path, monkeypatch):
+    """The loss is that of the step before, so it is still a number."""
+    step, taken = learner.Learner.step, []
+
+    def broken_step(one, *batch):
+        loss = step(one, *batch)
+        taken.append(1)
+        if len(taken) == 10:
+            one.bare_model.own.weight.data[0] = float("inf")
+        return loss
+
+    monkeypatch.setattr(learner.Learner, "step", broken_step)
+    with pytest.raises(TrainingError, match=r"own\.weight is not finite after epoch 2; .*last\.pt keeps"):
+        train(tmp_path)
+    assert checkpoint.load(tmp_path / "last.pt")["epoch"] == 1
+    assert checkpoint.load(tmp_path / "best.pt")["epoch"] == 1
+
+
 @pytest.mark.parametrize("broken", ["steps.csv", "epochs.csv", "best.pt", "last.pt"])
 def test_whatever_cannot_be_written_is_one_sentence_and_nothing_is_lost(tmp_path, monkeypatch, broken):
     def full(*arguments):
@@ -270,6 +288,14 @@ def test_tensorboard_gets_what_the_csv_files_get(tmp_path, monkeypatch):
     rows = read_csv(tmp_path / "steps.csv")
     assert [event.value for event in losses] == pytest.approx([float(row["loss"]) for row in rows])
     assert [event.step for event in events.Scalars("epoch/validation_accuracy")] == [5, 10, 15]
+
+
+def test_missing_tqdm_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    Trainer(tiny.network(), tiny.data(), replace(tiny.RECIPE, epochs=1), tmp_path).run()
+    output, error = capsys.readouterr()
+    assert output.startswith("tqdm is not installed: no progress bars.\nepoch 1/1: loss ")
+    assert error == ""
 
 
 @pytest.mark.usefixtures("with_tensorboard")
