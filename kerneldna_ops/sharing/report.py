@@ -36,6 +36,8 @@ class Layer:
         if self.role == "child":
             return f"of {self.parent}"
         if self.role == "parent":
+            if self.weight_of == "mean":
+                return "the mean weight of the group"
             return "its own weight" if self.weight_of == self.name else f"the weight of {self.weight_of}"
         return self.reason or ""
 

@@ -31,7 +31,8 @@ def test_mean(net, dtype):
         assert sharing.parents[name].weight is parameters[name]
         torch.testing.assert_close(sharing.parents[name].weight.detach(), weight)
         assert sharing.children[PAIRS[name][0]].parent.weight is parameters[name]
-    assert {layer.weight_of for layer in sharing.report.layers if layer.role == "parent"} == {"mean"}
+    parents = [layer for layer in sharing.report.layers if layer.role == "parent"]
+    assert {(layer.weight_of, layer.remark()) for layer in parents} == {("mean", "the mean weight of the group")}
 
 
 def expected_choice(net, batches, loss):
