@@ -19,7 +19,7 @@ KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build host-kernels demo test mutants host-sanitize bench gpu-compile gpu-check cuda-library cuda-check cuda-figures lint format wheel clean
+.PHONY: help venv build host-kernels demo test mutants host-sanitize bench networks frontier gpu-compile gpu-check cuda-library cuda-check cuda-figures lint format wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -65,6 +65,12 @@ bench: build ## all measurements and their report in benchmarks/results/ (a quar
 	$(BIN)/python -m benchmarks.odconv_resnet18 --json $(RESULTS)/odconv_resnet18.json
 	$(BIN)/python -m benchmarks.import_time
 	$(BIN)/python -m benchmarks.report $(RESULTS)
+
+networks: build ## time for each multiplication, and memory, of the published networks in benchmarks/results/networks.* (10 minutes)
+	$(BIN)/python -m benchmarks.networks --json $(RESULTS)/networks.json
+
+frontier: build ## accuracy against size and time on Fashion-MNIST in benchmarks/results/frontier/ (2 hours; SHORT=1: 10 minutes; DEVICE=cuda; DATA=folder)
+	$(BIN)/python -m benchmarks.frontier $(if $(SHORT),--short) $(if $(DEVICE),--device $(DEVICE)) $(if $(DATA),--data $(DATA))
 
 gpu-compile: build ## the tables of compiled Triton kernels, and the predicted times, in benchmarks/results/compile/ (half an hour, no GPU)
 	$(BIN)/python -m benchmarks.compile_matrix

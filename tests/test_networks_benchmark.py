@@ -10,6 +10,9 @@ from benchmarks.networks import memory, pairs, static, table
 from benchmarks.paired import Spread
 from kerneldna_ops.models.counting import count_macs, count_parameters
 
+# Small tensors.
+pytestmark = pytest.mark.usefixtures("threads")
+
 PUBLISHED = {
     "resnet18": (11_689_512, 1.814),
     "resnet50": (25_557_032, 4.089),

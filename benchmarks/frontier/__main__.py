@@ -1,0 +1,101 @@
+"""A small ResNet and a small MobileNet on Fashion-MNIST: static, KernelDNA, other dynamic layers; one budget.
+
+    python -m benchmarks.frontier            # two hours on two cores; benchmarks/results/frontier/
+    python -m benchmarks.frontier --short    # ten minutes; runs/frontier/short/report/
+
+Stop it at any time: the same command goes on. A run that is finished is kept, in runs/frontier/."""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.process import KEEP_MEMORY, ROOT, description, restart_with
+from kerneldna_ops.training.checkpoint import TrainingError
+from kerneldna_ops.training.data import DataError
+
+from .costs import ROUNDS, costs
+from .networks import NETWORKS
+from .plots import plot
+from .report import Row, make_rows, markdown
+from .settings import FULL, SHORT, Setting, runs
+from .train import WORKERS, Trained, load, train_all
+
+FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
+
+
+def frontier(
+    setting: Setting, spec: str, work: Path, output: Path, device: str, workers: int, rounds: int = ROUNDS
+) -> list[Row]:
+    """Train what is not trained yet, measure, and write the report."""
+    data = load(spec, setting.images)
+    if data.channels != 1:
+        raise DataError(f"--data: expected grey images, as in Fashion-MNIST, got {data.channels} channels in {spec}")
+    todo = runs(setting)
+    trained: list[Trained] = []
+    for done in train_all(todo, setting, spec, work, device, workers):
+        trained.append(done)
+        at = f"[{len(trained)}/{len(todo)}]"
+        print(f"{at:9}{done.run.name:34}{done.accuracy:6.2f} %  {done.seconds:6.0f} s", flush=True)
+    measured = {}
+    for network in NETWORKS:
+        print(f"measuring the times of {network}", flush=True)
+        measured[network] = costs(network, data.image_size, data.classes, device, rounds)
+    machine = {name: value for name, value in description().items() if name != "package"}
+    if device == "cuda":
+        machine["gpu"] = torch.cuda.get_device_name()
+    about = asdict(setting) | {"recipe": asdict(setting.recipe), "machine_info": machine}
+    about |= {"train": len(data.train), "test": len(data.validation)}
+    rows = make_rows(trained, measured)
+    write_report(output, rows, trained, about)
+    for done in trained:
+        shutil.copyfile(done.run.folder(work) / "epochs.csv", output / "logs" / f"{done.run.name}.csv")
+    print(f"\n{(output / 'table.md').read_text()}\n{output}")
+    return rows
+
+
+def write_report(output: Path, rows: Sequence[Row], trained: Sequence[Trained], about: dict[str, Any]) -> None:
+    (output / "logs").mkdir(parents=True, exist_ok=True)
+    figures = about | {"runs": [asdict(done) for done in trained], "variants": [asdict(row) for row in rows]}
+    (output / "results.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (output / "table.md").write_text(markdown(rows, about))
+    for network in NETWORKS:
+        title = f"Small {network}, Fashion-MNIST" + (" (short form)" if about["name"] == "short" else "")
+        plot([row for row in rows if row.network == network], title, output / f"{network}.png")
+
+
+def main() -> int:
+    restart_with(KEEP_MEMORY)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=FASHION_MNIST, help="folder with the four idx files (default: %(default)s)")
+    parser.add_argument("--short", action="store_true", help="ten minutes: fewer images, one epoch, one seed")
+    parser.add_argument("--device", choices=WORKERS, default="cpu")
+    parser.add_argument("--workers", type=int, help="trainings at a time (default: 2 on the CPU, 1 on a GPU)")
+    options = parser.parse_args()
+    setting = SHORT if options.short else FULL
+    work = ROOT / "runs/frontier" / (setting.name if options.device == "cpu" else f"{setting.name}-{options.device}")
+    results = ROOT / "benchmarks/results/frontier"
+    output = work / "report" if options.short else results if options.device == "cpu" else results / options.device
+    workers = options.workers or WORKERS[options.device]
+    try:
+        frontier(setting, options.data, work, output, options.device, workers)
+    except DataError as error:
+        hint = "Fashion-MNIST comes with Debian's package dataset-fashion-mnist; --data names another folder."
+        sys.exit(f"{error}\n{hint}")
+    except (TrainingError, BrokenProcessPool) as error:
+        sys.exit(f"{error}\nWhat was trained is kept in {work}; the same command goes on.")
+    except KeyboardInterrupt:
+        print(f"\nStopped. What was trained is kept in {work}; the same command goes on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
