@@ -9,6 +9,7 @@ for one process, DistributedDataParallel and FSDP, so each goes on from what ano
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,6 +70,8 @@ class Processes:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         if kind == "fsdp":
             return fsdp.shard(model, init_device_mesh(self.device.type, (self.world_size,)))
+        # A kernel of one channel per group has strides that mean the same in both memory formats, and are told apart.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 from .distributed import (
     Kind,
@@ -47,10 +47,12 @@ class Learner:
         model = model.to(processes.device).to(memory_format=self.memory_format)  # type: ignore[call-overload]
         self.average: AveragedModel | None = None
         if recipe.ema_decay is not None:
-            update = get_ema_multi_avg_fn(recipe.ema_decay)
-            self.average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
-            if kind == "fsdp":
+            decay = recipe.ema_decay
+            if kind == "fsdp":  # one by one: sharded parameters and whole buffers do not go into one list
+                self.average = AveragedModel(model, avg_fn=get_ema_avg_fn(decay), use_buffers=True)
                 processes.wrap(self.average.module, kind)
+            else:
+                self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         self.model = processes.wrap(model, kind)
         self.optimizer = SGD(
             self.model.parameters(),

@@ -94,6 +94,18 @@ def test_fsdp_loads_a_whole_state(ranks, alone):
         assert "size mismatch for head.weight" in found["refusal"]
 
 
+def test_training_with_an_average_is_the_same_in_both_ways(ranks):
+    ways = ranks[0]["learnt"]
+    for state, again in ways.values():
+        assert state["average"]["updates"] == 2
+        torch.testing.assert_close(again["model"], state["model"], rtol=0, atol=0)
+        torch.testing.assert_close(again["average"]["model"], state["average"]["model"], rtol=0, atol=0)
+        torch.testing.assert_close(again["optimizer"]["state"], state["optimizer"]["state"], rtol=0, atol=0)
+    (ddp, _), (fsdp, _) = ways["ddp"], ways["fsdp"]
+    torch.testing.assert_close(fsdp["model"], ddp["model"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(fsdp["average"]["model"], ddp["average"]["model"], rtol=0, atol=1e-6)
+
+
 def test_what_processes_say_to_each_other(ranks):
     assert [rank["rank"] for rank in ranks] == [0, 1]
     for rank in ranks:

@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+import tiny
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -19,6 +20,7 @@ from kerneldna_ops.training.distributed import (
     setup,
     unwrap,
 )
+from kerneldna_ops.training.learner import Learner
 
 CHANNELS = 12
 STEPS = 3
@@ -141,6 +143,23 @@ def fully_sharded(processes):
     return found
 
 
+def learnt(processes, kind):
+    """The state after two steps of `kerneldna train`'s own loop, an average of the weights and an evaluation between,
+    and the state of another learner that loads it."""
+    images, labels = tiny.data().train.load(processes.share(torch.arange(8)))
+    first, again = (Learner(tiny.network(seed), tiny.RECIPE, 5, None, False, processes, kind) for seed in (0, 1))
+    for step in range(2):
+        torch.manual_seed(step)
+        first.step(images, labels)
+        first.settle()
+        for model in (first.bare_model, first.average.module):
+            with torch.no_grad():
+                model.eval()(images)
+    state = first.state()
+    again.load(state)
+    return state, again.state()
+
+
 def buffers(processes):
     model = processes.wrap(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)))
     unwrap(model)[1].running_mean.fill_(processes.rank)
@@ -163,6 +182,7 @@ def main(folder):
             "ddp": data_parallel(processes),
             "fsdp": fully_sharded(processes),
             "buffers": buffers(processes),
+            "learnt": {kind: learnt(processes, kind) for kind in ("ddp", "fsdp")},
         }
         processes.barrier()
         torch.save(found, folder / f"{processes.rank}.pt")
