@@ -1,7 +1,7 @@
 """The published networks: ResNet, MobileNetV2 and ConvNeXt whose layers share kernels (KernelDNA, arXiv 2503.23379).
 
 `create_model(name)` builds them, and the static networks of timm and torchvision; `list_models()` says which.
-Models for dense prediction are in `.detection` and `.segmentation`.
+Models for dense prediction are in `.detection` and `.segmentation`; importing `.timm` registers the networks in timm.
 """
 
 from .convnext import kerneldna_convnext_tiny

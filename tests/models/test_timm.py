@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.data import resolve_data_config
 from timm.layers import convert_sync_batchnorm
 from timm.models import load_checkpoint, model_parameters, resume_checkpoint
 from timm.optim import create_optimizer_v2
@@ -100,6 +101,15 @@ def test_classifier_is_replaced(name):
     assert 0.1 < (dropped == 0).float().mean() < 0.4
     model.reset_classifier(0, "")
     assert model.eval()(images).shape == (2, model.num_features, 2, 2)
+
+
+def test_scripts_read_the_size_of_images():
+    """train.py --input-size 1 96 96."""
+    with torch.device("meta"):
+        model = timm.create_model(SMALL, in_chans=1, num_classes=None)
+        assert model(torch.empty(2, 1, 96, 96)).shape == (2, model.num_classes) == (2, 1000)
+    assert resolve_data_config({"input_size": (1, 96, 96)}, model=model)["input_size"] == (1, 96, 96)
+    assert resolve_data_config({}, model=timm.create_model(SMALL))["input_size"] == (3, 224, 224)
 
 
 def test_convnext_drops_paths_only_if_asked():
