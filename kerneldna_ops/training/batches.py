@@ -34,7 +34,7 @@ def load(
         batch_size=None,
         num_workers=workers,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_ctrl_c_to_the_first_process if workers else None,
+        worker_init_fn=_leave_signals_to_the_trainer if workers else None,
         # Else it draws from the global one, and dropout would come out differently after going on.
         generator=Generator(),
     )
@@ -57,5 +57,7 @@ class _Batches:
             return error
 
 
-def _leave_ctrl_c_to_the_first_process(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_trainer(_: int) -> None:
+    """Which wants the rest of its batch before it saves and ends: see interruption.py."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -44,7 +44,8 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         data: dict, "name", "classes" (names), "channels", "image_size", "train" and "validation" (how many)
         recipe: dict of recipes.Recipe; seed: int
         epoch, step: completed epochs, and steps of the epoch under way
-        accuracy: of the weights below on the validation images, in percent; None in the middle of an epoch
+        accuracy: in percent, on the validation images, after the latest completed epoch, with the averaged weights
+            where there are some; None before
         model: the state_dict of the network (best.pt: the averaged one where there is an average)
     and last.pt also what else training.trainer needs to go on.
     """

@@ -17,9 +17,9 @@ from .._files import remove_leftovers
 from . import batches, checkpoint
 from .accuracy import Scores, score
 from .checkpoint import TrainingError
-from .ctrl_c import CtrlC
 from .data import Augmentation, Data
 from .distributed import Kind, Processes
+from .interruption import Interruption
 from .learner import Learner
 from .logs import Logs
 from .randomness import seed_of
@@ -62,7 +62,7 @@ class Trainer:
 
     Writes there: last.pt (all that going on needs), best.pt (the weights of the best epoch), epochs.csv, steps.csv and,
     if tensorboard is installed, its event files. Killed at any moment and started again, with the same arguments, it
-    ends with the same weights, bit for bit on a CPU. Ctrl-C saves first.
+    ends with the same weights, bit for bit on a CPU. Ctrl-C and SIGTERM stop it after saving.
 
     Args:
         model: scores [N, data.classes] from images [N, data.channels, H, W], its weights as training starts.
@@ -77,13 +77,13 @@ class Trainer:
         workers: processes that load images; 0 loads them in this one.
         save_every: seconds between checkpoints inside an epoch; one is written after every epoch too.
         processes: see distributed.py; the model is trained on processes.device.
-        kind: how several processes hold the model.
+        kind, sync_batchnorm: those of Processes.wrap, for several processes.
         progress: whether to show bars and lines.
 
     Raises:
         ValueError: an argument does not fit.
         TrainingError: the folder holds another training, a file cannot be written, or the loss is no number.
-        KeyboardInterrupt: Ctrl-C, after saving.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after saving.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class Trainer:
         save_every: float = 600.0,
         processes: Processes = ALONE,
         kind: Kind = "ddp",
+        sync_batchnorm: bool = False,
         progress: bool = True,
     ) -> None:
         if amp not in (None, torch.bfloat16, torch.float16):
@@ -122,7 +123,7 @@ class Trainer:
             "recipe": asdict(recipe),
             "seed": seed,
         }
-        self.learner = Learner(model, recipe, self.steps, amp, channels_last, processes, kind)
+        self.learner = Learner(model, recipe, self.steps, amp, channels_last, processes, kind, sync_batchnorm)
         self.standing = Standing()
         self._clock = perf_counter()
         self._saved = self._clock
@@ -134,10 +135,10 @@ class Trainer:
         self._begin_or_go_on()
         standing = self.standing
         if standing.epoch < self.recipe.epochs:
-            with self._logging(), CtrlC() as ctrl_c:
+            with self._logging(), Interruption(self.processes.world_size == 1) as interruption:
                 while standing.epoch < self.recipe.epochs:
-                    self._train_epoch(ctrl_c)
-                    self._finish_epoch(ctrl_c)
+                    self._train_epoch(interruption)
+                    self._finish_epoch(interruption)
         assert standing.accuracy is not None
         assert standing.best_accuracy is not None
         return Result(standing.best_accuracy, standing.accuracy, standing.epoch, standing.seconds, self.best)
@@ -169,7 +170,7 @@ class Trainer:
                 raise TrainingError(f"{self.folder}: holds {name} but no last.pt to go on from; {checkpoint.ADVICE}")
         return None
 
-    def _train_epoch(self, ctrl_c: CtrlC) -> None:
+    def _train_epoch(self, interruption: Interruption) -> None:
         """The steps of the epoch that are left."""
         standing, recipe = self.standing, self.recipe
         order = batches.order(len(self.data.train), self.seed, standing.epoch)
@@ -190,16 +191,16 @@ class Trainer:
                 losses.append(self.learner.step(images, labels))
                 standing.step += 1
                 if len(losses) == look_every or standing.step == self.steps:
-                    self._look(rates, losses, ctrl_c)
+                    self._look(rates, losses, interruption)
                     advance(len(losses))
                     rates, losses = [], []
 
-    def _look(self, rates: list[float], losses: list[Tensor], ctrl_c: CtrlC) -> None:
-        """Log the latest steps; stop if a loss is no number or Ctrl-C came; save if it is time, all processes alike."""
+    def _look(self, rates: list[float], losses: list[Tensor], interruption: Interruption) -> None:
+        """Log the latest steps; stop if a loss is no number or on Ctrl-C; save if it is time, all processes alike."""
         standing = self.standing
-        wishes = [ctrl_c.pressed, self.processes.first and perf_counter() - self._saved > self.save_every]
+        wishes = [interruption.came, self.processes.first and perf_counter() - self._saved > self.save_every]
         values = torch.cat([torch.stack(losses), torch.tensor(wishes, dtype=torch.float32, device=losses[0].device)])
-        *sums, pressed, due = self.processes.sum(values).tolist()
+        *sums, stop, due = self.processes.sum(values).tolist()
         first = standing.step - len(losses) + 1
         for step, (rate, loss_sum) in enumerate(zip(rates, sums, strict=True), start=first):
             loss = loss_sum / self.processes.world_size
@@ -209,12 +210,12 @@ class Trainer:
             standing.loss_sum += loss
             if self._logs is not None:
                 self._logs.step(standing.epoch * self.steps + step, standing.epoch + 1, rate, loss)
-        if pressed or due:
+        if stop or due:
             self._save()
-        if pressed:
+        if stop:
             self._stop()
 
-    def _finish_epoch(self, ctrl_c: CtrlC) -> None:
+    def _finish_epoch(self, interruption: Interruption) -> None:
         standing, learner = self.standing, self.learner
         learner.settle()
         scores = self._score(learner.bare_model)
@@ -234,7 +235,7 @@ class Trainer:
             f"epoch {standing.epoch}/{self.recipe.epochs}: loss {loss:.4f}, validation accuracy {scores.top1:.2f} %"
             + ("" if averaged is None else f", {averaged.top1:.2f} % with averaged weights")
         )
-        if standing.epoch < self.recipe.epochs and self.processes.sum(torch.tensor(float(ctrl_c.pressed))):
+        if standing.epoch < self.recipe.epochs and self.processes.sum(torch.tensor(float(interruption.came))):
             self._stop()
 
     def _score(self, model: nn.Module) -> Scores:
@@ -267,7 +268,7 @@ class Trainer:
         self._saved = perf_counter()
 
     def _stop(self) -> None:
-        raise KeyboardInterrupt(f"Stopped by Ctrl-C after {self._where()}; the same command goes on from {self.last}.")
+        raise KeyboardInterrupt(f"Stopped after {self._where()}; the same command goes on from {self.last}.")
 
     def _where(self) -> str:
         standing = self.standing

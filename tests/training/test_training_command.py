@@ -105,11 +105,11 @@ def test_another_training_in_the_folder_is_one_line(tmp_path, built, capsys):
 
 def test_ctrl_c_has_its_own_status(tmp_path, built, monkeypatch, capsys):
     def stop(trainer):
-        raise KeyboardInterrupt("Stopped by Ctrl-C after epoch 1.")
+        raise KeyboardInterrupt("Stopped after epoch 1.")
 
     monkeypatch.setattr(command.Trainer, "run", stop)
     assert kerneldna_train(tmp_path, *SMALL) == 130
-    assert capsys.readouterr().err == "Stopped by Ctrl-C after epoch 1.\n"
+    assert capsys.readouterr().err == "Stopped after epoch 1.\n"
 
 
 def test_a_real_network_on_real_digits(tmp_path):

@@ -1,6 +1,8 @@
 """Data sets in memory: idx files, digits, their augmentation, and the order of an epoch."""
 
 import gzip
+import os
+import signal
 import struct
 
 import pytest
@@ -212,6 +214,18 @@ def test_batches_are_the_same_from_any_number_of_workers():
         assert torch.equal(images, other[0])
         assert torch.equal(labels, other[1])
         assert torch.equal(labels, train.labels[indices])
+
+
+def test_workers_outlive_ctrl_c():
+    class Pids:
+        def load(self, indices, augmentation):
+            return indices, torch.tensor(os.getpid())
+
+    loader = batches.load(Pids(), list(torch.arange(8).split(1)), workers=1)
+    _, worker = next(loader)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(int(worker), number)
+    assert len(list(loader)) == 7
 
 
 @pytest.mark.parametrize("workers", [0, 1])

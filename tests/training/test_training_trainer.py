@@ -17,8 +17,8 @@ from torch import nn
 from kerneldna_ops.training import checkpoint, learner, logs
 from kerneldna_ops.training.accuracy import score
 from kerneldna_ops.training.checkpoint import TrainingError
-from kerneldna_ops.training.ctrl_c import CtrlC
 from kerneldna_ops.training.distributed import Processes
+from kerneldna_ops.training.interruption import Interruption
 from kerneldna_ops.training.trainer import Trainer
 
 
@@ -233,36 +233,49 @@ def cut_off_at_step(patch, number):
     patch.setattr(learner.Learner, "step", cut_off)
 
 
-def press_ctrl_c_at(monkeypatch, number):
+def interrupt_at(monkeypatch, number, which=signal.SIGINT):
     step, taken = learner.Learner.step, []
 
     def pressing(*arguments):
         taken.append(1)
         if len(taken) == number:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(which)
         return step(*arguments)
 
     monkeypatch.setattr(learner.Learner, "step", pressing)
 
 
-@pytest.mark.parametrize(("step", "where"), [(7, "epoch 1 and 2 steps"), (10, "epoch 1 and 5 steps")])
-def test_ctrl_c_saves_and_says_how_to_go_on(finished, tmp_path, monkeypatch, step, where):
-    press_ctrl_c_at(monkeypatch, step)
-    with pytest.raises(KeyboardInterrupt, match=rf"Stopped by Ctrl-C after {where}; the same command goes on from"):
+@pytest.mark.parametrize(
+    ("step", "where", "which"),
+    [(7, "epoch 1 and 2 steps", signal.SIGINT), (10, "epoch 1 and 5 steps", signal.SIGTERM)],
+)
+def test_an_interruption_saves_and_says_how_to_go_on(finished, tmp_path, monkeypatch, step, where, which):
+    before = signal.getsignal(which)
+    interrupt_at(monkeypatch, step, which)
+    with pytest.raises(KeyboardInterrupt, match=rf"Stopped after {where}; the same command goes on from"):
         train(tmp_path)
     content = checkpoint.load(tmp_path / "last.pt")
     assert 5 * content["epoch"] + content["step"] == step
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(which) is before
     monkeypatch.undo()
     assert train(tmp_path).last_accuracy == finished[0].last_accuracy
 
 
 def test_ctrl_c_twice_stops_at_once():
-    with CtrlC() as ctrl_c:
+    with Interruption(alone=True) as interruption:
         signal.raise_signal(signal.SIGINT)
-        assert ctrl_c.pressed
+        assert interruption.came
+        signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_one_of_several_processes_waits_for_the_others():
+    """Which torchrun interrupts once more than the terminal did."""
+    with Interruption(alone=False) as interruption:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.came
 
 
 def test_training_in_another_thread(tmp_path):
