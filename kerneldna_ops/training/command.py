@@ -55,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-every", type=float, default=600.0, metavar="SECONDS", help="also within an epoch")
     _options.add_computation(parser)
     parser.add_argument("--fsdp", action="store_true", help="under torchrun, share out parameters too (FSDP2)")
+    parser.add_argument(
+        "--sync-batchnorm", action="store_true", help="under torchrun, BatchNorm over all processes' images; CUDA only"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -79,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
             save_every=options.save_every,
             processes=processes,
             kind="fsdp" if options.fsdp else "ddp",
+            sync_batchnorm=options.sync_batchnorm,
         )
         if processes.first:
             print(_plan(options, data, recipe, count_parameters(model), processes), flush=True)

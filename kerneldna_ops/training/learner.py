@@ -39,6 +39,7 @@ class Learner:
         channels_last: bool,
         processes: Processes,
         kind: Kind,
+        sync_batchnorm: bool = False,
     ) -> None:
         self.processes = processes
         self.amp = amp
@@ -53,7 +54,7 @@ class Learner:
                 processes.wrap(self.average.module, kind)
             else:
                 self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-        self.model = processes.wrap(model, kind)
+        self.model = processes.wrap(model, kind, sync_batchnorm)
         self.optimizer = SGD(
             self.model.parameters(),
             lr=recipe.learning_rate,

@@ -128,6 +128,15 @@ def test_one_leaves_cleanly_and_an_error_of_the_other_ends_both(ended):
     assert f"exitcode  : -{signal.SIGTERM.value}" in errors  # the first one, which slept
 
 
+def test_synchronised_batchnorm_is_the_same_network_in_eval_mode():
+    model = two_processes.network().eval()
+    expected, names = two_processes.scores(model), list(model.state_dict())
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules())
+    assert list(converted.state_dict()) == names
+    torch.testing.assert_close(two_processes.scores(converted), expected)
+
+
 class Stages(nn.Module):
     """Blocks in a Sequential, or in a ModuleList, which nobody calls as a whole."""
 
