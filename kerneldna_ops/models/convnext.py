@@ -69,11 +69,6 @@ class ConvNeXt(Network):
     """Images [N, in_channels, H, W], H and W at least 32, -> scores [N, num_classes].
 
     The modules have torchvision's names, those within a block ConvNeXt's.
-
-    Attributes:
-        feature_channels: stage -> channels of its map.
-        num_features: channels of the last of them.
-        head: the name of the classifier.
     """
 
     head = "classifier.2"

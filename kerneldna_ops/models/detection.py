@@ -36,7 +36,7 @@ def kerneldna_fpn(
             weights every BatchNorm stays as it is, those of the squeeze-excites included: batches of one image train.
         trainable_layers: how many of the stem and the four stages are trained, from the last; None: 3 with trained
             weights, else all 5.
-        returned_layers: which of the four maps, from 1, which is H/4.
+        returned_layers: which of the four maps, rising, from 1, which is at H/4.
         extra_blocks, norm_layer: those of torchvision's FeaturePyramidNetwork.
         arguments: the network's own, in_channels for example.
 
@@ -55,9 +55,13 @@ def kerneldna_fpn(
         trainable_layers = LAYERS if weights is None else 3
     if not 0 <= trainable_layers <= LAYERS:
         raise ValueError(f"{user}: trainable_layers must be from 0 to {LAYERS}, got {trainable_layers}")
-    if not returned_layers or not set(returned_layers) <= {1, 2, 3, 4}:
-        raise ValueError(f"{user}: returned_layers must be some of 1, 2, 3 and 4, got {returned_layers}")
+    if not returned_layers or list(returned_layers) != sorted({1, 2, 3, 4}.intersection(returned_layers)):
+        raise ValueError(f"{user}: returned_layers must be some of 1, 2, 3 and 4, rising, got {returned_layers}")
     network = backbone(name, weights, **arguments)
+    if len(network.feature_channels) != LAYERS - 1:
+        raise ValueError(
+            f"{user}: needs maps at H/4, H/8, H/16 and H/32, got {len(network.feature_channels)} of {name}"
+        )
     return FPN(network, trainable_layers, returned_layers, extra_blocks, norm_layer, weights is not None)
 
 

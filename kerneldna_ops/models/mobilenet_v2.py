@@ -92,11 +92,6 @@ class MobileNetV2(Network):
 
     A stage of at least three blocks shares its kernels: the first block, which changes the resolution or the width, has
     its own; the last one is the parent; those between are its children. Depthwise convolutions are not shared.
-
-    Attributes:
-        feature_channels: module -> channels of its map, for the last map of each resolution from H/4 on.
-        num_features: channels of the map that is pooled.
-        head: the name of the classifier.
     """
 
     head = "classifier.1"
@@ -154,7 +149,7 @@ class MobileNetV2(Network):
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """The map [N, num_features, H/32, W/32] that is pooled."""
+        """The map [N, num_features, H/32, W/32]."""
         return self.features(images)  # type: ignore[no-any-return]
 
     def forward_head(self, features: Tensor) -> Tensor:

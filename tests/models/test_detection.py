@@ -183,8 +183,13 @@ def test_weights_of_the_whole_detector(tmp_path):
 def test_bad_arguments(weights):
     with pytest.raises(ValueError, match=r"^kerneldna_fpn: trainable_layers must be from 0 to 5, got 6$"):
         kerneldna_fpn("kerneldna_resnet18", trainable_layers=6)
-    with pytest.raises(ValueError, match=r"^kerneldna_fpn: returned_layers must be some of 1, 2, 3 and 4, got \(0"):
-        kerneldna_fpn("kerneldna_resnet18", returned_layers=(0, 1))
+    for layers in ((0, 1), (2, 1), (1, 1), ()):
+        with pytest.raises(
+            ValueError, match=r"^kerneldna_fpn: returned_layers must be some of 1, 2, 3 and 4, rising, got"
+        ):
+            kerneldna_fpn("kerneldna_resnet18", returned_layers=layers)
+    with pytest.raises(ValueError, match=r"^kerneldna_fpn: needs maps at .*, got 2 of kerneldna_mobilenet_v2$"):
+        kerneldna_fpn("kerneldna_mobilenet_v2", inverted_residual_setting=[(6, 24, 2, 2), (6, 32, 2, 2)])
     with pytest.raises(ValueError, match=r"kerneldna_fpn: name must be one of .*, got 'timm/resnet18'"):
         kerneldna_fpn("timm/resnet18")
     with pytest.raises(ValueError, match=r"resnet18\.pth: kerneldna_resnet50: "):
