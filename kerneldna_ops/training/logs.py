@@ -47,18 +47,19 @@ class CsvLog:
             self._file.close()
 
     def _length_up_to(self, header: str, last: int) -> int:
-        """Bytes of the whole lines to keep; 0 for a file that is not there."""
-        if not self.path.exists() or self.path.stat().st_size == 0:
+        """Bytes of the whole lines to keep; 0 for a file that is not there, or torn in its header."""
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        if not lines or not lines[0].endswith(b"\n"):
             return 0
-        lines = self.path.read_bytes().decode("utf-8", errors="replace").splitlines(keepends=True)
-        if lines[0] != header:
-            raise TrainingError(f"{self.path}: expected the columns {', '.join(self.columns)}, got {lines[0].strip()}")
-        length = len(header)
+        if lines[0] != header.encode():
+            found = lines[0].decode(errors="replace").strip()
+            raise TrainingError(f"{self.path}: expected the columns {', '.join(self.columns)}, got {found}")
+        length = len(lines[0])
         for line in lines[1:]:
-            number = line.split(",")[0]
-            if not line.endswith("\n") or not number.isdecimal() or int(number) > last:
+            number = line.split(b",")[0]
+            if not line.endswith(b"\n") or not number.isdigit() or int(number) > last:
                 break
-            length += len(line.encode())
+            length += len(line)
         return length
 
 

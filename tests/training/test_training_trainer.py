@@ -327,6 +327,9 @@ def test_csv_rows_after_the_checkpoint_and_torn_ones_go(tmp_path):
         log.flush()
         log.close()
         assert path.read_text() == expected
+    path.write_text("step,lo")
+    logs.CsvLog(path, ("step", "loss"), 2).close()
+    assert path.read_text() == "step,loss\n"
     path.write_text("epoch,loss\n")
     with pytest.raises(TrainingError, match=r"steps\.csv: expected the columns step, loss, got epoch,loss"):
         logs.CsvLog(path, ("step", "loss"), 2)
