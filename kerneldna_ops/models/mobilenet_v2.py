@@ -62,8 +62,8 @@ def kerneldna_mobilenet_v2(
 ) -> MobileNetV2:
     """MobileNetV2 as published with KernelDNA (arXiv 2503.23379).
 
-    3,136,840 parameters and 0.3009 GMAC at 224x224 at width 1, 1,878,232 and 0.0972 at width 0.5, the two layers of each
-    squeeze-excite included.
+    3,136,840 parameters and 0.3009 GMAC at 224x224 at width 1, 1,878,232 and 0.0972 at width 0.5. Both count the two
+    layers of each squeeze-excite.
 
     Args:
         weights: a file with a state_dict of this network, in our names or in the authors'; None: weights at random.
