@@ -28,19 +28,17 @@ from .report import Row, make_rows, markdown
 from .settings import FULL, SHORT, Setting, runs
 from .train import WORKERS, Trained, load, train_all
 
-FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
 def frontier(
-    setting: Setting, spec: str, work: Path, output: Path, device: str, workers: int, rounds: int = ROUNDS
+    setting: Setting, folder: Path, work: Path, output: Path, device: str, workers: int, rounds: int = ROUNDS
 ) -> list[Row]:
     """Train what is not trained yet, measure, and write the report."""
-    data = load(spec, setting.images)
-    if data.channels != 1:
-        raise DataError(f"--data: expected grey images, as in Fashion-MNIST, got {data.channels} channels in {spec}")
+    data = load(folder, setting.images)
     todo = runs(setting)
     trained: list[Trained] = []
-    for done in train_all(todo, setting, spec, work, device, workers):
+    for done in train_all(todo, setting, folder, work, device, workers):
         trained.append(done)
         at = f"[{len(trained)}/{len(todo)}]"
         print(f"{at:9}{done.run.name:34}{done.accuracy:6.2f} %  {done.seconds:6.0f} s", flush=True)
@@ -74,18 +72,18 @@ def write_report(output: Path, rows: Sequence[Row], trained: Sequence[Trained], 
 def main() -> int:
     restart_with(KEEP_MEMORY)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=FASHION_MNIST, help="folder with the four idx files (default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=FASHION_MNIST, help="folder with the four idx files")
     parser.add_argument("--short", action="store_true", help="ten minutes: fewer images, one epoch, one seed")
     parser.add_argument("--device", choices=WORKERS, default="cpu")
-    parser.add_argument("--workers", type=int, help="trainings at a time (default: 2 on the CPU, 1 on a GPU)")
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device: expected cpu, because torch finds no GPU here, got cuda")
     setting = SHORT if options.short else FULL
     work = ROOT / "runs/frontier" / (setting.name if options.device == "cpu" else f"{setting.name}-{options.device}")
     results = ROOT / "benchmarks/results/frontier"
     output = work / "report" if options.short else results if options.device == "cpu" else results / options.device
-    workers = options.workers or WORKERS[options.device]
     try:
-        frontier(setting, options.data, work, output, options.device, workers)
+        frontier(setting, options.data, work, output, options.device, WORKERS[options.device])
     except DataError as error:
         hint = "Fashion-MNIST comes with Debian's package dataset-fashion-mnist; --data names another folder."
         sys.exit(f"{error}\n{hint}")
