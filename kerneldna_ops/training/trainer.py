@@ -155,7 +155,10 @@ class Trainer:
             return
         self.learner.load(content)
         self.standing = Standing(**{name: content[name] for name in asdict(self.standing)})
-        self._say(f"Going on after {self._where()}, as {self.last} has it.")
+        if self.standing.epoch == self.recipe.epochs:
+            self._say(f"{self.last} is of the last epoch: nothing is left to do.")
+        else:
+            self._say(f"Going on after {self._where()}, as {self.last} has it.")
 
     def _read_folder(self) -> dict[str, Any] | None:
         """The content of last.pt if it is of this training, None if there is nothing of a training."""

@@ -48,7 +48,9 @@ def test_trains_goes_on_and_says_so(tmp_path, built, capsys):
     assert built == [{**content["network"], "weights": None}]
 
     assert kerneldna_train(tmp_path, *SMALL, "--seed", "3") == 0
-    assert "Going on after epoch 2, as" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert f"{tmp_path}/last.pt is of the last epoch: nothing is left to do.\n" in output
+    assert f"Finished 2 epochs in {finished[0].split()[4]} s: validation accuracy {finished[1]} %" in output
 
 
 def test_every_option_reaches_the_training(tmp_path, built):

@@ -112,7 +112,7 @@ def test_a_corrupt_image_is_one_sentence_with_its_name(parted, damage, workers):
     path = parted / "train" / "dog" / "1.png"
     path.write_bytes(damage(path.read_bytes()))
     train = open_data(str(parted), image_size=8).train
-    with pytest.raises(DataError, match=r"train/dog/1\.png: not an image that can be read") as raised:
+    with pytest.raises(DataError, match=r"train/dog/1\.png: no image that can be read") as raised:
         list(batches.load(train, list(torch.arange(6).split(2)), AUGMENTATION, workers))
     assert "\n" not in str(raised.value)
 
