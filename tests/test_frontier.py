@@ -66,7 +66,7 @@ def test_every_parameter_learns(network, variant):
 
 
 @pytest.mark.parametrize("variant", ["odconv", "kernelwarehouse"])
-def test_temperatures_come_down_in_the_first_steps_and_their_state_is_saved(variant):
+def test_temperatures_come_down_in_the_first_steps(variant):
     x = torch.randn(2, 1, 28, 28)
     model = make("resnet", variant, steps=10)
     attention = next(module for module in model.modules() if isinstance(module, Annealed))
@@ -75,12 +75,18 @@ def test_temperatures_come_down_in_the_first_steps_and_their_state_is_saved(vari
         model(x)
         seen.append(attention.temperature.item())
     assert seen[0] == attention.start > seen[1] > seen[2] == seen[3] == attention.end
-    later = make("resnet", variant, steps=10)
+
+
+def test_temperatures_go_on_where_they_were_and_stay_in_eval_mode():
+    x = torch.randn(2, 1, 28, 28)
+    model, later = (make("resnet", "odconv", steps=20) for _ in range(2))
+    model(x)
     later.load_state_dict(model.state_dict())
-    later(x)
-    assert later.steps == 5
+    attention, other = (next(m for m in net.modules() if isinstance(m, Annealed)) for net in (model, later))
     later.eval()(x)
-    assert later.steps == 5
+    assert other.temperature == attention.temperature == attention.start
+    later.train()(x)
+    assert attention.start > other.temperature > attention.end
 
 
 def test_the_same_seed_gives_the_same_network():

@@ -78,9 +78,7 @@ class MobileStage(nn.Sequential):
 
 class Network(nn.Module):
     """Convolution at half size, two stages, mean, classifier. In training mode it brings the peers' temperatures down
-    over the first share of `training_steps`; the steps done are a buffer, so that a checkpoint holds them."""
-
-    steps: Tensor
+    over the first share of `training_steps`; the steps done are a part of its state_dict."""
 
     def __init__(self, stem: list[nn.Module], stages: list[nn.Module], scores: nn.Linear, training_steps: int) -> None:
         super().__init__()
@@ -88,13 +86,19 @@ class Network(nn.Module):
         share_warehouses(*stages)
         self.annealing_steps = max(1, round(ANNEALED * training_steps))
         self.has_temperatures = any(isinstance(module, Annealed) for module in self.modules())
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.steps = 0
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.training and self.has_temperatures:
-            set_temperature(self, self.steps.item() / self.annealing_steps)
+        if self.training and self.has_temperatures and self.steps <= self.annealing_steps:
+            set_temperature(self, self.steps / self.annealing_steps)
             self.steps += 1
         return self.classifier(self.stages(self.stem(images)).mean((2, 3)))
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.steps)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.steps = int(state)
 
 
 def resnet(variant: Variant, classes: int, training_steps: int) -> Network:
