@@ -189,6 +189,33 @@ def test_layers_used_in_two_places_stay_one(images):
     torch.testing.assert_close(output(plain, images), output(net, images))
 
 
+class Part(nn.Module):
+    def __init__(self, conv, norm):
+        super().__init__()
+        self.conv, self.norm = conv, norm
+
+    def forward(self, x):
+        return self.norm(self.conv(x))
+
+
+class TwoParts(nn.Module):
+    """Parts with one convolution between them, and a forward that cannot be followed, so that each is seen alone."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.first, self.second = Part(conv, nn.BatchNorm2d(4)), Part(conv, nn.ReLU())
+
+    def forward(self, x):
+        return self.first(x) if x.sum() > 1e9 else self.first(x) + self.second(x)
+
+
+def test_a_layer_that_parts_have_in_common_is_left_alone():
+    child = ChildConv2d(nn.Conv2d(4, 4, 1))
+    model = statistics_at_random(TwoParts(child))
+    x = torch.randn(3, 4, 5, 5)
+    torch.testing.assert_close(output(materialize(model), x), output(model, x))
+
+
 def test_a_model_without_children_is_folded_too(images):
     net = build()
     plain = materialize(net)

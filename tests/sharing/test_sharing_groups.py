@@ -37,10 +37,14 @@ def test_stages_are_told_by_name_shape_stride_and_dilation():
         return nn.Conv2d(16, 16, 3, **arguments)
 
     def stage():
-        return nn.Sequential(*(layers(conv1=conv(), other=conv(), conv2=conv(stride=2)) for _ in range(2)))
+        return nn.Sequential(*(layers(conv1=conv(), other=conv(), conv2=conv(stride=2)) for _ in range(3)))
 
     model = layers(layer1=stage(), layer2=stage(), dilated=conv(dilation=2), wide=nn.Conv2d(16, 17, 3))
-    groups = {f"layer{n}.1.{name}": [f"layer{n}.0.{name}"] for n in (1, 2) for name in ("conv1", "other", "conv2")}
+    groups = {
+        f"layer{n}.2.{name}": [f"layer{n}.0.{name}", f"layer{n}.1.{name}"]
+        for n in (1, 2)
+        for name in ("conv1", "other", "conv2")
+    }
     assert propose_groups(model) == groups
     # Without numbers between dots, all of the model is one stage.
     assert propose_groups(layers(conv1=conv(), conv2=conv())) == {"conv2": ["conv1"]}
@@ -91,6 +95,12 @@ def test_groups_by_cka():
     reasons = {layer.name: layer.reason for layer in sharing.report.layers}
     assert reasons["c"] == "is not similar enough to a layer of its shape"
     assert reasons["depthwise"] == "is depthwise: shared only if named"
+
+
+def test_cka_of_layers_that_are_not_understood():
+    model = Chain()
+    model.b.register_forward_hook(lambda *args: None)
+    assert propose_groups(model, "cka", batches=[torch.randn(8, 6, 5, 5)]) == {}
 
 
 def test_cka_and_measured_weights_from_one_iterator():
