@@ -61,9 +61,7 @@ class InFiles:
         except Exception as error:  # decoders raise whatever they like
             samples = getattr(self.dataset, "samples", None)
             where = samples[number][0] if samples else f"image {number} of {type(self.dataset).__name__}"
-            raise DataError(
-                f"{where}: not an image that can be read ({error}); put one in its place to go on"
-            ) from error
+            raise DataError(f"{where}: no image that can be read ({error}); put one in its place to go on") from error
         image = image.convert("RGB")
         if augmentation is None:
             image = self._middle(image)
