@@ -116,6 +116,13 @@ def test_what_processes_say_to_each_other(ranks):
     assert [rank["share"].tolist() for rank in ranks] == [[0, 2, 4], [1, 3]]
 
 
+def test_two_processes_evaluate_as_one(ranks):
+    expected = two_processes.evaluated(distributed.Processes())
+    assert 0 < expected["top1"] < 100
+    for rank in ranks:
+        assert rank["scores"] == {**expected, "loss": pytest.approx(expected["loss"], rel=1e-6)}
+
+
 def test_batchnorm_is_not_synchronised_on_cpu(ranks):
     assert ranks[1]["sync_batchnorm"] == "sync_batchnorm: expected CUDA devices, got cpu"
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import tiny
@@ -12,6 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.distributed.tensor import DTensor
 
 from kerneldna_ops.nn import ChildConv2d
+from kerneldna_ops.training.accuracy import score
 from kerneldna_ops.training.distributed import (
     full_optimizer_state,
     full_state,
@@ -160,6 +162,11 @@ def learnt(processes, kind):
     return state, again.state()
 
 
+def evaluated(processes):
+    """The scores on seven images, of which one process has one more."""
+    return asdict(score(tiny.network(), tiny.data(validation=7).validation, batch_size=3, processes=processes))
+
+
 def buffers(processes):
     model = processes.wrap(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)))
     unwrap(model)[1].running_mean.fill_(processes.rank)
@@ -182,6 +189,7 @@ def main(folder):
             "ddp": data_parallel(processes),
             "fsdp": fully_sharded(processes),
             "buffers": buffers(processes),
+            "scores": evaluated(processes),
             "learnt": {kind: learnt(processes, kind) for kind in ("ddp", "fsdp")},
         }
         processes.barrier()
