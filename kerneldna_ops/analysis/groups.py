@@ -67,13 +67,12 @@ def _shapes(similarity: CKA, model: nn.Module) -> dict[int, Hashable]:
     """For the rows of candidates: what their kernels must have in common to be shared."""
     modules: Mapping[str, nn.Module] = dict(model.named_modules())
     parents = {id(module.parent) for module in modules.values() if isinstance(module, ChildConv2d)}
-    exists = similarity.matrix.diagonal().isfinite().tolist()
     shapes: dict[int, Hashable] = {}
     for index, name in enumerate(similarity.names):
         module = modules.get(name)
         if module is None and name.rsplit("#", 1)[0] not in modules:
             raise ValueError(f"suggest_groups: similarity has a layer {name!r}, which {type(model).__name__} has not")
-        if exists[index] and type(module) is nn.Conv2d and id(module) not in parents:
+        if type(module) is nn.Conv2d and id(module) not in parents:
             weight = module.weight
             shapes[index] = weight.shape, weight.dtype, weight.device, module.groups
     return shapes

@@ -88,7 +88,18 @@ def test_only_kernels_that_can_be_shared():
 
 def test_a_layer_without_cka_is_in_no_group():
     model = network(3)
-    assert suggest_groups(similarity(model, {"ab": torch.nan, "bb": torch.nan}, default=1.0), model) == {"a": ["c"]}
+    everything_alike = similarity(model, {}, default=1.0)
+    everything_alike.matrix[0] = everything_alike.matrix[:, 0] = torch.nan
+    assert suggest_groups(everything_alike, model, threshold=0) == {"b": ["c"]}
+
+
+def test_order():
+    """Parents in the order in which they run, whatever their shapes."""
+    narrow = {"x": nn.Conv2d(4, 4, 1), "y": nn.Conv2d(4, 4, 1)}
+    model = network(3, **narrow)
+    values = {"ab": 0.95, "ac": 0.97, "bc": 0.98, "xy": 0.99}
+    groups = suggest_groups(similarity(model, values, names=tuple("axybc")), model)
+    assert list(groups.items()) == [("x", ["y"]), ("c", ["a", "b"])]
 
 
 def test_the_first_run_of_a_layer_counts():
