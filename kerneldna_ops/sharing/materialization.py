@@ -23,6 +23,9 @@ def materialize(model: nn.Module) -> nn.Module:
     and so does any module that is not of this package. Each child gets a weight of its own, so nothing is shared any
     more, and the copy has other names and parameters in its state_dict.
 
+    torch.fx runs the network's code with something that is no tensor: where a forward asks isinstance(x, Tensor) it may
+    follow another way than tensors go. Compare the outputs of such a network once.
+
     It is the way to ONNX, `torch.onnx.export(materialize(model), inputs, dynamo=True)`, and to any other place without
     kerneldna_ops. torch.export, torch.compile and AOTInductor take the network with its children too.
 
