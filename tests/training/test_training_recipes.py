@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+import torch.nn.functional as F
 
 from kerneldna_ops.training.learner import Learner
 from kerneldna_ops.training.recipes import RECIPES, Recipe
@@ -73,17 +74,28 @@ def test_the_learning_rate_of_every_step():
     assert seen == [(rate, rate) for rate in expected]
 
 
-def test_a_step_is_that_of_plain_sgd_on_everything():
-    recipe = replace(tiny.RECIPE, warmup_epochs=0, ema_decay=None, weight_decay=0.1)
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_steps_are_those_of_sgd_on_every_parameter(nesterov):
+    recipe = replace(
+        tiny.RECIPE, warmup_epochs=0, ema_decay=None, weight_decay=0.1, momentum=0.75, nesterov=nesterov, epochs=1000
+    )
     model, twin = tiny.network().eval(), tiny.network()
-    torch.manual_seed(7)
-    loss = learner(recipe, model).step(*BATCH)
-    torch.manual_seed(7)
-    expected = torch.nn.functional.cross_entropy(twin(BATCH[0]), BATCH[1], label_smoothing=0.1)
-    expected.backward()
-    assert torch.equal(loss, expected.detach())
-    for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(parameter, other - 0.1 * (other.grad + 0.1 * other))
+    one = learner(recipe, model)
+    velocities = [torch.zeros_like(parameter) for parameter in twin.parameters()]
+    for number in range(3):
+        torch.manual_seed(number)
+        loss = one.step(*BATCH)
+        torch.manual_seed(number)
+        expected = F.cross_entropy(twin(BATCH[0]), BATCH[1], label_smoothing=0.1)
+        torch.testing.assert_close(loss, expected.detach())
+        gradients = torch.autograd.grad(expected, list(twin.parameters()))
+        with torch.no_grad():
+            for parameter, gradient, velocity in zip(twin.parameters(), gradients, velocities, strict=True):
+                gradient = gradient + 0.1 * parameter
+                velocity.mul_(0.75).add_(gradient)
+                parameter -= 0.1 * (gradient + 0.75 * velocity if nesterov else velocity)
+    for (name, parameter), other in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(parameter, other, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_averaged_weights_against_a_hand_computation():
