@@ -33,6 +33,13 @@ class Command(Protocol):
         """Do it; the exit status, None for 0. What of EXPECTED it raises becomes one line and status 1."""
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit status: 0, 1 for an error in one line, 2 for wrong usage, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -42,9 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands: dict[str, Command] = {}
     for name, (module, help) in COMMANDS.items():
         # The help of all of them needs none of them; options are looked up in the one that is called.
-        subparser = subparsers.add_parser(
-            name, help=help, description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        subparser = subparsers.add_parser(name, help=help, description=help, formatter_class=HelpFormatter)
         if name in arguments[:1]:
             commands[name] = cast(Command, importlib.import_module(module, __package__))
             commands[name].add_arguments(subparser)

@@ -71,6 +71,21 @@ def test_wrong_usage(subcommand, arguments):
     assert stopped.value.code == 2
 
 
+def test_help_shows_the_defaults_that_say_something(subcommand, capsys):
+    subcommand(lambda options: None)
+    module = sys.modules["kerneldna_ops.made_up"]
+    module.add_arguments = lambda parser: (
+        parser.add_argument("--epochs", default=3, help="passes"),
+        parser.add_argument("--folder", help="where to"),
+        parser.add_argument("--quiet", action="store_true", help="no bars"),
+    )
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    text = capsys.readouterr().out
+    assert "passes (default: 3)" in text
+    assert text.count("default") == 1
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_has_help(name, capsys):
     importlib.import_module(cli.COMMANDS[name][0], "kerneldna_ops")
