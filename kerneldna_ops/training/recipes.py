@@ -68,7 +68,7 @@ RECIPES = {
     "digits": Recipe(
         epochs=20,
         batch_size=32,
-        learning_rate=0.05,
+        learning_rate=0.02,
         weight_decay=5e-4,
         nesterov=True,
         warmup_epochs=1,

@@ -37,7 +37,7 @@ def test_trains_goes_on_and_says_so(tmp_path, built, capsys):
     output = capsys.readouterr().out
     assert "net: 94 parameters, on cpu\n" in output
     assert "43 images to train on, 20 for validation, 3 classes, 1x8x8\n" in output
-    assert "digits: 2 epochs, batches of 8, learning rate up to 0.05, weight decay 0.0005\n" in output
+    assert "digits: 2 epochs, batches of 8, learning rate up to 0.02, weight decay 0.0005\n" in output
     assert re.search(r"\nepoch 2/2: loss \d\.\d{4}, validation accuracy \d+\.\d\d %\n", output)
     finished = re.search(r"Finished 2 epochs in \d+ s: validation accuracy (\S+) %, at best (\S+) %", output)
     assert f"To measure it again: kerneldna evaluate {tmp_path}/best.pt --data images\n" in output
@@ -102,7 +102,7 @@ def test_another_training_in_the_folder_is_one_line(tmp_path, built, capsys):
     capsys.readouterr()
     assert kerneldna_train(tmp_path, *SMALL, "--learning-rate", "1") == 1
     error = capsys.readouterr().err
-    assert error.endswith("holds a training whose recipe has learning_rate 0.05, not 1.0; name another folder\n")
+    assert error.endswith("holds a training whose recipe has learning_rate 0.02, not 1.0; name another folder\n")
 
 
 def test_ctrl_c_has_its_own_status(tmp_path, built, monkeypatch, capsys):

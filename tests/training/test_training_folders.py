@@ -90,6 +90,15 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(parted):
     assert torch.equal(loaded_labels, labels)
 
 
+def test_copies_of_an_image_are_changed_differently(tmp_path):
+    for part in ("train", "val"):
+        write_image(tmp_path / part / "cat" / "0.png")
+    for number in range(1, 5):
+        (tmp_path / "train" / "cat" / f"{number}.png").hardlink_to(tmp_path / "train" / "cat" / "0.png")
+    images, _ = open_data(str(tmp_path), 8).train.load(torch.arange(5), AUGMENTATION)
+    assert len(torch.unique(images.flatten(1), dim=0)) == 5
+
+
 def test_images_are_flipped_only_if_asked(tmp_path, monkeypatch):
     for part in ("train", "val"):
         write_image(tmp_path / part / "cat" / "0.png")
