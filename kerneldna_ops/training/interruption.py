@@ -36,7 +36,5 @@ class Interruption:
         if self.came and self._alone and number == signal.SIGINT:
             raise KeyboardInterrupt
         if self._alone and not self.came:
-            print(
-                "\nStopping at the next good moment; Ctrl-C stops at once, without saving.", file=sys.stderr, flush=True
-            )
+            print("\nStopping after saving; Ctrl-C stops at once, without.", file=sys.stderr, flush=True)
         self.came = True
