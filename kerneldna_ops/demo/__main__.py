@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from .._options import positive
+
 EXTRA = ("sklearn", "matplotlib", "tqdm")
 
 
@@ -37,15 +39,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for the results")
-    parser.add_argument("--seeds", type=_positive, default=3, help="runs of each network, from seeds 0, 1, ...")
-    parser.add_argument("--epochs", type=_positive, default=8, help="passes over the training images in each run")
+    parser.add_argument("--seeds", type=positive, default=3, help="runs of each network, from seeds 0, 1, ...")
+    parser.add_argument("--epochs", type=positive, default=8, help="passes over the training images in each run")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":
