@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,8 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     if options.iterations < 2:
         raise ValueError(f"--iterations must be at least 2, for a deviation, got {options.iterations}")
     setting = Setting(
@@ -53,10 +53,8 @@ def run(options: argparse.Namespace) -> None:
     )
     networks = _networks(options)
     print(_headline(setting, options), flush=True)
-    with tqdm(
-        total=options.warmups + options.iterations, unit="round", leave=False, mininterval=0.5, disable=None
-    ) as bar:
-        speeds = measure(networks, setting, options.warmups, options.iterations, bar.update)
+    with _bar(options.warmups + options.iterations) as advance:
+        speeds = measure(networks, setting, options.warmups, options.iterations, advance)
     lines = {"throughput": _throughput, "latency": _latency}[options.command]
     for name, speed in speeds.items():
         print(f"{name}: {_size(speed)}\n  {lines(speed.figures())}")
@@ -99,6 +97,18 @@ def _device(name: str) -> str:
     if device.type != "cpu":
         raise ValueError(f"--device must be cpu or one of the {count} CUDA devices there are, got {name!r}")
     return name
+
+
+@contextmanager
+def _bar(rounds: int) -> Iterator[Callable[[], object]]:
+    """A function that moves a bar by one round, on a terminal and with tqdm installed."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        yield lambda: None
+        return
+    with tqdm(total=rounds, unit="round", leave=False, mininterval=0.5, disable=None) as bar:
+        yield bar.update
 
 
 def _headline(setting: Setting, options: argparse.Namespace) -> str:

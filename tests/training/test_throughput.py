@@ -1,6 +1,7 @@
 """kerneldna throughput and latency: what they count and tell, by a clock that says what it is told."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -66,7 +67,8 @@ def test_throughput(passes, memory, tmp_path, capsys):
     assert {"versions", "commit", "driver", "devices"} <= set(found["environment"])
 
 
-def test_latency_beside_another_network(passes, memory, tmp_path, capsys):
+def test_latency_beside_another_network_without_a_bar(passes, memory, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
     figures = tmp_path / "figures.json"
     command = ["latency", MODEL, "--against", OTHER, *SMALL, "--iterations", "2", "--json", str(figures)]
     assert cli.main(command) == 0
