@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from test_training_resume import Killed, train
 from torch import nn
 
-from kerneldna_ops.training import checkpoint, learner, logs
-from kerneldna_ops.training.accuracy import score
+from kerneldna_ops.training import checkpoint, learner, logs, trainer
+from kerneldna_ops.training.accuracy import Scores, score
 from kerneldna_ops.training.checkpoint import TrainingError
 from kerneldna_ops.training.distributed import Processes
 from kerneldna_ops.training.interruption import Interruption
@@ -59,6 +59,17 @@ def test_the_checkpoints_hold_the_weights_that_were_measured(finished):
         assert score(model, data.validation).top1 == expected == content["accuracy"]
         assert content["data"]["classes"] == ["0", "1", "2"]
         assert (content["network"], content["seed"]) == ({"name": "Network"}, 0)
+
+
+def test_the_best_epoch_is_kept(tmp_path, monkeypatch):
+    accuracies = iter([50.0, 80.0, 80.0, 60.0])
+    known = Scores(0.0, 0.0, 0.0, ())
+    monkeypatch.setattr(trainer, "score", lambda *_, **__: replace(known, top1=next(accuracies)))
+    recipe = replace(tiny.RECIPE, epochs=4, ema_decay=None)
+    result = Trainer(tiny.network(), tiny.data(), recipe, tmp_path, progress=False).run()
+    assert (result.best_accuracy, result.last_accuracy) == (80, 60)
+    best = checkpoint.load(result.checkpoint)
+    assert (best["epoch"], best["accuracy"]) == (2, 80)
 
 
 def test_scores_are_means_over_the_images(threads):
@@ -145,6 +156,12 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
         train(tmp_path)
     with pytest.raises(TrainingError, match=r"best\.pt: could not be read"):
         checkpoint.load(tmp_path / "best.pt")
+
+
+def test_the_best_weights_are_not_enough_to_go_on(finished, tmp_path):
+    (tmp_path / "last.pt").write_bytes((finished[1] / "best.pt").read_bytes())
+    with pytest.raises(TrainingError, match=r"last\.pt: holds the weights alone, as best\.pt does"):
+        train(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["best.pt", "steps.csv", "epochs.csv"])
