@@ -167,9 +167,7 @@ class Trainer:
         if self.last.exists():
             content = checkpoint.load(self.last)
             if "optimizer" not in content:
-                raise TrainingError(
-                    f"{self.last}: holds the weights alone, as best.pt does, which is not enough to go on"
-                )
+                raise TrainingError(f"{self.last}: holds the weights alone, as best.pt does, not all to go on from")
             checkpoint.check_same(self.last, content, self.about, self.learner.bare_model.state_dict())
             return content
         for name in ("best.pt", "steps.csv", "epochs.csv"):

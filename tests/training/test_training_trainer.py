@@ -72,6 +72,25 @@ def test_the_best_epoch_is_kept(tmp_path, monkeypatch):
     assert (best["epoch"], best["accuracy"]) == (2, 80)
 
 
+def test_with_averaged_weights_they_are_the_result(tmp_path, monkeypatch):
+    accuracies = iter([90.0, 50.0, 10.0, 80.0])  # of the network and of its average, in turn
+    known = Scores(0.0, 0.0, 0.0, ())
+    monkeypatch.setattr(trainer, "score", lambda *_, **__: replace(known, top1=next(accuracies)))
+    recipe = replace(tiny.RECIPE, epochs=2)
+    result = Trainer(tiny.network(), tiny.data(), recipe, tmp_path, progress=False).run()
+    assert (result.best_accuracy, result.last_accuracy) == (80, 80)
+    best, last = checkpoint.load(result.checkpoint), checkpoint.load(tmp_path / "last.pt")
+    assert torch.equal(best["model"]["own.weight"], last["average"]["model"]["own.weight"])
+    assert not torch.equal(best["model"]["own.weight"], last["model"]["own.weight"])
+
+
+def test_what_a_killed_training_left_half_written_goes(tmp_path):
+    for name in (".123-last.pt", ".123-best.pt"):
+        (tmp_path / name).touch()
+    train(tmp_path)
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_scores_are_means_over_the_images(threads):
     data = tiny.data(validation=23)
     model = tiny.network(classes=7)
