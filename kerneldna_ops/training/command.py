@@ -89,8 +89,8 @@ def run(options: argparse.Namespace) -> int:
         try:
             result = trainer.run()
         except KeyboardInterrupt as stopped:
-            if processes.first and str(stopped):
-                print(stopped, file=sys.stderr)
+            if processes.first:
+                print(str(stopped) or f"Stopped; {options.output} keeps what was saved before.", file=sys.stderr)
             return 130
         if processes.first:
             print(

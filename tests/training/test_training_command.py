@@ -106,12 +106,15 @@ def test_another_training_in_the_folder_is_one_line(tmp_path, built, capsys):
 
 
 def test_ctrl_c_has_its_own_status(tmp_path, built, monkeypatch, capsys):
-    def stop(trainer):
-        raise KeyboardInterrupt("Stopped after epoch 1.")
+    at_once = f"Stopped; {tmp_path} keeps what was saved before."
+    for message, line in (("Stopped after epoch 1.", "Stopped after epoch 1."), ("", at_once)):
 
-    monkeypatch.setattr(command.Trainer, "run", stop)
-    assert kerneldna_train(tmp_path, *SMALL) == 130
-    assert capsys.readouterr().err == "Stopped after epoch 1.\n"
+        def stop(trainer, message=message):
+            raise KeyboardInterrupt(message)
+
+        monkeypatch.setattr(command.Trainer, "run", stop)
+        assert kerneldna_train(tmp_path, *SMALL) == 130
+        assert capsys.readouterr().err == f"{line}\n"
 
 
 def test_a_real_network_on_real_digits(tmp_path):
