@@ -15,6 +15,8 @@ RACES := any_order or whoever_goes_first
 # glibc's allocator keeps its memory: see benchmarks/process.py.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
 
+TEST_PROCESSES ?= 2
+
 # Small tensors on many threads are slower than on two.
 export OMP_NUM_THREADS ?= 2
 
@@ -48,8 +50,8 @@ build/cuda_host/made: .venv/installed $(filter csrc/%,$(CXX_SOURCES)) tests/cuda
 demo: build ## train on real images three ways and write runs/demo/ (5 minutes)
 	$(BIN)/python -m kerneldna_ops.demo
 
-test: build host-kernels ## all tests
-	$(BIN)/python -m pytest
+test: build host-kernels ## all tests, in TEST_PROCESSES processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
 mutants: build host-kernels ## whether a test fails for each of a list of mistakes in the CUDA kernels (5 minutes)
 	$(BIN)/python tests/cuda/mutants.py
@@ -63,6 +65,7 @@ bench: build ## all measurements and their report in benchmarks/results/ (a quar
 	$(KEEP_MEMORY) $(BIN)/python -m pytest benchmarks/bench_latency.py -q --benchmark-json=$(RESULTS)/latency.json
 	$(BIN)/python -m benchmarks.memory --json $(RESULTS)/memory.json
 	$(BIN)/python -m benchmarks.odconv_resnet18 --json $(RESULTS)/odconv_resnet18.json
+	$(BIN)/python -m benchmarks.modulated --results $(RESULTS)
 	$(BIN)/python -m benchmarks.import_time
 	$(BIN)/python -m benchmarks.report $(RESULTS)
 
