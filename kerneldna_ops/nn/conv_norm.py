@@ -34,12 +34,12 @@ def conv_norm(conv: nn.Module, norm: nn.Module, input: Tensor) -> Tensor:
         return norm(conv(input))  # type: ignore[no-any-return]
     layer: Any = conv
     if child:
-        return layer.scaled(input, *_scale_and_shift(norm))  # type: ignore[no-any-return]
+        return layer.scaled(input, *scale_and_shift(norm))  # type: ignore[no-any-return]
     weight: Tensor = layer.weight
     rows, columns = layer.stride
     if weight.numel() > len(input) * len(weight) * (input.shape[2] // rows) * (input.shape[3] // columns):
         return norm(conv(input))  # type: ignore[no-any-return]
-    scale, shift = _scale_and_shift(norm)
+    scale, shift = scale_and_shift(norm)
     weight = weight * scale[:, None, None, None]
     return F.conv2d(input, weight, shift, layer.stride, layer.padding, layer.dilation, layer.groups)
 
@@ -62,7 +62,7 @@ def _is_affine(norm: nn.Module) -> bool:
     return known and not norm.training and norm.running_mean is not None
 
 
-def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
+def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
     """y = scale * x + shift, worked out in the statistics' own dtype, float32 at least."""
     mean = norm.running_mean
     dtype = torch.promote_types(mean.dtype, torch.float32)

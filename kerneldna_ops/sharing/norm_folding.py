@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..nn._bare import is_bare
-from ..nn.conv_norm import _scale_and_shift
+from ..nn.conv_norm import scale_and_shift
 from .plain import ModulatedConv2d, plain_conv
 from .replace import replace
 
@@ -31,7 +31,7 @@ def fold_norms(model: nn.Module) -> None:
     for conv_name, norm_name in _pairs(model):
         conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
         known: Any = norm
-        scale, shift = _scale_and_shift(norm)
+        scale, shift = scale_and_shift(norm)
         replace(model, conv_name, _scaled(conv, scale, shift))
         replace(model, norm_name, nn.Sequential(known.drop, known.act) if _is_timm(norm) else nn.Identity())
 
