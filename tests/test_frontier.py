@@ -134,7 +134,7 @@ def test_the_table_and_what_it_says_of_losses():
     assert "| KernelDNA, published | 90.30 ± 0.14 | 1,000 |" in text
     assert "| 1.20 [1.08, 1.32] |" in text
     lost = list(report.losses(rows))
-    assert "static (+0.20 % accuracy, 0.83 times), SE (+0.70 % accuracy, 0.92 times)." in next(
+    assert "static (+0.20 points, 0.83 times), SE (+0.70 points, 0.92 times)." in next(
         sentence for sentence in lost if "forward time" in sentence
     )
     assert not any("parameters" in sentence or "training time" in sentence for sentence in lost)

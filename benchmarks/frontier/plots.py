@@ -4,17 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from .report import MEASURES, Row
 from .variants import VARIANTS
 
 COLOURS = ("#4d4d4d", "#a6a6a6", "#d55e00", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#cc79a7", "#7f5f00")
 MARKERS = "sPoDv^<>X"
+# Label and unit.
 AXES = {
-    "parameters": "parameters",
-    "multiplications": "multiplications for an image",
-    "forward time": "time of a forward pass, to static",
-    "training time": "time of a training step, to static",
+    "parameters": ("thousand parameters", 1e3),
+    "multiplications": ("million multiplications for an image", 1e6),
+    "forward time": ("time of a forward pass, to static", 1),
+    "training time": ("time of a training step, to static", 1),
 }
 
 
@@ -23,10 +25,11 @@ def plot(rows: Sequence[Row], title: str, path: Path) -> None:
     figure = Figure(figsize=(11, 8.5), layout="constrained")
     panels = figure.subplots(2, 2, sharey=True)
     for panel, (measure, of) in zip(panels.flat, MEASURES.items(), strict=True):
+        label, unit = AXES[measure]
         for row in rows:
             number = list(VARIANTS).index(row.variant)
             panel.errorbar(
-                of(row),
+                of(row) / unit,
                 row.accuracy,
                 yerr=row.deviation,
                 xerr=_quartiles(row, measure),
@@ -37,8 +40,11 @@ def plot(rows: Sequence[Row], title: str, path: Path) -> None:
                 label=row.label,
             )
         panel.set_xscale("log")
-        panel.set_xlabel(AXES[measure])
-        panel.grid(color="#dddddd", linewidth=0.5, which="both")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set_xlabel(label)
+        panel.grid(color="#dddddd", linewidth=0.5)
         panel.set_axisbelow(True)
     for panel in panels[:, 0]:
         panel.set_ylabel("test accuracy, %")

@@ -70,8 +70,8 @@ def notes(about: Mapping[str, Any]) -> list[str]:
     """How the figures came about; `about` as in results.json."""
     seeds, machine = about["seeds"], about["machine_info"]
     lines = [
-        f"{about['train']:,} images to train on, {about['test']:,} to test; {about['epochs']} epochs,"
-        f" {seeds} seed{'s' * (seeds > 1)}, the same recipe for all. Accuracy is that after the last epoch, mean ±"
+        f"{about['train']:,} images to train on, {about['test']:,} to test; epochs: {about['epochs']},"
+        f" seeds: {seeds}, the same recipe for all. Accuracy is that after the last epoch, mean ±"
         " deviation over seeds; no epoch was chosen by it.",
         "Times are of a batch of 128, attention included: median [quartiles], ratios within rounds in which all"
         f" variants take turns. {machine.get('gpu', machine['cpu'])}, torch {machine['torch']}, commit"
@@ -101,7 +101,7 @@ def losses(rows: Sequence[Row]) -> Iterator[str]:
     for ours in (row for row in rows if row.variant in OURS):
         for measure, of in MEASURES.items():
             better = [
-                f"{row.label} ({row.accuracy - ours.accuracy:+.2f} % accuracy, {of(row) / of(ours):.2f} times)"
+                f"{row.label} ({row.accuracy - ours.accuracy:+.2f} points, {of(row) / of(ours):.2f} times)"
                 for row in rows
                 if row.variant not in OURS and row.accuracy >= ours.accuracy and of(row) <= of(ours)
             ]
