@@ -57,9 +57,11 @@ def resnet(block: Callable[[int, int, int], nn.Module], depths: tuple[int, ...],
     channels = 64
     for stage, depth in enumerate(depths):
         width = 64 * 2**stage
+        blocks = []
         for number in range(depth):
-            layers.append(block(channels, width, 2 if stage > 0 and number == 0 else 1))
+            blocks.append(block(channels, width, 2 if stage > 0 and number == 0 else 1))
             channels = width * expansion
+        layers.append(nn.Sequential(*blocks))
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, CLASSES))
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -127,6 +127,11 @@ def preference(args: tuple[Any, ...], function: str = "conv") -> dict[str, str]:
     return {winner.backend: f"automatic choice, {winner.reason}", **order}
 
 
+def fused_on_cpu(args: tuple[Any, ...]) -> bool:
+    """Whether the fused CPU kernel answers this call of conv: to it static factors cost nothing."""
+    return args[0].device.type == "cpu" and _chosen.get() is None and _winners.winner_of(args) is None
+
+
 def select(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> ModuleType:
     """The backend that answers a call of `function` with args; conv_args are those of its forward."""
     chosen = _chosen.get()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import functional
+from .. import backends, functional
 from .._checks import check_pair
 from ._check_input import check_layer_input
 from ._fold_cache import FoldCache, in_training
@@ -33,7 +33,8 @@ class ChildConv2d(nn.Module):
     * to(), half() and so on of a child by itself leave the parent where it is.
 
     In eval mode, with no gradient asked for and none waiting in `.grad`, what is static of f and s is multiplied into
-    the weight once. The product follows every change that PyTorch counts; after a write through `.data`, which it does
+    the weight once, unless the fused CPU kernel runs, which takes them at no cost: then no memory goes into a weight of
+    the child's own. The product follows every change that PyTorch counts; after a write through `.data`, which it does
     not count, call eval() again.
 
     Args:
@@ -108,7 +109,7 @@ class ChildConv2d(nn.Module):
         static = [p for p in (adapter.filter_attention, adapter.spatial_attention) if p is not None]
         if torch.compiler.is_compiling():
             c, f, s = adapter(input)
-        elif self.training or not static or in_training(weight, *static):
+        elif self.training or not static or in_training(weight, *static) or self._factors_are_free(input):
             self._folded.clear()
             c, f, s = adapter(input)
         else:
@@ -142,6 +143,11 @@ class ChildConv2d(nn.Module):
             dilation=self.dilation,
             groups=self.groups,
         )
+
+    def _factors_are_free(self, input: Tensor) -> bool:
+        padding = self.padding if isinstance(self.padding, tuple) else (0, 0)
+        shape = self.stride, padding, self.dilation, self.groups
+        return backends.fused_on_cpu((input, self.parent.weight, None, None, None, None, *shape))
 
     def train(self, mode: bool = True) -> "ChildConv2d":
         self._folded.clear()

@@ -6,10 +6,17 @@ import torch
 from plain_layers import randomise
 from torch import nn
 
+from kerneldna_ops.backends._winners import CLASSES, Winner
 from kerneldna_ops.nn import ChildConv2d
 from kerneldna_ops.nn._fold_cache import FoldCache
 
 pytestmark = pytest.mark.usefixtures("threads")
+
+
+@pytest.fixture(autouse=True)
+def composite_wins(winners):
+    """The fused kernel of the CPU needs no folding."""
+    winners(dict.fromkeys(range(CLASSES), Winner("composite", "for this test")))
 
 
 @pytest.fixture
@@ -160,6 +167,15 @@ def test_follows(change, child, input):
         after = child(input)
         torch.testing.assert_close(after, plain_layers.child(child, input))
         assert not after.allclose(before)
+
+
+def test_the_fused_kernel_of_the_cpu_needs_no_weight_of_its_own(child, input, folds, winners):
+    with torch.no_grad():
+        folded = child(input)
+        winners({})
+        torch.testing.assert_close(child(input), folded)
+        assert len(folds) == 1
+        assert child._folded._held is None
 
 
 def test_computed_once(child, input, folds):
