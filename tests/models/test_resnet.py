@@ -67,7 +67,7 @@ def test_resnet50_shares_as_published():
         (kerneldna_resnet50, "resnet50", None),
         (kerneldna_resnet50, "resnet50", [False, True, True]),
     ],
-    ids=str,
+    ids=["resnet18", "resnet50", "dilated resnet50"],
 )
 def test_what_is_not_shared_is_torchvisions(builder, name, dilated):
     from torchvision import models
