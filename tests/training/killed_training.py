@@ -80,7 +80,7 @@ def run_into_full_disk(folder):
     try:
         train(folder)
     except TrainingError as error:
-        print(error)
+        print(error, flush=True)
 
 
 def main(folder):
