@@ -16,9 +16,9 @@ from time import perf_counter, process_time
 import torch
 from torch import Tensor
 
+from kerneldna_ops._peak_memory import resident
 from kerneldna_ops.analysis import cka
 
-from .memory import resident
 from .networks.static import resnet50
 from .process import description
 

@@ -8,11 +8,12 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
 import torch
+
+from kerneldna_ops._peak_memory import highest_during, resident
 
 from .candidates import CANDIDATES, STATIC
 from .cases import LAYOUTS, MODES, Case, Shape, make_operands
@@ -21,14 +22,6 @@ from .options import add_cases, cases, names
 from .process import RETURN_MEMORY, description, environment
 
 MEBI = 2**20
-
-
-def resident(field: str) -> int:
-    """A field of /proc/self/status in bytes: RssAnon and VmRSS are of now, VmHWM is the peak."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}: peak memory is measured on Linux only")
 
 
 def tiny(layout: str, mode: str) -> Case:
@@ -41,16 +34,6 @@ def warm_up_torch() -> None:
         case = tiny(layout, mode)
         prepare(CANDIDATES[STATIC], make_operands(case), case.mode)()
     torch.randn(64, 64) @ torch.randn(64, 64)
-
-
-def highest_during(call: Callable[[], object]) -> int:
-    """Bytes that become resident at most during the call, program files aside; its result counts."""
-    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to what is resident now
-    baseline, code = resident("VmRSS"), resident("RssFile")
-    results = call()
-    highest = resident("VmHWM") - (resident("RssFile") - code)
-    del results
-    return max(0, highest - baseline)
 
 
 def peak(case: Case, name: str) -> int:

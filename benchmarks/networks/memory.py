@@ -8,8 +8,9 @@ import sys
 import torch
 from torch import Tensor, nn
 
-from benchmarks.memory import highest_during, resident, warm_up_torch
+from benchmarks.memory import warm_up_torch
 from benchmarks.process import RETURN_MEMORY, environment
+from kerneldna_ops._peak_memory import highest_during, resident
 from kerneldna_ops.nn import ChildConv2d
 
 from .pairs import KERNELDNA, PAIRS, RUN, STATIC, build, images

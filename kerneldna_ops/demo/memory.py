@@ -7,7 +7,7 @@ import sys
 import torch
 from torch import nn
 
-from .._peak_memory import of_a_process, resident_peak
+from .._peak_memory import highest_during, of_a_process
 from .data import SIDE
 from .model import CLASSES, build
 from .train import make_optimizer, training_step
@@ -16,7 +16,7 @@ from .train import make_optimizer, training_step
 def peak_training_memory(variant: str, batch_size: int, threads: int) -> float | None:
     """MiB of resident memory that training steps of `batch_size` images add at their highest; None without /proc.
 
-    Above what a step of two images has left in its process, so that torch, its code and the weights are not in it.
+    Above what is resident after a step of two images in its process, so that torch and the weights are not in it.
     """
     return of_a_process(__name__, variant, str(batch_size), str(threads))
 
@@ -34,6 +34,4 @@ if __name__ == "__main__":
     torch.set_num_threads(threads)
     model = build(variant, seed=0)
     _steps(model, batch_size=2, count=1)
-    before = resident_peak()
-    _steps(model, batch_size, count=3)
-    print(resident_peak() - before)
+    print(highest_during(lambda: _steps(model, batch_size, count=3)))

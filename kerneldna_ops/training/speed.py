@@ -127,14 +127,12 @@ def _peak_on_cpu(network: Network, setting: Setting) -> float | None:
 
 
 def _print_peak(network: Network, setting: Setting) -> None:
-    """MiB that the forward pass of a batch adds to what one of a single image has left in this process."""
+    """Bytes that the forward pass of a batch adds at most; what a first pass leaves behind is not in it."""
     torch.set_num_threads(setting.threads)
     call = setting.call(setting.build(network))
     images = setting.images(setting.batch_size)
     call(setting.images(1))
-    before = _peak_memory.resident_peak()
-    call(images)
-    print(_peak_memory.resident_peak() - before)
+    print(_peak_memory.highest_during(lambda: call(images)))
 
 
 if __name__ == "__main__":
