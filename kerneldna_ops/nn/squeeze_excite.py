@@ -84,7 +84,7 @@ class SqueezeExcite(nn.Module):
                 "SqueezeExcite: training needs at least 2 samples, because BatchNorm compares the samples of a batch,"
                 f" got an input of {list(input.shape)}"
             )
-        return torch.relu(self.bn(self.fc1(input.mean((2, 3)))))
+        return torch.relu(self.bn(self.fc1(_mean(input))))
 
     def gate(self, hidden: Tensor) -> Tensor:
         """The gate [N, C] from the features [N, R]."""
@@ -134,6 +134,14 @@ class SqueezeExcite(nn.Module):
             if key in state_dict and state_dict[key].shape[2:] == (1, 1):
                 state_dict[key] = state_dict[key].flatten(1)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _mean(input: Tensor) -> Tensor:
+    """[N, C] from [N, C, H, W]. The gradient of a sum is a view of one number for each channel; that of a mean is
+    written out for each pixel before it is added to what comes from the convolution."""
+    if input.dtype == torch.float16:  # the sum could be out of its range
+        return input.mean((2, 3))
+    return input.sum((2, 3)) / (input.shape[2] * input.shape[3])
 
 
 def _triton_trains(input: Tensor) -> bool:
