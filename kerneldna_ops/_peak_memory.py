@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ def resident(field: str) -> int:
 
 def highest_during(call: Callable[[], object]) -> int:
     """Bytes that become resident at most during the call, program files aside; its result counts."""
+    gc.collect()  # garbage of before that went during the call would hide some of it
     RESET.write_text("5")  # sets VmHWM to what is resident now
     baseline, code = resident("VmRSS"), resident("RssFile")
     result = call()
