@@ -125,6 +125,15 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """For a whole module: small work, and the same numbers every time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def deterministic_mode():
     before = torch.are_deterministic_algorithms_enabled()

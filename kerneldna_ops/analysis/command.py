@@ -33,13 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, metavar="FILE", help="MODEL's weights; without, a name has random ones")
     parser.add_argument("--after", metavar="MODEL", help="another one to compare with, for example one that shares")
     parser.add_argument("--after-weights", type=Path, metavar="FILE", help="the other one's weights")
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="DATA",
-        help="digits, a folder of idx files (MNIST, Fashion-MNIST), a folder with train/CLASS/ and val/CLASS/ or with"
-        " CLASS/ alone, or torchvision:NAME:ROOT; nothing is downloaded",
-    )
+    _options.add_data(parser)
     parser.add_argument(
         "--images", type=_options.positive, default=512, help="how many for validation to take, at random"
     )
@@ -55,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threshold", type=float, default=0.9, help="the least CKA within a group that could share")
     parser.add_argument("--max-size", type=int, default=4, help="the most layers in such a group")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or cuda:1")
+    _options.add_device(parser, "cpu, cuda or cuda:1")
     parser.add_argument("--output", type=Path, default=Path("runs/cka"), metavar="FOLDER", help="for the results")
 
 

@@ -33,13 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="kerneldna_resnet18, ..., or a static network: torchvision/NAME, timm/NAME"
     )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="DATA",
-        help="digits, a folder of idx files (MNIST, Fashion-MNIST), a folder with train/CLASS/ and val/CLASS/ or with"
-        " CLASS/ alone, or torchvision:NAME:ROOT; nothing is downloaded",
-    )
+    _options.add_data(parser)
     parser.add_argument("--recipe", required=True, choices=RECIPES, help="numbers to train by")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="goes on from what is in there")
     for name, (kind, help) in OVERRIDES.items():

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT_OR_MODEL",
         help="a checkpoint of kerneldna train; or, with --weights, kerneldna_resnet18, torchvision/NAME, timm/NAME ...",
     )
-    parser.add_argument("--data", required=True, metavar="DATA", help="as for kerneldna train")
+    _options.add_data(parser)
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of MODEL")
     parser.add_argument("--dynamic", action="store_true", help="MODEL's filter and spatial attention by input too")
     parser.add_argument(

@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 for needed in ("sklearn", "matplotlib", "tqdm"):
     pytest.importorskip(needed, reason=f"the demo needs {needed}")
@@ -20,9 +19,5 @@ def few_digits(digits) -> Digits:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def on_one_thread():
-    """Small work, and the same numbers every time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def on_one_thread(one_thread):
+    """Every module of this folder."""

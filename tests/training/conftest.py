@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 from kerneldna_ops.training import logs
 
@@ -7,12 +6,8 @@ TENSORBOARD = logs._tensorboard
 
 
 @pytest.fixture(scope="module", autouse=True)
-def on_one_thread():
-    """Small work, and the same numbers every time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def on_one_thread(one_thread):
+    """Every module of this folder."""
 
 
 @pytest.fixture(scope="package", autouse=True)
