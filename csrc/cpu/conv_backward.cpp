@@ -1,5 +1,5 @@
-// kerneldna::conv_backward on the CPU: the gradients of input and c from one pass, those of weight, f and s from
-// another.
+// kerneldna::conv_backward on the CPU: the gradient of the input from one pass, those of weight, f and s from another,
+// and that of c from either.
 #include "../box.h"
 #include "../selection.h"
 #include "convolve.h"
@@ -26,14 +26,13 @@ template <class T> void add_rows(T *out, const T *in, int64_t rows, int64_t coun
 Tensor sum_partial(const Tensor &partial, bool over_batch, const Tensor &like) {
   const int64_t parts = partial.size(0), batch = partial.size(1), count = partial.size(2);
   const ScalarType dtype = partial.scalar_type();
-  Tensor sum = zeros({over_batch ? count : batch * count}, dtype);
+  Tensor sum = zeros(like.sizes(), dtype);
   const int64_t rows = over_batch ? parts * batch : parts, columns = over_batch ? count : batch * count;
   if (dtype == ScalarType::Double)
     add_rows(sum.mutable_data_ptr<double>(), partial.const_data_ptr<double>(), rows, columns);
   else
     add_rows(sum.mutable_data_ptr<float>(), partial.const_data_ptr<float>(), rows, columns);
-  const Tensor shaped = torch::stable::reshape(sum, like.sizes());
-  return like.scalar_type() == dtype ? shaped : torch::stable::to(shaped, like.scalar_type());
+  return like.scalar_type() == dtype ? sum : torch::stable::to(sum, like.scalar_type());
 }
 
 // Adds the sums over tiles and samples of one pass to channel_grad [batch, channels].
@@ -110,7 +109,22 @@ void input_and_channel_grad(const Call &call, Tensor &grad_input, Tensor *channe
     }
 }
 
-void weight_and_modulation_grad(const Call &call, Tensor *weight_grad, Tensor *filter_partial, Tensor *tap_partial) {
+bool has_planes(const ConvShape &shape) { return shape.groups > 1 && shape.in_channels == shape.groups; }
+
+// Beside the gradient of the input, that of c reads x once more: its pixels for each channel. Beside that of the weight
+// it reads nothing, but products are finished sample by sample: a group's filters times taps for each channel.
+bool channel_grad_with_weight(const ConvShape &shape, bool wants_input) {
+  const int64_t pixels = shape.in_height * shape.in_width;
+  const int64_t products = shape.out_channels / shape.groups * shape.kernel_height * shape.kernel_width;
+  constexpr double kProductPerPixel = 0.75; // measured
+  return !has_planes(shape) && (!wants_input || kProductPerPixel * double(products) <= double(pixels));
+}
+
+struct WeightGrads {
+  Tensor *weight, *channel_partial, *filter_partial, *tap_partial; // null where not wanted
+};
+
+void weight_and_modulation_grad(const Call &call, const WeightGrads &wanted) {
   const ConvShape &shape = call.shape;
   const std::vector<Tap> tap_list = taps_of(shape, call.weight);
   WeightGrad grad{};
@@ -125,15 +139,15 @@ void weight_and_modulation_grad(const Call &call, Tensor *weight_grad, Tensor *f
   grad.taps = tap_list.data();
   grad.tap_count = int64_t(tap_list.size());
   grad.weight = call.weight.data_ptr();
-  grad.weight_grad = weight_grad ? weight_grad->data_ptr() : nullptr;
+  grad.weight_grad = wanted.weight ? wanted.weight->data_ptr() : nullptr;
   grad.weight_out = call.weight.stride(0);
   grad.weight_channel = call.weight.stride(1);
   grad.in_scale = call.channel.scale;
   grad.tap_scale = call.spatial.scale;
   grad.out_scale = call.filter.scale;
-  grad.per_sample = !call.static_filter || !call.static_spatial;
+  grad.per_sample = !call.static_filter || !call.static_spatial || (wanted.channel_partial && !call.static_channel);
 
-  const bool planes = grad.groups > 1 && grad.in_channels == 1;
+  const bool planes = has_planes(shape);
   const bool by_channels =
       planes && grad.out_channels == 1 && has_adjacent_channels(grad.source) && has_adjacent_channels(grad.grad);
   // The blocks of products, weight and its gradient stay in the second-level cache; where one band of pixels is a whole
@@ -153,14 +167,15 @@ void weight_and_modulation_grad(const Call &call, Tensor *weight_grad, Tensor *f
   const int64_t units = planes ? grad.out_blocks : grad.groups * grad.out_blocks * grad.in_split;
   const int64_t batch = grad.per_sample ? grad.batch : 1;
   const ScalarType dtype = compute_dtype(call.dtype);
-  if (filter_partial) {
-    *filter_partial = zeros({grad.in_split, batch, shape.out_channels}, dtype);
-    grad.filter_partial = filter_partial->data_ptr();
-  }
-  if (tap_partial) {
-    *tap_partial = zeros({units, batch, grad.tap_count}, dtype);
-    grad.tap_partial = tap_partial->data_ptr();
-  }
+  auto partial = [&](Tensor *sums, int64_t parts, int64_t count) -> void * {
+    if (!sums)
+      return nullptr;
+    *sums = zeros(std::array<int64_t, 3>{parts, batch, count}, dtype);
+    return sums->data_ptr();
+  };
+  grad.channel_partial = partial(wanted.channel_partial, grad.out_blocks, shape.in_channels);
+  grad.filter_partial = partial(wanted.filter_partial, grad.in_split, shape.out_channels);
+  grad.tap_partial = partial(wanted.tap_partial, units, grad.tap_count);
   const auto &by_stored = by_channels ? kernels().plane_channels_weight_grad
                           : planes    ? kernels().plane_weight_grad
                                       : kernels().weight_grad;
@@ -203,28 +218,31 @@ Gradients run(const ConvShape &shape, const Tensor &grad_output, const Tensor &i
                   is_static(spatial_attention, 2)};
   const bool wants_channel = output_mask[3], wants_filter = output_mask[4], wants_spatial = output_mask[5];
 
-  const auto nothing = [&] { return torch::stable::empty(std::array<int64_t, 1>{0}, dtype); };
-  Gradients gradients{nothing(), nothing(), nothing(), nothing(), nothing(), nothing()};
+  Gradients gradients;
   if (output_mask[2])
     std::get<2>(gradients) = bias_grad(call);
-  if (output_mask[0] || wants_channel) {
+  const bool second_pass = output_mask[1] || wants_filter || wants_spatial;
+  const bool channel_with_weight = wants_channel && second_pass && channel_grad_with_weight(shape, output_mask[0]);
+  Tensor channel_partial;
+  if (output_mask[0] || (wants_channel && !channel_with_weight)) {
     Tensor grad_input =
         empty_image({shape.batch, shape.in_channels, shape.in_height, shape.in_width}, input, is_channels_last(input));
-    Tensor sums = zeros({1, wants_channel ? shape.batch : 0, shape.in_channels}, compute_dtype(dtype));
+    const bool with_channel = wants_channel && !channel_with_weight;
+    if (with_channel)
+      channel_partial = zeros(std::array<int64_t, 3>{1, shape.batch, shape.in_channels}, compute_dtype(dtype));
     if (shape.batch > 0)
-      input_and_channel_grad(call, grad_input, wants_channel ? &sums : nullptr);
+      input_and_channel_grad(call, grad_input, with_channel ? &channel_partial : nullptr);
     if (output_mask[0])
       std::get<0>(gradients) = grad_input;
-    if (wants_channel)
-      std::get<3>(gradients) = sum_partial(sums, call.static_channel, *channel_attention);
   }
-  if (output_mask[1] || wants_filter || wants_spatial) {
+  if (second_pass) {
     Tensor grad_weight, filter_partial, tap_partial;
     if (output_mask[1])
       grad_weight = empty_image({call.weight.size(0), call.weight.size(1), call.weight.size(2), call.weight.size(3)},
                                 call.weight, is_channels_last(call.weight));
-    weight_and_modulation_grad(call, output_mask[1] ? &grad_weight : nullptr, wants_filter ? &filter_partial : nullptr,
-                               wants_spatial ? &tap_partial : nullptr);
+    weight_and_modulation_grad(
+        call, {output_mask[1] ? &grad_weight : nullptr, channel_with_weight ? &channel_partial : nullptr,
+               wants_filter ? &filter_partial : nullptr, wants_spatial ? &tap_partial : nullptr});
     if (output_mask[1])
       std::get<1>(gradients) = grad_weight.scalar_type() == dtype ? grad_weight : torch::stable::to(grad_weight, dtype);
     if (wants_filter)
@@ -232,6 +250,13 @@ Gradients run(const ConvShape &shape, const Tensor &grad_output, const Tensor &i
     if (wants_spatial)
       std::get<5>(gradients) = sum_partial(tap_partial, call.static_spatial, *spatial_attention);
   }
+  if (wants_channel)
+    std::get<3>(gradients) = sum_partial(channel_partial, call.static_channel, *channel_attention);
+  const auto fill = [&](Tensor &gradient) {
+    if (!gradient.defined())
+      gradient = torch::stable::empty(std::array<int64_t, 1>{0}, dtype);
+  };
+  std::apply([&](auto &...each) { (fill(each), ...); }, gradients);
   return gradients;
 }
 

@@ -1,5 +1,7 @@
 #include "host.h"
 
+#include <cstring>
+
 namespace kerneldna::cpu {
 
 Stored stored_of(ScalarType dtype) {
@@ -48,8 +50,12 @@ Image image_of(const Tensor &image) {
 
 Factors factors_of(const OptionalTensor &attention, int64_t count, int64_t static_dim, const Tensor &like) {
   if (!attention) {
-    Tensor ones = torch::stable::empty({&count, 1}, compute_dtype(like.scalar_type()));
-    torch::stable::fill_(ones, 1.0);
+    const ScalarType dtype = compute_dtype(like.scalar_type());
+    Tensor ones = torch::stable::empty({&count, 1}, dtype);
+    if (dtype == ScalarType::Double)
+      std::fill_n(ones.mutable_data_ptr<double>(), count, 1.0);
+    else
+      std::fill_n(ones.mutable_data_ptr<float>(), count, 1.0f);
     return {ones, {ones.data_ptr(), 0}};
   }
   Tensor factors = as_contiguous(as_compute(*attention));
@@ -60,9 +66,10 @@ int64_t lanes_of(ScalarType dtype) {
   return compute_dtype(dtype) == ScalarType::Double ? kernels().float_lanes / 2 : kernels().float_lanes;
 }
 
-Tensor zeros(std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  Tensor tensor = torch::stable::empty({sizes.begin(), sizes.size()}, dtype);
-  return torch::stable::zero_(tensor);
+Tensor zeros(IntHeaderOnlyArrayRef sizes, ScalarType dtype) {
+  Tensor tensor = torch::stable::empty(sizes, dtype);
+  std::memset(tensor.mutable_data_ptr(), 0, tensor.numel() * (dtype == ScalarType::Double ? 8 : 4));
+  return tensor;
 }
 
 std::vector<Tap> taps_of(const ConvShape &shape, const Tensor &weight) {

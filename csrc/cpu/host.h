@@ -12,6 +12,7 @@
 namespace kerneldna::cpu {
 
 using Ints = std::vector<int64_t>;
+using torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::headeronly::ScalarType;
 
 Stored stored_of(ScalarType dtype);
@@ -36,7 +37,8 @@ Factors factors_of(const OptionalTensor &attention, int64_t count, int64_t stati
 
 int64_t lanes_of(ScalarType dtype);
 
-Tensor zeros(std::initializer_list<int64_t> sizes, ScalarType dtype);
+// Of the dtype of an arithmetic. Written here: in a network a call to torch costs more than the few numbers.
+Tensor zeros(IntHeaderOnlyArrayRef sizes, ScalarType dtype);
 
 std::vector<Tap> taps_of(const ConvShape &shape, const Tensor &weight);
 

@@ -79,14 +79,15 @@ struct PackPanels {
   int64_t panel_width; // kRows; or for conv_pixels a multiple of the lanes, at most kPanelVectors of them
 };
 
-// Gradients of weight, f and s, all from the products G[n,o,i,t] = sum_p dy[n,o,p] * in_scale[n,i] * x[n,i,q(p,t)], of
-// which only one block exists at a time:
+// Gradients of weight, f and s, and where it is asked for of c, all from the products
+// G[n,o,i,t] = sum_p dy[n,o,p] * x[n,i,q(p,t)], of which only one block exists at a time:
 //
-//     dW[o,i,t] = sum_n f[n,o] * s[n,t] * G[n,o,i,t]
-//     df[n,o] = sum_t s[n,t] * r[n,o,t],  ds[n,t] = sum_o f[n,o] * r[n,o,t]    with r[n,o,t] = sum_i W[o,i,t] *
-//     G[n,o,i,t]
+//     dW[o,i,t] = sum_n f[n,o] * s[n,t] * c[n,i] * G[n,o,i,t]
+//     df[n,o] = sum_t s[n,t] * r[n,o,t],  ds[n,t] = sum_o f[n,o] * r[n,o,t]
+//         with r[n,o,t] = sum_i W[o,i,t] * c[n,i] * G[n,o,i,t]
+//     dc[n,i] = sum_o sum_t f[n,o] * s[n,t] * W[o,i,t] * G[n,o,i,t]
 //
-// Nothing is divided by f or s, and nothing but the inputs was saved.
+// Nothing is divided by c, f or s, and nothing but the inputs was saved.
 struct WeightGrad {
   int64_t batch, groups;
   int64_t in_channels, out_channels; // of one group
@@ -101,11 +102,12 @@ struct WeightGrad {
   int64_t weight_out, weight_channel;
 
   Scale in_scale, tap_scale, out_scale;
-  bool per_sample; // f or s per sample: the block is emptied after every sample, else once
+  bool per_sample; // the block is emptied after every sample, not once: f or s is per sample, or c where dc is wanted
 
   // Null where not wanted; zero at the start. Added up by the caller.
-  void *filter_partial; // [in_split, batch or 1, groups * out_channels]
-  void *tap_partial;    // [units, batch or 1, tap_count]
+  void *channel_partial; // [out_blocks, batch or 1, groups * in_channels]
+  void *filter_partial;  // [in_split, batch or 1, groups * out_channels]
+  void *tap_partial;     // [units, batch or 1, tap_count]
 
   // A unit of work: a block of filters of a group by a part of its input channels.
   int64_t out_blocks, in_split;

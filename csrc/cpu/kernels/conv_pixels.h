@@ -78,16 +78,19 @@ public:
     taps_ = taps_ < conv.tap_count ? taps_ : conv.tap_count;
     tap_by_tap_ = taps_ == 1 && conv.tap_count > 1;
     row_ = taps_ * channels_;
+    const bool at_once =
+        taps_ == conv.tap_count && channels_ == conv.in_channels; // nothing is left for a second product
     result_row_ = panels_per_part_ * width_;
     const int64_t columns = conv.share_rows ? band_size() : tile_pixels_ * row_;
     const int64_t scaled = conv.share_rows && !conv.folded_taps ? row_ * width_ : 0;
     Scratch &scratch = thread_scratch();
     scratch.reserve(Scratch::bytes_of<T>(columns + lanes) + Scratch::bytes_of<T>(scaled) +
-                    Scratch::bytes_of<T>(tile_pixels_ * result_row_) + 2 * Scratch::bytes_of<int64_t>(row_) +
-                    Scratch::bytes_of<Pixel>(tile_pixels_) + Scratch::bytes_of<Block>(tile_pixels_));
+                    Scratch::bytes_of<T>(at_once ? 0 : tile_pixels_ * result_row_) +
+                    2 * Scratch::bytes_of<int64_t>(row_) + Scratch::bytes_of<Pixel>(tile_pixels_) +
+                    Scratch::bytes_of<Block>(tile_pixels_));
     columns_ = scratch.take<T>(columns + lanes);
     scaled_ = scratch.take<T>(scaled);
-    result_ = scratch.take<T>(tile_pixels_ * result_row_);
+    result_ = scratch.take<T>(at_once ? 0 : tile_pixels_ * result_row_);
     a_offset_ = scratch.take<int64_t>(row_);
     b_offset_ = scratch.take<int64_t>(row_);
     tile_ = scratch.take<Pixel>(tile_pixels_);
@@ -137,7 +140,7 @@ private:
     if (tap_by_tap_)
       clear_result();
     else
-      cut_into_blocks(0, conv_.tap_count);
+      cut_into_blocks(0, conv_.tap_count, false);
     if (conv_.partner)
       clear_partial(group, panel_begin, panel_end);
     if (conv_.share_rows)
@@ -149,7 +152,7 @@ private:
         const int64_t channel_end = channel + channels_ < conv_.in_channels ? channel + channels_ : conv_.in_channels;
         const bool done = !tap_by_tap_ && tap_end == conv_.tap_count && channel_end == conv_.in_channels;
         if (tap_by_tap_)
-          cut_into_blocks(tap, tap_end);
+          cut_into_blocks(tap, tap_end, true);
         if (conv_.share_rows)
           point_into_band(tap, tap_end, channel, channel_end);
         else
@@ -158,12 +161,11 @@ private:
           multiply_panel(group, panel, panel - panel_begin, tap, tap_end, channel, channel_end, fresh, done);
         fresh = false;
       }
-    if (conv_.tap_count == 0)
+    if (tap_by_tap_ || conv_.tap_count == 0) { // what is left is to finish
+      cut_into_blocks(0, 0, false);
       for (int64_t panel = panel_begin; panel < panel_end; ++panel)
-        multiply_panel(group, panel, panel - panel_begin, 0, 0, 0, 0, true, true);
-    if (tap_by_tap_)
-      for (int64_t panel = panel_begin; panel < panel_end; ++panel)
-        finish_panel(group, panel, panel - panel_begin, 0, count_);
+        multiply_panel(group, panel, panel - panel_begin, 0, 0, 0, 0, fresh, true);
+    }
   }
 
   void locate_pixels(int64_t first) {
@@ -181,8 +183,9 @@ private:
     }
   }
 
-  // For taps [tap_begin, tap_end): all of them, or a single one.
-  void cut_into_blocks(int64_t tap_begin, int64_t tap_end) {
+  // For taps [tap_begin, tap_end); `reached`: only pixels from which the first of them, the only one, reaches the
+  // source.
+  void cut_into_blocks(int64_t tap_begin, int64_t tap_end, bool reached) {
     block_count_ = 0;
     for (int64_t p = 0, next; p < count_; p = next) {
       next = p + 1; // where the row of pixel p ends in the tile
@@ -196,7 +199,7 @@ private:
         ++first_tap;
       while (first_tap < last_tap && row_outside(last_tap - 1))
         --last_tap;
-      if (tap_by_tap_) {
+      if (reached) {
         if (first_tap == last_tap)
           continue;
         auto column_outside = [&](int64_t q) {
@@ -323,12 +326,15 @@ private:
         a_row = conv_.source_step[1] * conv_.in_channels;
       }
       T *result = result_ + block.first * result_row_ + place * width_;
+      const T *b = weight + skipped * width_;
+      const int64_t count = (end - begin) * channels;
       with_block_size(int(block.count), vectors, [&]<int MR, int NV>() {
-        multiply_block<MR, NV, T>(a, a_row, a_offset_ + skipped, weight + skipped * width_, b_offset_,
-                                  (end - begin) * channels, result, result_row_, fresh);
+        if (done)
+          multiply_and_finish<MR, NV>(a, a_row, a_offset_ + skipped, b, count, fresh ? nullptr : result,
+                                      tile_[block.first], group * conv_.out_channels + first, filters);
+        else
+          multiply_block<MR, NV, T>(a, a_row, a_offset_ + skipped, b, b_offset_, count, result, result_row_, fresh);
       });
-      if (done)
-        finish_panel(group, panel, place, block.first, block.count);
     }
   }
 
@@ -337,30 +343,46 @@ private:
       store(result_ + k, Vec<T>{});
   }
 
-  void finish_panel(int64_t group, int64_t panel, int64_t place, int64_t first_pixel, int64_t count) {
-    const int64_t first = panel * width_;
-    const int64_t filters = conv_.out_channels - first < width_ ? conv_.out_channels - first : width_;
-    for (int64_t p = first_pixel; p < first_pixel + count; ++p)
-      finish(tile_[p], result_ + p * result_row_ + place * width_, group * conv_.out_channels + first, filters);
-  }
-
-  void finish(const Pixel &pixel, const T *result, int64_t channel, int64_t filters) {
+  // The last product of a block, on top of `result` if there is one; it goes from the registers to the target. The
+  // pixels of a block follow one another in a row.
+  template <int MR, int NV>
+  __attribute__((noinline)) void multiply_and_finish(const T *a, int64_t a_row, const int64_t *a_offset, const T *b,
+                                                     int64_t count, const T *result, const Pixel &pixel,
+                                                     int64_t channel, int64_t filters) {
+    Vec<T> sums[MR][NV];
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v)
+        sums[m][v] = result ? load(result + m * result_row_ + v * lanes) : Vec<T>{};
+    multiply<MR, NV>(sums, a, a_row, a_offset, b, b_offset_, count);
     const T *out_scale =
         static_cast<const T *>(conv_.out_scale.data) + pixel.sample * conv_.out_scale.batch_stride + channel;
     const T *bias = conv_.bias ? static_cast<const T *>(conv_.bias) + channel : nullptr;
     S *out = static_cast<S *>(conv_.target.data) + pixel.target + channel;
-    for (int64_t o = 0; o < filters; o += lanes) {
-      const int64_t count = filters - o < lanes ? filters - o : lanes;
-      const Vec<T> raw = load(result + o);
-      Vec<T> value = raw * load_first(out_scale + o, count);
-      if (bias)
-        value += load_first(bias + o, count);
-      store_first(out + o, value, count);
-      if (conv_.partner) {
-        const S *partner = static_cast<const S *>(conv_.partner->data) + pixel.partner + channel;
-        T *sums = partial(pixel.sample) + channel;
-        store_first(sums + o, load_first(sums + o, count) + raw * load_first(partner + o, count), count);
-      }
+    const int64_t out_row = conv_.target_step[1] * conv_.target.column_stride;
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) {
+      const int64_t left = filters - v * lanes, width = left < lanes ? left : lanes;
+      const Vec<T> scale = load_first(out_scale + v * lanes, width);
+      const Vec<T> shift = bias ? load_first(bias + v * lanes, width) : Vec<T>{};
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m)
+        store_first(out + m * out_row + v * lanes, sums[m][v] * scale + shift, width);
+    }
+    if (!conv_.partner)
+      return;
+    const S *partner = static_cast<const S *>(conv_.partner->data) + pixel.partner + channel;
+    const int64_t partner_row = conv_.target_step[1] * conv_.partner->column_stride;
+    T *products = partial(pixel.sample) + channel;
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) {
+      const int64_t left = filters - v * lanes, width = left < lanes ? left : lanes;
+      Vec<T> product = load_first(products + v * lanes, width);
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m)
+        product += sums[m][v] * load_first(partner + m * partner_row + v * lanes, width);
+      store_first(products + v * lanes, product, width);
     }
   }
 

@@ -32,16 +32,20 @@ public:
     const int64_t products = grad.tap_count * out_rows_ * block_;
 
     Scratch &scratch = thread_scratch();
-    scratch.reserve(
-        Scratch::bytes_of<T>(band + lanes * block_) + 3 * Scratch::bytes_of<T>(products) +
-        Scratch::bytes_of<T>((out_rows_ + lanes) * lanes) + Scratch::bytes_of<T>((grad.tap_count + lanes) * lanes) +
-        Scratch::bytes_of<T>(kConvert ? out_rows_ * band_pixels : 0) + 2 * Scratch::bytes_of<int64_t>(band_pixels));
+    scratch.reserve(Scratch::bytes_of<T>(band + lanes * block_) + 3 * Scratch::bytes_of<T>(products) +
+                    Scratch::bytes_of<T>((out_rows_ + lanes) * lanes) +
+                    Scratch::bytes_of<T>((grad.tap_count + lanes) * lanes) + 3 * Scratch::bytes_of<T>(block_) +
+                    Scratch::bytes_of<T>(kConvert ? out_rows_ * band_pixels : 0) +
+                    2 * Scratch::bytes_of<int64_t>(band_pixels));
     band_ = scratch.take<T>(band + lanes * block_); // slack: whole blocks of pixels are turned
     products_ = scratch.take<T>(products);
     weight_ = scratch.take<T>(products);
     weight_grad_ = scratch.take<T>(products);
     filter_sums_ = scratch.take<T>((out_rows_ + lanes) * lanes); // slack: whole squares are summed
     tap_sums_ = scratch.take<T>((grad.tap_count + lanes) * lanes);
+    channel_sums_ = scratch.take<T>(block_);
+    early_scale_ = scratch.take<T>(block_);
+    late_scale_ = scratch.take<T>(block_);
     converted_ = scratch.take<T>(kConvert ? out_rows_ * band_pixels : 0);
     grad_offset_ = scratch.take<int64_t>(band_pixels);
     band_offset_ = scratch.take<int64_t>(band_pixels);
@@ -51,8 +55,8 @@ public:
         band_offset_[p] = (r * grad.source_step[0] * band_width_ + q * grad.source_step[1]) * block_;
       }
     grad_row_ = kConvert ? band_pixels : grad.grad.channel_stride;
-    turn_products_ =
-        taps_adjacent() && grad.tap_count > 1 && grad.tap_count <= lanes && (grad.batch == 1 || !grad.per_sample);
+    turn_products_ = taps_adjacent() && grad.tap_count > 1 && grad.tap_count <= lanes && !grad.channel_partial &&
+                     (grad.batch == 1 || !grad.per_sample);
   }
 
   void run(int64_t begin, int64_t end) {
@@ -68,9 +72,9 @@ private:
   void run_unit(int64_t unit) {
     unit_ = unit;
     part_ = unit % grad_.in_split;
-    const int64_t out_block = unit / grad_.in_split % grad_.out_blocks;
+    out_block_ = unit / grad_.in_split % grad_.out_blocks;
     group_ = unit / grad_.in_split / grad_.out_blocks;
-    row_begin_ = out_block * out_rows_;
+    row_begin_ = out_block_ * out_rows_;
     rows_ = grad_.out_channels - row_begin_ < out_rows_ ? grad_.out_channels - row_begin_ : out_rows_;
     if (rows_ <= 0)
       return;
@@ -90,6 +94,7 @@ private:
     if (!turn_products_)
       turn_weight();
     for (int64_t sample = 0; sample < grad_.batch; ++sample) {
+      set_scales(sample);
       for (int64_t row = 0; row < grad_.grad.height; row += band_rows_) {
         const int64_t rows = grad_.grad.height - row < band_rows_ ? grad_.grad.height - row : band_rows_;
         fill_band(sample, row, rows);
@@ -204,12 +209,20 @@ private:
       tap_sums_[t * lanes] += tap_sums[t];
   }
 
-  const T *in_scale(int64_t sample) const {
-    return static_cast<const T *>(grad_.in_scale.data) + sample * grad_.in_scale.batch_stride +
-           group_ * grad_.in_channels + channel_begin_;
+  // c is a factor of the band, so that whole batches can be added up before the products are finished; but where its
+  // own gradient is wanted too, which must not contain it, of the finished products.
+  void set_scales(int64_t sample) {
+    const T *scale = static_cast<const T *>(grad_.in_scale.data) + sample * grad_.in_scale.batch_stride +
+                     group_ * grad_.in_channels + channel_begin_;
+    for (int64_t i = 0; i < block_; ++i) {
+      const T factor = i < channels_ ? scale[i] : T(0);
+      early_scale_[i] = grad_.channel_partial ? T(1) : factor;
+      late_scale_[i] = grad_.channel_partial ? factor : T(1);
+    }
   }
 
-  // The rows of x that lattice rows [row, row + rows) reach, times c, as [row][column][channel], zero outside x.
+  // The rows of x that lattice rows [row, row + rows) reach, times the early scale, as [row][column][channel], zero
+  // outside x.
   void fill_band(int64_t sample, int64_t row, int64_t rows) {
     const Image &source = grad_.source;
     const bool from_channels = source.column_stride != 1 && source.channel_stride == 1;
@@ -230,9 +243,9 @@ private:
       clear(out, begin * block_);
       const S *in = pixels + source_row * source.row_stride + (begin + first_column_) * source.column_stride;
       if (from_channels)
-        scale_channels(out + begin * block_, in, end - begin, in_scale(sample));
+        scale_channels(out + begin * block_, in, end - begin);
       else
-        turn_row(out + begin * block_, in, end - begin, in_scale(sample));
+        turn_row(out + begin * block_, in, end - begin);
       clear(out + end * block_, (band_width_ - end) * block_);
     }
   }
@@ -242,16 +255,16 @@ private:
       store(out + j, Vec<T>{});
   }
 
-  void scale_channels(T *out, const S *in, int64_t count, const T *scale) {
+  void scale_channels(T *out, const S *in, int64_t count) {
     for (int64_t i = 0; i < block_; i += lanes) {
       const int64_t width = channels_ - i < lanes ? (channels_ > i ? channels_ - i : 0) : lanes;
-      const Vec<T> factor = load_first(scale + i, width);
+      const Vec<T> factor = load(early_scale_ + i);
       for (int64_t q = 0; q < count; ++q)
         store(out + q * block_ + i, load_first(in + q * grad_.source.column_stride + i, width) * factor);
     }
   }
 
-  void turn_row(T *out, const S *in, int64_t count, const T *scale) {
+  void turn_row(T *out, const S *in, int64_t count) {
     for (int64_t i = 0; i < block_; i += lanes)
       for (int64_t q = 0; q < count; q += lanes) {
         const int64_t pixels = count - q < lanes ? count - q : lanes;
@@ -260,7 +273,7 @@ private:
           square[c] = i + c < channels_
                           ? load_masked(in + (i + c) * grad_.source.channel_stride + q * grad_.source.column_stride,
                                         (1u << pixels) - 1, grad_.source.column_stride) *
-                                splat(scale[i + c])
+                                splat(early_scale_[i + c])
                           : Vec<T>{};
         transpose<T>(square);
         for (int64_t p = 0; p < pixels; ++p)
@@ -329,7 +342,12 @@ private:
     const T *out_scale = static_cast<const T *>(grad_.out_scale.data) + sample * grad_.out_scale.batch_stride +
                          group_ * grad_.out_channels + row_begin_ + m;
     const bool first = sample == 0 || !grad_.per_sample;
-    Vec<T> tap_sum = load(tap_sums_ + t * lanes);
+    Vec<T> tap_sum = load(tap_sums_ + t * lanes), channel_sums[NV], late_scales[NV];
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v) {
+      channel_sums[v] = load(channel_sums_ + v * lanes);
+      late_scales[v] = load(late_scale_ + v * lanes);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < MR; ++r) {
       Vec<T> dot{};
@@ -337,19 +355,25 @@ private:
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) {
         const int64_t place = at + r * block_ + v * lanes;
-        dot += sums[r][v] * load(weight_ + place);
-        store(weight_grad_ + place, (first ? Vec<T>{} : load(weight_grad_ + place)) + sums[r][v] * scale);
+        const Vec<T> scaled = sums[r][v] * late_scales[v], weight = load(weight_ + place);
+        dot += scaled * weight;
+        channel_sums[v] += sums[r][v] * weight * scale;
+        store(weight_grad_ + place, (first ? Vec<T>{} : load(weight_grad_ + place)) + scaled * scale);
       }
       T *filter_sum = filter_sums_ + (m + r) * lanes;
       store(filter_sum, load(filter_sum) + dot * splat(tap_scale));
       tap_sum += dot * splat(out_scale[r]);
     }
     store(tap_sums_ + t * lanes, tap_sum);
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; ++v)
+      store(channel_sums_ + v * lanes, channel_sums[v]);
   }
 
   void clear_sums() {
     clear(filter_sums_, (out_rows_ + lanes) * lanes);
     clear(tap_sums_, (grad_.tap_count + lanes) * lanes);
+    clear(channel_sums_, block_);
   }
 
   void add_sums(int64_t sample) {
@@ -361,6 +385,12 @@ private:
         const int64_t width = rows_ - m < lanes ? rows_ - m : lanes;
         store_first(out + m, load_first(out + m, width) + sums_of_rows(filter_sums_ + m * lanes), width);
       }
+    }
+    if (grad_.channel_partial) {
+      T *out = static_cast<T *>(grad_.channel_partial) +
+               ((out_block_ * batch + slot) * grad_.groups + group_) * grad_.in_channels + channel_begin_;
+      for (int64_t i = 0; i < channels_; i += lanes)
+        store_first(out + i, load(channel_sums_ + i), channels_ - i < lanes ? channels_ - i : lanes);
     }
     if (grad_.tap_partial) {
       T *out = static_cast<T *>(grad_.tap_partial) + (unit_ * batch + slot) * grad_.tap_count;
@@ -387,9 +417,11 @@ private:
   int64_t channel_blocks_, block_, out_rows_;
   bool turn_products_; // instead of the weight and its gradient
   int64_t first_row_, first_column_, span_rows_, band_width_, band_rows_, grad_row_;
-  T *band_, *products_, *weight_, *weight_grad_, *filter_sums_, *tap_sums_, *converted_;
+  T *band_, *products_, *weight_, *weight_grad_, *filter_sums_, *tap_sums_, *channel_sums_, *converted_;
+  T *early_scale_, *late_scale_; // factors of the channels of a block
   int64_t *grad_offset_, *band_offset_;
-  int64_t unit_ = 0, part_ = 0, group_ = 0, row_begin_ = 0, rows_ = 0, channel_begin_ = 0, channels_ = 0;
+  int64_t unit_ = 0, part_ = 0, out_block_ = 0, group_ = 0, row_begin_ = 0, rows_ = 0, channel_begin_ = 0,
+          channels_ = 0;
 };
 
 template <class S, class T> void weight_grad(const WeightGrad &grad, int64_t begin, int64_t end) {
