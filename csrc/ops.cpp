@@ -13,7 +13,9 @@ STABLE_TORCH_LIBRARY(kerneldna, m) {
   m.def("_native_conv" KERNELDNA_CONV_ARGUMENTS);
   m.def("_native_conv_backward" KERNELDNA_CONV_BACKWARD_ARGUMENTS);
   m.def("_native_squeeze_excite" KERNELDNA_SQUEEZE_EXCITE_ARGUMENTS);
-  m.def("_conv_add_relu" KERNELDNA_CONV_ADD_RELU_ARGUMENTS); // CUDA
+  m.def("_squeeze_excite_training" KERNELDNA_SQUEEZE_EXCITE_TRAINING_ARGUMENTS);                   // CPU
+  m.def("_squeeze_excite_training_backward" KERNELDNA_SQUEEZE_EXCITE_TRAINING_BACKWARD_ARGUMENTS); // CPU
+  m.def("_conv_add_relu" KERNELDNA_CONV_ADD_RELU_ARGUMENTS);                                       // CUDA
   m.def("_selected_conv" KERNELDNA_CONV_ARGUMENTS);
   m.def("_selected_conv_backward" KERNELDNA_CONV_BACKWARD_ARGUMENTS);
   m.def("_selected_squeeze_excite" KERNELDNA_SQUEEZE_EXCITE_ARGUMENTS);

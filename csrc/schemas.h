@@ -18,6 +18,18 @@
   "(Tensor input, Tensor fc1_weight, Tensor? fc1_bias, "                                                               \
   "Tensor fc2_weight, Tensor? fc2_bias) -> Tensor"
 
+// With BatchNorm between fc1 and ReLU, whose running statistics follow those of the batch, if `from_batch`, by a share.
+// Returns the gate and what its gradient needs: means, features, xhat, 1 / sqrt(var + eps).
+#define KERNELDNA_SQUEEZE_EXCITE_TRAINING_ARGUMENTS                                                                    \
+  "(Tensor input, Tensor fc1_weight, Tensor bn_weight, Tensor bn_bias, Tensor fc2_weight, "                            \
+  "Tensor fc2_bias, Tensor(a!) running_mean, Tensor(b!) running_var, float eps, float share, "                         \
+  "bool from_batch) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+
+#define KERNELDNA_SQUEEZE_EXCITE_TRAINING_BACKWARD_ARGUMENTS                                                           \
+  "(Tensor grad, Tensor fc1_weight, Tensor bn_weight, Tensor fc2_weight, Tensor gate, Tensor means, "                  \
+  "Tensor features, Tensor xhat, Tensor rstd, int pixels, bool from_batch) "                                           \
+  "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+
 // relu(conv + residual): a convolution and what may follow it in a network, in one.
 #define KERNELDNA_CONV_ADD_RELU_ARGUMENTS                                                                              \
   "(Tensor input, Tensor weight, Tensor? bias, Tensor? channel_attention, "                                            \

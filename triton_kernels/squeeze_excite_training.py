@@ -16,10 +16,10 @@ and through fixed ones its first term alone. The gradient of x is the same for a
 view that repeats it. All sums run in float32, in an order that does not change from run to run.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -168,123 +168,67 @@ def gate_backward_kernel(
 # fmt: on
 
 
-class Statistics(NamedTuple):
-    """Those of the BatchNorm between fc1 and ReLU.
+def forward(operands: Sequence[Tensor], statistics: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The gate [N, C] in three launches, and what backward needs besides.
 
-    mean, var, batches: its running_mean and running_var [R] and num_batches_tracked [].
-    from_batch: whether it is in training mode: the batch's statistics count, and the running ones follow them by the
-    share `momentum`, None being 1 / batches.
+    operands: input [N, C, H, W], fc1_weight [R, C], gamma and beta [R] of BatchNorm, fc2_weight [C, R] and fc2_bias
+    [C], all of one dtype, float32, float16 or bfloat16; 1 (2 if statistics.from_batch) to MOST_SAMPLES samples.
+    statistics: those of kerneldna_ops/nn/_trainable_gate.py. The running ones are updated as by nn.BatchNorm1d.
     """
-
-    mean: Tensor
-    var: Tensor
-    batches: Tensor
-    eps: float
-    momentum: float | None
-    from_batch: bool
-
-
-class TrainableGate(torch.autograd.Function):
-    """The gate [N, C] with gradients for all tensors: three launches, and two for backward.
-
-    apply(input, fc1_weight, gamma, beta, fc2_weight, fc2_bias, statistics): input [N, C, H, W], fc1_weight [R, C],
-    gamma and beta [R] of BatchNorm, fc2_weight [C, R], fc2_bias [C], all of one dtype, float32, float16 or bfloat16; 1
-    (2 if statistics.from_batch) to MOST_SAMPLES samples. Running statistics are updated as by nn.BatchNorm1d.
-
-    The gradient of a gradient is that of the same formula in plain PyTorch.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        fc1_weight: Tensor,
-        gamma: Tensor,
-        beta: Tensor,
-        fc2_weight: Tensor,
-        fc2_bias: Tensor,
-        statistics: Statistics,
-    ) -> Tensor:
-        x = Pixels.of(input)
-        w1, w2 = fc1_weight.contiguous(), fc2_weight.contiguous()
-        hidden, channels = w1.shape
-        sums = pool(x, statistics.batches if statistics.from_batch else None)
-        features = input.new_empty(x.batch, hidden)
-        xhat = input.new_empty(x.batch, hidden, dtype=torch.float32)
-        rstd = input.new_empty(hidden, dtype=torch.float32)
-        launch(
-            features_kernel,
-            (cdiv(hidden, _BLOCK_R),),
-            *(sums, w1, gamma.contiguous(), beta.contiguous(), *statistics[:3], features, xhat, rstd),
-            *(x.batch, x.pixels, sums.shape[1], statistics.momentum or 0.0, statistics.eps, channels, hidden),
-            BATCH_STATISTICS=statistics.from_batch,
-            CUMULATIVE=statistics.momentum is None,
-            BR=_BLOCK_R,
-            **_all_samples(x.batch, input.dtype),
-        )
-        if statistics.from_batch:
-            torch.autograd.graph.increment_version(statistics[:3])
-        gate = input.new_empty(x.batch, channels)
-        gate_of(sums, x.pixels, w1, None, features, w2, fc2_bias.contiguous(), gate)
-
-        running = (None, None) if statistics.from_batch else statistics[:2]
-        ctx.save_for_backward(
-            input, fc1_weight, gamma, beta, fc2_weight, fc2_bias, *running, gate, sums, features, xhat, rstd
-        )
-        ctx.statistics = statistics
-        return gate
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, fc1_weight, gamma, beta, fc2_weight, fc2_bias, mean, var, *kept = ctx.saved_tensors
-        arguments = (input, fc1_weight, gamma, beta, fc2_weight, fc2_bias)
-        if torch.is_grad_enabled():  # this gradient will be differentiated again
-            gate = _in_plain_pytorch(*arguments, mean, var, ctx.statistics)
-            wanted = [i for i, needed in enumerate(ctx.needs_input_grad) if needed]
-            found = torch.autograd.grad(gate, [arguments[i] for i in wanted], grad, create_graph=True)
-            grads = dict(zip(wanted, found, strict=True))
-            return tuple(grads.get(i) for i in range(7))
-
-        gate, sums, features, xhat, rstd = kept
-        batch, channels = gate.shape
-        w1, w2 = fc1_weight.contiguous(), fc2_weight.contiguous()
-        hidden, pixels = len(w1), input[0, 0].numel()
-        dz, dx = torch.empty_like(features), torch.empty_like(gate)
-        dw1, dgamma, dbeta, dw2, db2 = (torch.empty_like(t) for t in (w1, gamma, beta, w2, fc2_bias))
-        options = _all_samples(batch, input.dtype)
-        launch(
-            features_backward_kernel,
-            (cdiv(hidden, _BLOCK_R),),
-            *(grad, gate, sums, features, xhat, rstd, gamma.contiguous(), w2, dz, dw1, dgamma, dbeta),
-            *(batch, pixels, sums.shape[1], *grad.stride(), channels, hidden),
-            BATCH_STATISTICS=ctx.statistics.from_batch,
-            BR=_BLOCK_R,
-            **options,
-        )
-        launch(
-            gate_backward_kernel,
-            (cdiv(channels, _BLOCK_C),),
-            *(grad, gate, features, dz, w1, dx, dw2, db2, batch, pixels, *grad.stride(), channels, hidden),
-            BC=_BLOCK_C,
-            **options,
-        )
-        return dx[:, :, None, None].expand(input.shape), dw1, dgamma, dbeta, dw2, db2, None
+    input, fc1_weight, gamma, beta, fc2_weight, fc2_bias = operands
+    x = Pixels.of(input)
+    w1, w2 = fc1_weight.contiguous(), fc2_weight.contiguous()
+    hidden, channels = w1.shape
+    sums = pool(x, statistics.batches if statistics.from_batch else None)
+    features = input.new_empty(x.batch, hidden)
+    xhat = input.new_empty(x.batch, hidden, dtype=torch.float32)
+    rstd = input.new_empty(hidden, dtype=torch.float32)
+    launch(
+        features_kernel,
+        (cdiv(hidden, _BLOCK_R),),
+        *(sums, w1, gamma.contiguous(), beta.contiguous(), *statistics[:3], features, xhat, rstd),
+        *(x.batch, x.pixels, sums.shape[1], statistics.momentum or 0.0, statistics.eps, channels, hidden),
+        BATCH_STATISTICS=statistics.from_batch,
+        CUMULATIVE=statistics.momentum is None,
+        BR=_BLOCK_R,
+        **_all_samples(x.batch, input.dtype),
+    )
+    if statistics.from_batch:
+        torch.autograd.graph.increment_version(statistics[:3])
+    gate = input.new_empty(x.batch, channels)
+    gate_of(sums, x.pixels, w1, None, features, w2, fc2_bias.contiguous(), gate)
+    return gate, (sums, features, xhat, rstd)
 
 
-def _in_plain_pytorch(
-    input: Tensor,
-    fc1_weight: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    fc2_weight: Tensor,
-    fc2_bias: Tensor,
-    mean: Tensor | None,
-    var: Tensor | None,
-    statistics: Statistics,
-) -> Tensor:
-    z = F.linear(input.mean((2, 3)), fc1_weight)
-    z = F.batch_norm(z, mean, var, gamma, beta, statistics.from_batch, 0.0, statistics.eps)
-    return F.linear(z.relu(), fc2_weight, fc2_bias).sigmoid()
+def backward(
+    grad: Tensor, operands: Sequence[Tensor], statistics: Any, gate: Tensor, kept: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """The gradients of the operands, in two launches."""
+    input, fc1_weight, gamma, beta, fc2_weight, fc2_bias = operands
+    sums, features, xhat, rstd = kept
+    batch, channels = gate.shape
+    w1, w2 = fc1_weight.contiguous(), fc2_weight.contiguous()
+    hidden, pixels = len(w1), input[0, 0].numel()
+    dz, dx = torch.empty_like(features), torch.empty_like(gate)
+    dw1, dgamma, dbeta, dw2, db2 = (torch.empty_like(t) for t in (w1, gamma, beta, w2, fc2_bias))
+    options = _all_samples(batch, input.dtype)
+    launch(
+        features_backward_kernel,
+        (cdiv(hidden, _BLOCK_R),),
+        *(grad, gate, sums, features, xhat, rstd, gamma.contiguous(), w2, dz, dw1, dgamma, dbeta),
+        *(batch, pixels, sums.shape[1], *grad.stride(), channels, hidden),
+        BATCH_STATISTICS=statistics.from_batch,
+        BR=_BLOCK_R,
+        **options,
+    )
+    launch(
+        gate_backward_kernel,
+        (cdiv(channels, _BLOCK_C),),
+        *(grad, gate, features, dz, w1, dx, dw2, db2, batch, pixels, *grad.stride(), channels, hidden),
+        BC=_BLOCK_C,
+        **options,
+    )
+    return dx[:, :, None, None].expand(input.shape), dw1, dgamma, dbeta, dw2, db2
 
 
 def _all_samples(batch: int, dtype: torch.dtype) -> dict[str, int]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from kerneldna_ops.nn._trainable_gate import Statistics, TrainableGate
 from kerneldna_ops.triton_kernels import (
     conv_depthwise,
     conv_forward,
@@ -127,10 +128,10 @@ def squeeze_excite_gradients(cell: Cell) -> None:
     operands = [channels_last(cell), *(cell.empty(*shape) for shape in shapes)]
     batches = torch.empty((), dtype=torch.int64, device="meta")
     running = cell.empty(hidden), cell.empty(hidden), batches
-    statistics = squeeze_excite_training.Statistics(*running, eps=1e-5, momentum=0.1, from_batch=True)
+    statistics = Statistics(*running, eps=1e-5, momentum=0.1, from_batch=True)
     for operand in operands:
         operand.requires_grad_()
-    gate = squeeze_excite_training.TrainableGate.apply(*operands, statistics)
+    gate = TrainableGate.apply(squeeze_excite_training, statistics, *operands)
     torch.autograd.grad(gate, operands, torch.empty_like(gate))
 
 

@@ -1,8 +1,8 @@
 // kerneldna::squeeze_excite on the CPU.
+#include "squeeze_excite.h"
 #include "../box.h"
 #include "../selection.h"
 #include "../squeeze_excite_checks.h"
-#include "host.h"
 
 namespace kerneldna::cpu {
 namespace {
@@ -11,8 +11,6 @@ using torch::stable::parallel_for;
 
 // Scalar steps below which another thread costs more than it brings.
 constexpr int64_t kGrain = 32768;
-
-int64_t grain(int64_t steps_per_task) { return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, steps_per_task)); }
 
 Tensor compute_matrix(int64_t rows, int64_t columns, const Tensor &like) {
   return torch::stable::empty({rows, columns}, compute_dtype(like.scalar_type()));
@@ -32,6 +30,10 @@ template <class T> Tensor mean_of_blocks(const Pool &pool, const Tensor &sums) {
     }
   return mean;
 }
+
+} // namespace
+
+int64_t grain(int64_t steps_per_task) { return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, steps_per_task)); }
 
 Tensor pooled(const Tensor &input) {
   Pool pool{image_of(input), input.size(0), input.size(1)};
@@ -68,6 +70,8 @@ Tensor dense_layer(const Tensor &x, const Tensor &weight, const OptionalTensor &
                [&](int64_t begin, int64_t end) { kernel(layer, begin, end); });
   return y;
 }
+
+namespace {
 
 Tensor run(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &fc1_bias, const Tensor &fc2_weight,
            const OptionalTensor &fc2_bias) {

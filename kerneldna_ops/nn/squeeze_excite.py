@@ -6,11 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from .. import backends
+from . import _gate_kernels
 from ._bare import is_bare
 from ._check_input import check_layer_input
 from ._fold_cache import FoldCache, in_training
+from ._trainable_gate import Statistics, TrainableGate
 
 _squeeze_excite = torch.ops.kerneldna.squeeze_excite.default
+_PLAIN = (Tensor, nn.Parameter)
 
 
 class SqueezeExcite(nn.Module):
@@ -22,8 +25,9 @@ class SqueezeExcite(nn.Module):
 
     In eval mode, with no gradient asked for and none waiting in `.grad`, BatchNorm is folded into fc1 once and all runs
     as the one op torch.ops.kerneldna.squeeze_excite. The folded weight follows every change that PyTorch counts; after
-    a write through `.data`, which it does not count, call eval() again. Otherwise, on a GPU, Triton kernels do all
-    of it in three launches and the gradients in two, where they can (triton_kernels/squeeze_excite_training.py).
+    a write through `.data`, which it does not count, call eval() again. Otherwise all of it is one step of autograd
+    where it can be: on the CPU in float32 and float64 (csrc/cpu/squeeze_excite_training.cpp), on a GPU with Triton in
+    three launches and two for the gradients (triton_kernels/squeeze_excite_training.py).
 
     Args:
         channels: C.
@@ -70,8 +74,8 @@ class SqueezeExcite(nn.Module):
         check_layer_input("SqueezeExcite", input, self.channels, "fc1.weight", fc1_weight)
         if bn.training or in_training(input, *sources, fc2_weight, fc2_bias):
             self._folded.clear()
-            fused = self._fused(input)
-            return self.gate(self.hidden(input)) if fused is None else fused
+            gate = self._in_one_step(input)
+            return self.gate(self.hidden(input)) if gate is None else gate
         fc1_weight, fc1_bias = self._folded.get(self._fold, *sources)
         args = (input, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
         return backends.call(_squeeze_excite, *args)  # type: ignore[no-any-return]
@@ -90,27 +94,30 @@ class SqueezeExcite(nn.Module):
         """The gate [N, C] from the features [N, R]."""
         return torch.sigmoid(self.fc2(hidden))
 
-    def _fused(self, input: Tensor) -> Tensor | None:
-        """The gate with its gradient from Triton kernels, or None where these do not run or would not be the same."""
+    def _in_one_step(self, input: Tensor) -> Tensor | None:
+        """The gate as one step of autograd, or None where that would not be the same or is not possible."""
         layers: dict[nn.Module, type[nn.Module]] = {self.fc1: nn.Linear, self.bn: nn.BatchNorm1d, self.fc2: nn.Linear}
-        if not _triton_trains(input) or not all(is_bare(layer, kind) for layer, kind in layers.items()):
+        if not all(is_bare(layer, kind) for layer, kind in layers.items()):
             return None
-        kernels = backends.load("triton").kernels("squeeze_excite_training")
         bn: Any = self.bn
         tensors = (self.fc1.weight, bn.weight, bn.bias, self.fc2.weight, self.fc2.bias)
         running = (bn.running_mean, bn.running_var)
+        for tensor in (input, *tensors, *running):  # none of them absent, and no subclass that computes its own way
+            if type(tensor) not in _PLAIN or tensor.dtype != input.dtype or tensor.device != input.device:
+                return None
         if (
-            any(tensor is None or tensor.dtype != input.dtype or tensor.device != input.device for tensor in tensors)
-            or any(tensor is None or tensor.dtype != input.dtype or not tensor.is_contiguous() for tensor in running)
-            or not (2 if bn.training else 1) <= len(input) <= kernels.MOST_SAMPLES
-            or input[:1].numel() == 0
+            not (running[0].is_contiguous() and running[1].is_contiguous())
+            or len(input) < (2 if bn.training else 1)
+            or input.numel() == 0
             or torch.is_autocast_enabled(input.device.type)
             or torch._C._are_functorch_transforms_active()
         ):
             return None
-        statistics = kernels.Statistics(*running, bn.num_batches_tracked, bn.eps, bn.momentum, bn.training)
-        gate: Tensor = kernels.TrainableGate.apply(input, *tensors, statistics)
-        return gate
+        kernels = _training_kernels(input)
+        if kernels is None:
+            return None
+        statistics = Statistics(*running, bn.num_batches_tracked, bn.eps, bn.momentum, bn.training)
+        return TrainableGate.apply(kernels, statistics, input, *tensors)  # type: ignore[no-any-return, no-untyped-call]
 
     def train(self, mode: bool = True) -> "SqueezeExcite":
         self._folded.clear()
@@ -144,10 +151,10 @@ def _mean(input: Tensor) -> Tensor:
     return input.sum((2, 3)) / (input.shape[2] * input.shape[3])
 
 
-def _triton_trains(input: Tensor) -> bool:
-    """On every GPU that its kernels run on, unless another backend is chosen; on the CPU only if it is the choice."""
+def _training_kernels(input: Tensor) -> Any:
+    """Those of the chosen backend; else those for the device of the input. None where there are none."""
     chosen = backends.chosen_backend()
-    if chosen != "triton" and not (chosen is None and input.is_cuda):
-        return False
-    runs: bool = backends.load("triton").runs_on(input)[0]
-    return runs
+    if (chosen == "triton" or (chosen is None and input.is_cuda)) and backends.load("triton").runs_on(input)[0]:
+        kernels = backends.load("triton").kernels("squeeze_excite_training")
+        return kernels if len(input) <= kernels.MOST_SAMPLES else None
+    return _gate_kernels if chosen in (None, "cpu") and _gate_kernels.run_on(input) else None

@@ -1,5 +1,6 @@
 """SqueezeExcite: the formula in training and eval mode, its gradients, its names, and the folded BatchNorm."""
 
+import copy
 import math
 
 import plain_layers
@@ -9,6 +10,7 @@ from plain_layers import in_dtype, randomise
 from torch import nn
 
 from kerneldna_ops.nn import SqueezeExcite
+from kerneldna_ops.nn._trainable_gate import TrainableGate
 from layouts import IMAGES
 from tolerance import Truth, assert_within
 
@@ -79,6 +81,116 @@ def test_training_updates_the_statistics_as_batch_norm_does():
     se(input)
     bn(nn.functional.conv2d(input.mean((2, 3), keepdim=True), se.fc1.weight[..., None, None]))
     torch.testing.assert_close(se.bn.state_dict(), bn.state_dict())
+
+
+def in_one_step(gate):
+    return isinstance(gate.grad_fn, TrainableGate._backward_cls)
+
+
+def without_statistics(se):
+    se.bn = nn.BatchNorm1d(3, track_running_stats=False)
+
+
+def cumulative(se):
+    se.bn.momentum = None
+
+
+def in_another_layout(se):
+    se.fc1.weight.data = se.fc1.weight.data.t().contiguous().t()
+
+
+# [N, C, H, W] and R: vectors and tiles that are full and that are not, and enough work for several threads.
+SIZES = [((3, 12, 3, 2), 3), ((2, 1, 1, 1), 1), ((17, 70, 4, 3), 33), ((64, 128, 2, 2), 64)]
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("change", [lambda se: None, cumulative, in_another_layout], ids=["as made", "cumulative", "t"])
+@pytest.mark.parametrize(("shape", "hidden"), SIZES, ids=str)
+def test_one_step_of_autograd_is_what_the_layers_do(shape, hidden, mode, change):
+    """Gate, all gradients, those of the gradients, and all buffers, after two steps."""
+    se = layer(shape[1], hidden=hidden).double()
+    change(se)
+    se.train(mode == "train")
+    plain = copy.deepcopy(se)
+    plain.fc2.register_forward_hook(lambda *args: None)
+    for _ in range(2):
+        input = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        results = []
+        for which in (se, plain):
+            gate = which(input)
+            assert in_one_step(gate) == (which is se)
+            tensors = [input, *which.parameters()]
+            once = torch.autograd.grad(gate.square().sum(), tensors, retain_graph=True)
+            again = torch.autograd.grad(gate.square().sum(), tensors, create_graph=True)
+            twice = torch.autograd.grad(sum(grad.square().sum() for grad in again), tensors)
+            results.append([gate, *once, *again, *twice, *which.buffers()])
+        for ours, expected in zip(*results, strict=True):
+            torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("layout", IMAGES)
+def test_one_step_in_float32(layout):
+    se = layer(40, hidden=24)
+    input = IMAGES[layout](torch.randn(5, 40, 6, 7)).requires_grad_()
+    exact = copy.deepcopy(se).double()
+    results = []
+    for which, x in ((se, input), (exact, input.detach().double().requires_grad_())):
+        gate = which(x)
+        assert in_one_step(gate)
+        results.append([gate, *torch.autograd.grad(gate.square().sum(), [x, *which.parameters()]), *which.buffers()])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours.double(), expected.double(), rtol=1e-5, atol=1e-5)
+
+
+def test_layers_that_do_not_fit_get_one_sentence():
+    se = layer()
+    se.fc2 = nn.Linear(4, 12)
+    with pytest.raises(RuntimeError, match=r"fc2_weight must have shape \[12, 3\] or \[12, 3, 1, 1\], got \[12, 4\]"):
+        se(torch.randn(3, 12, 3, 2))
+    se = layer()
+    se.bn = nn.BatchNorm1d(4)
+    with pytest.raises(RuntimeError, match=r"bn_weight must have shape \[3\], got \[4\]"):
+        se(torch.randn(3, 12, 3, 2))
+
+
+@pytest.mark.parametrize("wanted", ["input", "fc1.weight", "bn.weight", "bn.bias", "fc2.weight", "fc2.bias"])
+def test_only_one_gradient(wanted):
+    se, input = layer().double().requires_grad_(False), torch.randn(3, 12, 3, 2, dtype=torch.float64)
+    tensor = {"input": input, **dict(se.named_parameters())}[wanted].requires_grad_()
+    (plain,) = torch.autograd.grad(plain_layers.gate(se, input).pow(2).sum(), tensor)
+    for create_graph in (False, True):
+        (ours,) = torch.autograd.grad(se(input).pow(2).sum(), tensor, create_graph=create_graph)
+        torch.testing.assert_close(ours, plain)
+
+
+def test_parameter_changed_before_its_gradient_is_noticed():
+    se = layer()
+    gate = se(torch.randn(3, 12, 3, 2))
+    with torch.no_grad():
+        se.fc2.weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        gate.sum().backward()
+
+
+LAYER_BY_LAYER = {
+    "hook": lambda se: se.fc1.register_forward_hook(lambda *args: None),
+    "parametrization": lambda se: nn.utils.parametrizations.weight_norm(se.fc2),
+    "no statistics": without_statistics,
+    "another layer": lambda se: setattr(se, "bn", nn.SyncBatchNorm(3)),
+    "statistics in another precision": lambda se: se.bfloat16().bn.float(),
+    "float16": lambda se: se.half(),
+}
+
+
+@pytest.mark.parametrize("why", LAYER_BY_LAYER)
+def test_what_one_step_cannot_do_is_done_layer_by_layer(why):
+    se = layer()
+    LAYER_BY_LAYER[why](se)
+    if why == "another layer":  # which trains on a GPU only
+        se.eval()
+    gate = se(torch.randn(3, 12, 3, 2).to(se.fc1.weight.dtype))
+    assert not in_one_step(gate)
+    gate.sum().backward()
 
 
 def test_names_and_sizes_of_the_parameters():

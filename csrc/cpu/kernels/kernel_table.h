@@ -22,6 +22,7 @@ struct KernelTable {
   void (*channel_sums[4])(const ChannelSums &, int64_t begin, int64_t end);
   void (*pool[4])(const Pool &, int64_t begin, int64_t end);
   void (*dense[4])(const Dense &, int64_t begin, int64_t end);
+  void (*product[2])(const Product &, int64_t begin, int64_t end); // double, float
   void (*sigmoid[4])(const void *logits, void *gates, int64_t begin, int64_t end);
 };
 

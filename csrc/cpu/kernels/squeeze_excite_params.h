@@ -33,4 +33,15 @@ struct Dense {
   static constexpr int64_t kTile = 4; // a task is so many samples and outputs
 };
 
+// out[row, column] = sum_k left[row * left_row + k * left_step] * right[k, column], of rows x columns, out and right
+// contiguous, all in the dtype of the arithmetic.
+struct Product {
+  const void *left, *right;
+  void *out;
+  int64_t rows, reduction, columns, left_row, left_step;
+
+  int64_t tasks() const { return (rows + kTile - 1) / kTile; }
+  static constexpr int64_t kTile = 8; // a task is so many rows
+};
+
 } // namespace kerneldna::cpu

@@ -1,0 +1,41 @@
+// Product (squeeze_excite_params.h): matrices as small as those of squeeze-and-excitation, as they stand in memory.
+#pragma once
+
+#include "simd.h"
+#include "squeeze_excite_params.h"
+
+#include <algorithm>
+
+namespace kerneldna::cpu::KERNELDNA_ISA {
+
+template <int Rows, class T> KERNELDNA_INLINE void product_of_rows(const Product &product, int64_t row) {
+  constexpr int lanes = kLanes<T>;
+  const int64_t columns = product.columns;
+  const T *left = static_cast<const T *>(product.left) + row * product.left_row;
+  T *out = static_cast<T *>(product.out) + row * columns;
+  for (int64_t c = 0; c < columns; c += lanes) {
+    const int64_t width = std::min<int64_t>(columns - c, lanes);
+    const T *right = static_cast<const T *>(product.right) + c;
+    Vec<T> sums[Rows] = {};
+    for (int64_t k = 0; k < product.reduction; ++k) {
+      const Vec<T> factor = load_first(right + k * columns, width);
+      for (int r = 0; r < Rows; ++r)
+        sums[r] += factor * splat(left[r * product.left_row + k * product.left_step]);
+    }
+    for (int r = 0; r < Rows; ++r)
+      store_first(out + r * columns + c, sums[r], width);
+  }
+}
+
+template <class T> void product(const Product &product, int64_t begin, int64_t end) {
+  constexpr int64_t tile = Product::kTile;
+  for (int64_t task = begin; task < end; ++task) {
+    if ((task + 1) * tile <= product.rows)
+      product_of_rows<tile, T>(product, task * tile);
+    else
+      for (int64_t row = task * tile; row < product.rows; ++row)
+        product_of_rows<1, T>(product, row);
+  }
+}
+
+} // namespace kerneldna::cpu::KERNELDNA_ISA

@@ -1,0 +1,35 @@
+"""Squeeze-and-excitation and its gradient by the C++ library's kernels for the CPU (csrc/cpu), an op each way."""
+
+import torch
+from torch import Tensor
+
+from ._trainable_gate import Operands, Statistics
+
+_IN_LIBRARY = torch._C._dispatch_has_kernel_for_dispatch_key("kerneldna::_squeeze_excite_training", "CPU")
+
+_forward = torch.ops.kerneldna._squeeze_excite_training.default
+_backward = torch.ops.kerneldna._squeeze_excite_training_backward.default
+
+
+def run_on(input: Tensor) -> bool:
+    return _IN_LIBRARY and input.is_cpu and input.dtype in (torch.float32, torch.float64)
+
+
+def forward(operands: Operands, statistics: Statistics) -> tuple[Tensor, tuple[Tensor, ...]]:
+    mean, var, batches, eps, share, from_batch = statistics
+    if from_batch:
+        batches.add_(1)
+        if share is None:
+            share = 1.0 / float(batches)
+        torch.autograd.graph.increment_version((mean, var))
+    gate, *kept = _forward(*operands, mean, var, eps, share or 0.0, from_batch)
+    return gate, tuple(kept)
+
+
+def backward(
+    grad: Tensor, operands: Operands, statistics: Statistics, gate: Tensor, kept: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    input, fc1_weight, gamma, _, fc2_weight, _ = operands
+    pixels = input.shape[2] * input.shape[3]
+    d_input, *gradients = _backward(grad, fc1_weight, gamma, fc2_weight, gate, *kept, pixels, statistics.from_batch)
+    return d_input.expand(input.shape), *gradients

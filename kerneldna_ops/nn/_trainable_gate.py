@@ -1,0 +1,77 @@
+"""The gate of squeeze-and-excitation as one step of autograd, instead of the dozen that its layers are."""
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Statistics(NamedTuple):
+    """Those of the BatchNorm between fc1 and ReLU.
+
+    mean, var, batches: its running_mean and running_var [R] and num_batches_tracked [].
+    from_batch: whether it is in training mode: the batch's statistics count, and the running ones follow them by the
+    share `momentum`, None being 1 / batches.
+    """
+
+    mean: Tensor
+    var: Tensor
+    batches: Tensor
+    eps: float
+    momentum: float | None
+    from_batch: bool
+
+
+Operands = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+class Kernels(Protocol):
+    """What computes: _gate_kernels.py, and on a GPU triton_kernels/squeeze_excite_training.py."""
+
+    def forward(self, operands: Operands, statistics: Statistics) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The gate, and what the gradient needs besides the operands. Running statistics are updated in place."""
+
+    def backward(
+        self, grad: Tensor, operands: Operands, statistics: Statistics, gate: Tensor, kept: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """The gradients of the six operands."""
+
+
+class TrainableGate(torch.autograd.Function):
+    """The gate [N, C] with gradients for all tensors.
+
+    apply(kernels, statistics, input, fc1_weight, gamma, beta, fc2_weight, fc2_bias): input [N, C, H, W], fc1_weight
+    [R, C], gamma and beta [R] of BatchNorm, fc2_weight [C, R], fc2_bias [C], all of one dtype. Running statistics are
+    updated as by nn.BatchNorm1d. The gradient of a gradient is that of the same formula in plain PyTorch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, kernels: Kernels, statistics: Statistics, *operands: Any) -> Tensor:
+        gate, kept = kernels.forward(operands, statistics)
+        running = (None, None) if statistics.from_batch else statistics[:2]
+        ctx.save_for_backward(*operands, *running, gate, *kept)
+        ctx.kernels, ctx.statistics = kernels, statistics
+        return gate
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        operands, running, gate, kept = saved[:6], saved[6:8], saved[8], saved[9:]
+        if not torch.is_grad_enabled():
+            return None, None, *ctx.kernels.backward(grad, operands, ctx.statistics, gate, kept)
+        # This gradient will be differentiated again.
+        needed = [operand for operand, is_needed in zip(operands, ctx.needs_input_grad[2:], strict=True) if is_needed]
+        found = iter(
+            torch.autograd.grad(_in_plain_pytorch(operands, running, ctx.statistics), needed, grad, create_graph=True)
+        )
+        return None, None, *(next(found) if is_needed else None for is_needed in ctx.needs_input_grad[2:])
+
+
+def _in_plain_pytorch(
+    operands: Operands, running: tuple[Tensor | None, Tensor | None], statistics: Statistics
+) -> Tensor:
+    input, fc1_weight, gamma, beta, fc2_weight, fc2_bias = operands
+    z = F.linear(input.mean((2, 3)), fc1_weight)
+    z = F.batch_norm(z, *running, gamma, beta, statistics.from_batch, 0.0, statistics.eps)
+    return F.linear(z.relu(), fc2_weight, fc2_bias).sigmoid()
