@@ -96,8 +96,9 @@ class SqueezeExcite(nn.Module):
 
     def _in_one_step(self, input: Tensor) -> Tensor | None:
         """The gate as one step of autograd, or None where that would not be the same or is not possible."""
+        kernels = _training_kernels(input)
         layers: dict[nn.Module, type[nn.Module]] = {self.fc1: nn.Linear, self.bn: nn.BatchNorm1d, self.fc2: nn.Linear}
-        if not all(is_bare(layer, kind) for layer, kind in layers.items()):
+        if kernels is None or not all(is_bare(layer, kind) for layer, kind in layers.items()):
             return None
         bn: Any = self.bn
         tensors = (self.fc1.weight, bn.weight, bn.bias, self.fc2.weight, self.fc2.bias)
@@ -112,9 +113,6 @@ class SqueezeExcite(nn.Module):
             or torch.is_autocast_enabled(input.device.type)
             or torch._C._are_functorch_transforms_active()
         ):
-            return None
-        kernels = _training_kernels(input)
-        if kernels is None:
             return None
         statistics = Statistics(*running, bn.num_batches_tracked, bn.eps, bn.momentum, bn.training)
         return TrainableGate.apply(kernels, statistics, input, *tensors)  # type: ignore[no-any-return, no-untyped-call]

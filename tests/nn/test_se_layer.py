@@ -179,6 +179,7 @@ LAYER_BY_LAYER = {
     "another layer": lambda se: setattr(se, "bn", nn.SyncBatchNorm(3)),
     "statistics in another precision": lambda se: se.bfloat16().bn.float(),
     "float16": lambda se: se.half(),
+    "device": lambda se: se.to("meta"),
 }
 
 
@@ -188,7 +189,7 @@ def test_what_one_step_cannot_do_is_done_layer_by_layer(why):
     LAYER_BY_LAYER[why](se)
     if why == "another layer":  # which trains on a GPU only
         se.eval()
-    gate = se(torch.randn(3, 12, 3, 2).to(se.fc1.weight.dtype))
+    gate = se(torch.randn(3, 12, 3, 2).to(se.fc1.weight))
     assert not in_one_step(gate)
     gate.sum().backward()
 
