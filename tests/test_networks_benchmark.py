@@ -78,9 +78,18 @@ def test_the_table_tells_what_was_missed():
         return table.Time("net", "nchw", mode, pairs.KERNELDNA, 7, 10**9, spread, spread, spread, True)
 
     machine = SimpleNamespace(threads=2, cpu="a CPU", torch="2", commit="abc").__dict__
-    peaks = [table.Memory("net", "nchw", "forward", 2**20, 2**21, 2**20)]
+    mebi = 2**20
+    peaks = [
+        table.Memory("net", "nchw", "forward", mebi, 2 * mebi, 4 * mebi, 3 * mebi + extra, 5 * mebi) for extra in (0, 1)
+    ]
     text = table.markdown([time("forward", 1.02), time("training", 1.06)], peaks, machine, "Batch 8")
-    forward, training, peak = [line for line in text.splitlines() if line.startswith(("| net |", "| net,"))]
+    forward, training, *peaks = [line for line in text.splitlines() if line.startswith(("| net |", "| net,"))]
     assert forward.endswith("| 1.02: met |")
     assert training.endswith("| 1.05: **missed** |")
-    assert peak == "| net | nchw | forward | 1.0 | 2.0 | 1.0 | **missed** |"
+    assert peaks == [
+        f"| net | nchw | forward | 1.0 | 2.0 | 4.0 | 3.0 | 5.0 | 5.0 | {met} |" for met in ("met", "**missed**")
+    ]
+
+
+def test_weights_are_parameters_and_buffers():
+    assert memory.weights("resnet18", pairs.STATIC) == (11_689_512 + 2 * 4_800) * 4 + 20 * 8

@@ -19,7 +19,7 @@ from benchmarks.paired import Spread, alternate
 from benchmarks.process import KEEP_MEMORY, description, restart_with
 from kerneldna_ops.models.counting import count_macs, count_parameters
 
-from .memory import activations_of_extra_layers, peak_in_its_own_process
+from .memory import activations_of_extra_layers, peak_in_its_own_process, weights
 from .pairs import KERNELDNA, LAYOUTS, MODES, PAIRS, RUN, STATIC, candidates, check, images
 from .table import TARGETS, Memory, Time, markdown
 
@@ -62,8 +62,8 @@ def memory(name: str, layout: str, batch: int, size: int) -> list[Memory]:
         static, ours = (
             peak_in_its_own_process(name, which, layout, mode, batch, size) for which in (STATIC, KERNELDNA)
         )
-        allowed = static + (extra if mode == "training" else 0)
-        rows.append(Memory(name, layout, mode, static, ours, allowed))
+        allowed = weights(name, STATIC) + static + (extra if mode == "training" else 0)
+        rows.append(Memory(name, layout, mode, static, ours, weights(name, STATIC), weights(name, KERNELDNA), allowed))
         sizes = ", ".join(f"{what} {value / 2**20:.1f}" for what, value in list(asdict(rows[-1]).items())[3:])
         print(f"{name:17}{layout:14}{mode:9}peak MiB: {sizes}", flush=True)
     return rows

@@ -32,6 +32,14 @@ def peak(name: str, candidate: str, layout: str, mode: str, batch: int, size: in
     return scratch + highest_during(lambda: run(network, x))
 
 
+def weights(name: str, candidate: str) -> int:
+    """Bytes of parameters and buffers."""
+    pair = PAIRS[name]
+    with torch.device("meta"):
+        network = pair.static() if candidate == STATIC else pair.kerneldna()
+    return sum(tensor.nbytes for tensor in [*network.parameters(), *network.buffers()])
+
+
 def peak_in_its_own_process(name: str, candidate: str, layout: str, mode: str, batch: int, size: int) -> int:
     arguments = [name, candidate, layout, mode, str(batch), str(size), str(torch.get_num_threads())]
     child = [sys.executable, "-m", __name__, *arguments]
