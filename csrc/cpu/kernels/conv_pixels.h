@@ -78,8 +78,7 @@ public:
     taps_ = taps_ < conv.tap_count ? taps_ : conv.tap_count;
     tap_by_tap_ = taps_ == 1 && conv.tap_count > 1;
     row_ = taps_ * channels_;
-    const bool at_once =
-        taps_ == conv.tap_count && channels_ == conv.in_channels; // nothing is left for a second product
+    const bool at_once = taps_ == conv.tap_count && channels_ == conv.in_channels; // no sums wait for another chunk
     result_row_ = panels_per_part_ * width_;
     const int64_t columns = conv.share_rows ? band_size() : tile_pixels_ * row_;
     const int64_t scaled = conv.share_rows && !conv.folded_taps ? row_ * width_ : 0;
@@ -183,8 +182,7 @@ private:
     }
   }
 
-  // For taps [tap_begin, tap_end); `reached`: only pixels from which the first of them, the only one, reaches the
-  // source.
+  // For taps [tap_begin, tap_end). `reached`: for one tap, and only the pixels from which it reaches the source.
   void cut_into_blocks(int64_t tap_begin, int64_t tap_end, bool reached) {
     block_count_ = 0;
     for (int64_t p = 0, next; p < count_; p = next) {
