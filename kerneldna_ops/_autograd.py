@@ -48,8 +48,10 @@ class Conv(_Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         wanted = ctx.needs_input_grad[1:7]
-        with _backend_of(ctx):
-            grads = _conv_backward(grad_output, *ctx.saved_tensors, *ctx.geometry, wanted)
+        # Where nothing can record it, the op need not ask whether to.
+        unrecorded = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
+        with _backend_of(ctx), torch._C._AutoDispatchBelowAutograd() if unrecorded else nullcontext():
+            grads = call(_conv_backward, grad_output, *ctx.saved_tensors, *ctx.geometry, wanted)
         grads = [grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)]
         return None, *grads, None, None, None, None
 
