@@ -59,10 +59,7 @@ def markdown(times: Sequence[Time], memory: Sequence[Memory], machine: Mapping[s
         "\n## Peak memory\n",
         "MiB, in a process of its own. Allowed: the static network's with its weights, and in training the activations"
         " of the layers that it does not have.\n",
-        _table(
-            ["network", "layout", "pass", *SIZES, ""],
-            [_memory(m) for m in memory],
-        ),
+        _table(["network", "layout", "pass", *SIZES, ""], [_memory(m) for m in memory]),
     ]
     return "\n".join(parts)
 

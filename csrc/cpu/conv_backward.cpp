@@ -116,8 +116,8 @@ bool has_planes(const ConvShape &shape) { return shape.groups > 1 && shape.in_ch
 bool channel_grad_with_weight(const ConvShape &shape, bool wants_input) {
   const int64_t pixels = shape.in_height * shape.in_width;
   const int64_t products = shape.out_channels / shape.groups * shape.kernel_height * shape.kernel_width;
-  constexpr double kProductPerPixel = 0.75; // measured
-  return !has_planes(shape) && (!wants_input || kProductPerPixel * double(products) <= double(pixels));
+  constexpr double kPixelsPerProduct = 0.75; // measured
+  return !has_planes(shape) && (!wants_input || kPixelsPerProduct * double(products) <= double(pixels));
 }
 
 struct WeightGrads {

@@ -173,7 +173,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(const Tensor &input, 
   return {gate, means, features, xhat, rstd};
 }
 
-// The gradient of the input is the first of what is returned, [N, C, 1, 1], at every pixel.
+// Takes what forward took and returned. Its first result is the gradient of the input, [N, C, 1, 1], at every pixel.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>
 backward(const Tensor &grad, const Tensor &fc1_weight, const Tensor &gamma, const Tensor &fc2_weight,
          const Tensor &gate, const Tensor &means, const Tensor &features, const Tensor &xhat, const Tensor &rstd,

@@ -17,12 +17,12 @@ def run_on(input: Tensor) -> bool:
 
 def forward(operands: Operands, statistics: Statistics) -> tuple[Tensor, tuple[Tensor, ...]]:
     mean, var, batches, eps, share, from_batch = statistics
-    if from_batch:
+    if share is None:
+        share = 1.0 / (float(batches) + 1.0)
+    gate, *kept = _forward(*operands, mean, var, eps, share, from_batch)
+    if from_batch:  # and not before: an op that refuses its arguments has changed nothing
         batches.add_(1)
-        if share is None:
-            share = 1.0 / float(batches)
         torch.autograd.graph.increment_version((mean, var))
-    gate, *kept = _forward(*operands, mean, var, eps, share or 0.0, from_batch)
     return gate, tuple(kept)
 
 

@@ -72,7 +72,7 @@ class SqueezeExcite(nn.Module):
         fc1_weight, fc2_weight, fc2_bias = self.fc1.weight, self.fc2.weight, self.fc2.bias
         sources = fc1_weight, bn.weight, bn.bias, bn.running_mean, bn.running_var
         check_layer_input("SqueezeExcite", input, self.channels, "fc1.weight", fc1_weight)
-        if bn.training or in_training(input, *sources, fc2_weight, fc2_bias):
+        if bn.training or self._has_fc1_bias() or in_training(input, *sources, fc2_weight, fc2_bias):
             self._folded.clear()
             gate = self._in_one_step(input)
             return self.gate(self.hidden(input)) if gate is None else gate
@@ -110,12 +110,18 @@ class SqueezeExcite(nn.Module):
             not (running[0].is_contiguous() and running[1].is_contiguous())
             or len(input) < (2 if bn.training else 1)
             or input.numel() == 0
+            or self._has_fc1_bias()
             or torch.is_autocast_enabled(input.device.type)
             or torch._C._are_functorch_transforms_active()
         ):
             return None
         statistics = Statistics(*running, bn.num_batches_tracked, bn.eps, bn.momentum, bn.training)
         return TrainableGate.apply(kernels, statistics, input, *tensors)  # type: ignore[no-any-return, no-untyped-call]
+
+    def _has_fc1_bias(self) -> bool:
+        """Only an fc1 that somebody put there has one; the fused forms do not know it."""
+        fc1: Any = self.fc1
+        return fc1.bias is not None
 
     def train(self, mode: bool = True) -> "SqueezeExcite":
         self._folded.clear()

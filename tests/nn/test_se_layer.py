@@ -151,6 +151,7 @@ def test_layers_that_do_not_fit_get_one_sentence():
     se.bn = nn.BatchNorm1d(4)
     with pytest.raises(RuntimeError, match=r"bn_weight must have shape \[3\], got \[4\]"):
         se(torch.randn(3, 12, 3, 2))
+    assert se.bn.num_batches_tracked == 0
 
 
 @pytest.mark.parametrize("wanted", ["input", "fc1.weight", "bn.weight", "bn.bias", "fc2.weight", "fc2.bias"])
@@ -176,6 +177,7 @@ LAYER_BY_LAYER = {
     "hook": lambda se: se.fc1.register_forward_hook(lambda *args: None),
     "parametrization": lambda se: nn.utils.parametrizations.weight_norm(se.fc2),
     "no statistics": without_statistics,
+    "bias of another fc1": lambda se: setattr(se, "fc1", nn.Linear(12, 3)),
     "another layer": lambda se: setattr(se, "bn", nn.SyncBatchNorm(3)),
     "statistics in another precision": lambda se: se.bfloat16().bn.float(),
     "float16": lambda se: se.half(),
@@ -192,6 +194,16 @@ def test_what_one_step_cannot_do_is_done_layer_by_layer(why):
     gate = se(torch.randn(3, 12, 3, 2).to(se.fc1.weight))
     assert not in_one_step(gate)
     gate.sum().backward()
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_bias_of_an_fc1_that_was_put_there_counts(mode):
+    se, input = layer(), torch.randn(3, 12, 3, 2)
+    se.fc1 = nn.Linear(12, 3)
+    se.train(mode == "train")
+    expected = se.gate(torch.relu(copy.deepcopy(se.bn)(se.fc1(input.mean((2, 3))))))
+    with torch.no_grad():
+        torch.testing.assert_close(se(input), expected)
 
 
 def test_names_and_sizes_of_the_parameters():
