@@ -7,7 +7,7 @@ from pathlib import Path
 import triton
 
 from .compiling import Binary
-from .sass import Instruction, Sass, count, disassemble
+from .sass import Instruction, count, disassemble, waits_for_all_wgmma
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -32,8 +32,6 @@ _PRODUCTS = ("HMUL2", "HFMA2", "FMUL", "FFMA", "FMUL2", "FFMA2")
 _CONSTANT = re.compile(r"-RZ, RZ,")
 _WGMMA = re.compile(r"GMMA\.(?P<m>64)x(?P<n>\d+)x(?P<k>\d+)\.")
 _MMA_SYNC = re.compile(r"MMA\.(?P<m>16)(?P<n>8)(?P<k>\d+)\.")
-# All wgmma that run are done. Once in the loop it is the step's; the compiler puts in others where it gives up.
-_WAIT_FOR_ALL = re.compile(r"WARPGROUP\.DEPBAR\S* gsb0, 0x0\b")
 _OPERAND = re.compile(r"tensor<[\dx]+x(\w+)>")
 # The machine instruction of tcgen05 does not say its sizes; the type of its float32 sums in Triton's own code does.
 _TCGEN05 = re.compile(r"tc_gen5_mma .*memdesc<(\d+)x(\d+)xf32,")
@@ -63,7 +61,7 @@ def figures(binary: Binary, arch: int) -> Figures:
     code = sass.instructions
     tensor = next((kind for kind, opcodes in TENSOR_OPCODES.items() if count(code, *opcodes)), "")
     opcodes = TENSOR_OPCODES.get(tensor, _PRODUCTS)
-    loop = _innermost(sass, opcodes)
+    loop = sass.hot_loop(*opcodes)
     return Figures(
         registers=registers,
         stack=stack,
@@ -75,7 +73,8 @@ def figures(binary: Binary, arch: int) -> Figures:
         tma=count(code, *_TMA),
         loop=len(loop),
         products=sum(i.opcode in _PRODUCTS and not _CONSTANT.search(i.operands) for i in loop),
-        serialised=sum(bool(_WAIT_FOR_ALL.search(i.text)) for i in loop) > 1,
+        # Once in the loop such a wait is the step's; the compiler puts in others where it gives up.
+        serialised=waits_for_all_wgmma(loop) > 1,
         issue=_issue(loop, tensor, binary, arch) if tensor and loop else None,
     )
 
@@ -83,14 +82,6 @@ def figures(binary: Binary, arch: int) -> Figures:
 def _dots(ttir: str) -> str:
     operands = ((line, _OPERAND.findall(line)[0]) for line in ttir.splitlines() if "= tt.dot " in line)
     return "+".join(sorted({"tf32" if kind == "f32" and "= tf32" in line else kind for line, kind in operands}))
-
-
-def _innermost(sass: Sass, opcodes: tuple[str, ...]) -> list[Instruction]:
-    """Of the innermost loops with such instructions the one with most of them."""
-    holding = [loop for loop in sass.loops() if any(sass.instructions[i].opcode in opcodes for i in loop)]
-    innermost = [loop for loop in holding if not any(other < loop for other in holding)]
-    candidates = [[sass.instructions[i] for i in sorted(loop)] for loop in innermost]
-    return max(candidates, key=lambda loop: count(loop, *opcodes), default=[])
 
 
 def _issue(loop: list[Instruction], tensor: str, binary: Binary, arch: int) -> float:

@@ -16,6 +16,8 @@ _LABEL = re.compile(r"\s*(\.L_x_\d+):")
 _INSTRUCTION = re.compile(r"\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;")
 _TARGET = re.compile(r"`\((\.L_x_\d+)\)")
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+)")
+# Waits until all wgmma that run are done.
+_WAIT_FOR_ALL = re.compile(r"WARPGROUP\.DEPBAR\S* gsb0, 0x0\b")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,13 @@ class Sass:
                     bodies.setdefault(head, {head}).update(_body(head, block, successors))
         loops = [frozenset(i for start in body for i in range(start, blocks[start])) for body in bodies.values()]
         return sorted(loops, key=lambda loop: (len(loop), min(loop)))
+
+    def hot_loop(self, *opcodes: str) -> list[Instruction]:
+        """Of the innermost loops with such instructions the one with most of them; empty where none has any."""
+        holding = [loop for loop in self.loops() if any(self.instructions[i].opcode in opcodes for i in loop)]
+        innermost = [loop for loop in holding if not any(other < loop for other in holding)]
+        candidates = [[self.instructions[i] for i in sorted(loop)] for loop in innermost]
+        return max(candidates, key=lambda loop: count(loop, *opcodes), default=[])
 
     def _blocks(self) -> dict[int, int]:
         """First instruction of each basic block -> the one behind its last."""
@@ -156,3 +165,7 @@ def _output(*command: str | Path) -> str:
 
 def count(instructions: Iterable[Instruction], *opcodes: str) -> int:
     return sum(instruction.opcode in opcodes for instruction in instructions)
+
+
+def waits_for_all_wgmma(instructions: Iterable[Instruction]) -> int:
+    return sum(bool(_WAIT_FOR_ALL.search(instruction.text)) for instruction in instructions)

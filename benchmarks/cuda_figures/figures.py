@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.compile_matrix.sass import Instruction, Sass, count
+from benchmarks.compile_matrix.sass import count, waits_for_all_wgmma
 
 from .library import Kernel
 
@@ -26,7 +26,7 @@ def _row(kernel: Kernel) -> Row:
     code = kernel.sass.instructions
     mma = count(code, *_MMA)
     products = _MMA if mma else _FMA
-    loop = hot_loop(kernel.sass, products)
+    loop = kernel.sass.hot_loop(*products)
     return {
         "kernel": kernel.name,
         "arch": kernel.arch,
@@ -46,15 +46,8 @@ def _row(kernel: Kernel) -> Row:
         "loop": len(loop),
         "loop_products": count(loop, *products),
         "loop_spills": count(loop, "STL", "LDL"),
+        "loop_waits": waits_for_all_wgmma(loop),
     }
-
-
-def hot_loop(sass: Sass, products: tuple[str, ...]) -> list[Instruction]:
-    """Of the innermost loops with such instructions the one with most of them; empty where none has any."""
-    holding = [loop for loop in sass.loops() if count((sass.instructions[i] for i in loop), *products)]
-    innermost = [loop for loop in holding if not any(other < loop for other in holding)]
-    candidates = [[sass.instructions[i] for i in sorted(loop)] for loop in innermost]
-    return max(candidates, key=lambda loop: count(loop, *products), default=[])
 
 
 def blocks(registers: int, threads: int) -> int:

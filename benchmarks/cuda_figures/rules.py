@@ -33,6 +33,8 @@ def violations(row: Row) -> Iterator[str]:
         )
     if wants_tensor_cores(row["kernel"], row["arch"]) and (row["mma"] == 0 or row["loop_products"] == 0):
         yield f"{name}: no tensor-core instruction in a loop."
+    if row["loop_waits"]:
+        yield f"{name}: {row['loop_waits']} times in the loop all wgmma are waited for; 0 allowed."
 
 
 def wants_tensor_cores(kernel: str, arch: str) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.compile_matrix.sass import Sass
 from benchmarks.cuda_figures import rules
-from benchmarks.cuda_figures.figures import blocks, hot_loop, rows
+from benchmarks.cuda_figures.figures import blocks, rows
 from benchmarks.cuda_figures.library import Kernel, functions, launch_bounds, short_name
 
 # A kernel that keeps the rules.
@@ -24,6 +24,7 @@ GOOD = {
     "cp_async": 8,
     "loop_products": 64,
     "loop_spills": 0,
+    "loop_waits": 0,
 }
 
 FAMILIES = [{**GOOD, "kernel": f"{family}<__half>"} for family in rules.TENSOR_KERNELS]
@@ -40,6 +41,7 @@ FAMILIES = [{**GOOD, "kernel": f"{family}<__half>"} for family in rules.TENSOR_K
         ({"mma": 0}, "no tensor-core instruction"),
         ({"loop_products": 0}, "no tensor-core instruction"),
         ({"loop_spills": 1}, "in the loop"),
+        ({"loop_waits": 4}, "4 times in the loop all wgmma are waited for"),
     ],
 )
 def test_rules(change, words):
@@ -122,8 +124,8 @@ DISASSEMBLY = """
 def test_each_function_of_a_disassembly_is_found():
     code = {symbol: Sass.parse(text) for symbol, text in functions(DISASSEMBLY)}
     assert [len(code[symbol].instructions) for symbol in ("first", "second")] == [1, 4]
-    assert [i.opcode for i in hot_loop(code["second"], ("HMMA",))] == ["HMMA", "LDL", "BRA"]
-    assert hot_loop(code["first"], ("HMMA",)) == []
+    assert [i.opcode for i in code["second"].hot_loop("HMMA")] == ["HMMA", "LDL", "BRA"]
+    assert code["first"].hot_loop("HMMA") == []
 
 
 def test_a_kernel_that_two_files_hold_is_one_row():
@@ -135,3 +137,41 @@ def test_a_kernel_that_two_files_hold_is_one_row():
     assert [row["registers"] for row in rows([kernel, other])] == [32, 40]
     (row,) = rows([kernel])
     assert (row["mma"], row["loop"], row["loop_products"], row["loop_spills"], row["blocks"]) == (1, 3, 1, 1, 16)
+
+
+# The products of a loop as nvcc 13.0 compiles them for sm_90a: waiting for each, as where ptxas prints C7515, and going
+# on while one runs.
+SERIALISED = """
+.L_x_0:
+        /*0000*/                   LDSM.16.M88.4 R88, [R96+0x800] ;
+        /*0010*/                   WARPGROUP.ARRIVE ;
+        /*0020*/                   HGMMA.64x128x16.F32.BF16 R24, R88, gdesc[UR20], R24, gsb0 ;
+        /*0030*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
+        /*0040*/                   LDSM.16.M88.4 R88, [R96+0x820] ;
+        /*0050*/                   WARPGROUP.ARRIVE ;
+        /*0060*/                   HGMMA.64x128x16.F32.BF16 R24, R88, gdesc[UR20], R24, gsb0 ;
+        /*0070*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
+        /*0080*/              @!P1 BRA `(.L_x_0) ;
+        /*0090*/                   EXIT ;
+"""
+OVERLAPPED = """
+.L_x_0:
+        /*0000*/                   WARPGROUP.DEPBAR.LE gsb0, 0x1 ;
+        /*0010*/                   LDSM.16.M88.4 R88, [R96+0x800] ;
+        /*0020*/                   WARPGROUP.ARRIVE ;
+        /*0030*/                   HGMMA.64x128x16.F32.BF16 R24, R88, gdesc[UR20], R24, gsb0 ;
+        /*0040*/                   WARPGROUP.DEPBAR.LE gsb0, 0x1 ;
+        /*0050*/                   LDSM.16.M88.4 R92, [R96+0x820] ;
+        /*0060*/                   WARPGROUP.ARRIVE ;
+        /*0070*/                   HGMMA.64x128x16.F32.BF16 R24, R92, gdesc[UR20], R24, gsb0 ;
+        /*0080*/              @!P1 BRA `(.L_x_0) ;
+        /*0090*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
+        /*00a0*/                   EXIT ;
+"""
+
+
+@pytest.mark.parametrize(("code", "waits"), [(SERIALISED, 2), (OVERLAPPED, 0)])
+def test_serialised_wgmma_are_found(code, waits):
+    (row,) = rows([Kernel("conv_gemm_kernel<WgmmaMath<__half>>", "90a", Sass.parse(code), 128, 0, 0, 256, 2)])
+    assert (row["mma"], row["loop_products"], row["loop_waits"]) == (2, 2, waits)
+    assert len(list(rules.violations(row))) == (waits > 0)

@@ -263,22 +263,26 @@ __device__ void conv_gemm_tile(const ConvGemm &p, const GroupSizes &group, compu
       cp_async_commit();
     }
     int stage = 0, next_stage = Traits::kAhead;
-    for (int step = first; step < last; ++step) {
-      cp_async_wait<Traits::kAhead - 1>();
-      math.publish();
-      __syncthreads();
-      if (step + Traits::kAhead < last)
-        loader.load(stages + next_stage * stage_elements);
-      cp_async_commit();
+    // The products are waited for only where there were some: a path from the zeros of an empty sum to the wait would
+    // make ptxas wait for each wgmma on its own (C7515).
+    if (first < last) {
+      for (int left = last - first; left > 0; --left) {
+        cp_async_wait<Traits::kAhead - 1>();
+        math.publish();
+        __syncthreads();
+        if (left > Traits::kAhead)
+          loader.load(stages + next_stage * stage_elements);
+        cp_async_commit();
 
-      const T *const a = stages + stage * stage_elements, *const b = a + Traits::kTileA,
-                     *const places = b + Traits::kTileB;
-      math.template step<Traits::kScaled>(a, b, reinterpret_cast<const int *>(places), places + Traits::kPlaces);
-      stage = stage + 1 == Traits::kStages ? 0 : stage + 1;
-      next_stage = next_stage + 1 == Traits::kStages ? 0 : next_stage + 1;
+        const T *const a = stages + stage * stage_elements, *const b = a + Traits::kTileA,
+                       *const places = b + Traits::kTileB;
+        math.template step<Traits::kScaled>(a, b, reinterpret_cast<const int *>(places), places + Traits::kPlaces);
+        stage = stage + 1 == Traits::kStages ? 0 : stage + 1;
+        next_stage = next_stage + 1 == Traits::kStages ? 0 : next_stage + 1;
+      }
+      math.finish();
     }
     cp_async_wait<0>();
-    math.finish();
   }
   __syncthreads();
   let_next_kernel_start();
