@@ -1,10 +1,8 @@
 #if defined(KERNELDNA_WITH_CUDA) || defined(KERNELDNA_HOST_EXECUTION)
 
 #include "host.h"
-
 #ifndef KERNELDNA_HOST_EXECUTION
-// Weak: CPU-only torch, beside which the library loads too, does not have it.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void **stream);
+#include "torch_stream.h"
 #endif
 
 namespace kerneldna::cuda {
@@ -13,13 +11,9 @@ using torch::headeronly::MemoryFormat;
 
 Queue::Queue([[maybe_unused]] const Tensor &tensor) : stream{} {
 #ifndef KERNELDNA_HOST_EXECUTION
-  check(aoti_torch_get_current_cuda_stream != nullptr,
-        "kerneldna: this PyTorch was built without CUDA, and so has no CUDA stream to run on");
   const int32_t device = tensor.get_device_index();
   guard.emplace(device);
-  stream.device = device;
-  check(aoti_torch_get_current_cuda_stream(device, &stream.handle) == AOTI_TORCH_SUCCESS,
-        "kerneldna: PyTorch gave no current CUDA stream of cuda:", device);
+  stream = {torch_stream(device), device};
 #endif
 }
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from commands import ROOT, run
-from test_symbols import undefined
+from test_symbols import missing_where_it_is_needed, undefined
 from test_wheel import USE
 
 from benchmarks.cuda_figures import figures, rules
@@ -48,8 +48,11 @@ def test_takes_nothing_from_torch_but_the_stable_abi(cuda_library):
     assert unstable == []
 
 
-def test_can_do_without_what_only_a_cuda_torch_has(cuda_library):
-    assert ("w", "aoti_torch_get_current_cuda_stream") in undefined(cuda_library)
+def test_links_what_it_takes_from_torch(cuda_library):
+    """But for what only a CUDA build of torch has, which it looks for when it runs (test_torch_stream.py)."""
+    assert missing_where_it_is_needed(cuda_library) == set()
+    assert "aoti_torch_get_current_cuda_stream" not in dict(map(reversed, undefined(cuda_library)))
+    assert b"aoti_torch_get_current_cuda_stream\0" in cuda_library.read_bytes()
 
 
 def test_keeps_the_cuda_runtime_to_itself(cuda_library):

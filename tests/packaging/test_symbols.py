@@ -3,11 +3,14 @@
 import platform
 import re
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
 from commands import run
 
 pytestmark = pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm, from binutils")
+TORCH_LIBRARIES = Path(torch.__file__).parent / "lib"
 only_on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX2 and AVX-512 are x86's")
 
 
@@ -21,6 +24,25 @@ def test_takes_nothing_from_torch_but_the_stable_abi(library):
     unstable = [name for _, name in undefined(library) if re.search(r"\b(c10|at|torch|caffe2)::", name)]
     assert unstable == []
     assert any(name.startswith("torch_call_dispatcher") for _, name in undefined(library))
+
+
+def missing_where_it_is_needed(library):
+    """Symbols that may be absent, but for those of Python and of compilers, and are not in a library that this one
+    needs: a weak reference alone never makes the linker keep one, so they would be found by luck."""
+    needed = re.findall(r"\(NEEDED\).*\[(lib(?:torch|c10).*)\]", run(["readelf", "-d", library]))
+    assert needed
+    defined = {row.split()[-1].split("@")[0] for name in needed for row in dynamic_symbols(TORCH_LIBRARIES / name)}
+    weak = {name for kind, name in undefined(library) if kind == "w"}
+    return {name for name in weak - defined if not re.match(r"_?Py|_ITM_|__cxa_finalize|__gmon_start__", name)}
+
+
+def dynamic_symbols(library):
+    return run(["nm", "-D", "--defined-only", library]).splitlines()
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf, from binutils")
+def test_links_what_it_takes_from_torch(library):
+    assert missing_where_it_is_needed(library) == set()
 
 
 def test_can_do_without_python(library):
