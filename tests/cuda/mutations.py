@@ -51,8 +51,8 @@ def in_squeeze_excite(name: str, file: str, right: str, wrong: str, test: str) -
 GEMM = [
     in_gemm(
         "no barrier between the copies of a step and its products",
-        "      __syncthreads();\n      if (step + ",
-        "      if (step + ",
+        "        __syncthreads();\n        if (left > ",
+        "        if (left > ",
         "test_in_any_order[narrow-1-float16]",
     ),
     in_gemm(
