@@ -22,7 +22,7 @@ def kernels(tmp_path_factory):
         pytest.skip(f"needs a C++ compiler, and there is no {COMPILER}")
     in_python = ("module.cpp", "ops.cpp")
     runtime = [file for file in sorted((CUDA / "host_execution").glob("*.cpp")) if file.name not in in_python]
-    sources = [ROOT / "tests/cuda/sanitized_kernels.cpp", CUDA / "kernels/launch_checks.cpp", *runtime]
+    sources = [ROOT / "tests/cuda/sanitized_kernels.cpp", *runtime, "-xc++", CUDA / "kernels/launch.cu"]
     folder = tmp_path_factory.mktemp("sanitized_kernels")
 
     def run(sanitizer, case):

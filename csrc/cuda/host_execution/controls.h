@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace kerneldna::cuda::host_execution {
@@ -23,14 +24,24 @@ struct Schedule {
 };
 void set_schedule(const Schedule &schedule);
 
-// Of the only device that there is.
-void set_limits(const Limits &limits);
+// The only GPU that there is, by default an A100, with the library's code for it and its driver.
+struct Gpu {
+  int multiprocessors = 108, shared_bytes = 163 << 10, capability = 80;
+  int compiled = 80;
+  int driver = CUDART_VERSION;
+  cudaError_t error = cudaSuccess; // of the driver when it is asked about the kernels
+};
+void set_gpu(const Gpu &gpu);
+
+// Each kernel that was allowed more shared memory than a block has by default, with the bytes.
+const std::vector<std::pair<const void *, int>> &allowed_shared_bytes();
 
 // Every launch since the last clear.
 struct LaunchRecord {
   std::string kernel;
   dim3 grid, block;
   size_t shared_bytes;
+  bool overlaps; // as the driver is told
 };
 const std::vector<LaunchRecord> &launches();
 void clear_launches();

@@ -1,6 +1,7 @@
 // CUDA C++ as kernels/ uses it, by the names that CUDA has for it, for a C++ compiler.
 #pragma once
 
+#include "device.h"
 #include "half.h"
 #include "instructions.h"
 #include "runtime.h"

@@ -33,6 +33,21 @@ std::vector<std::tuple<std::string, Size, Size, size_t>> list_launches() {
   return list;
 }
 
+std::vector<std::string> list_overlapping() {
+  std::vector<std::string> list;
+  for (const LaunchRecord &record : launches())
+    if (record.overlaps)
+      list.push_back(record.kernel);
+  return list;
+}
+
+std::vector<std::pair<uintptr_t, int>> allowed_bytes() {
+  std::vector<std::pair<uintptr_t, int>> list;
+  for (const auto &[kernel, bytes] : allowed_shared_bytes())
+    list.emplace_back(reinterpret_cast<uintptr_t>(kernel), bytes);
+  return list;
+}
+
 } // namespace
 } // namespace kerneldna::cuda::host_execution
 
@@ -67,13 +82,21 @@ PYBIND11_MODULE(_cuda_host, module) {
       "When a cp.async arrives, and a wgmma reads: 'early', as it starts, or 'late', at the wait that demands it.");
   module.def(
       "set_limits",
-      [](int multiprocessors, int shared_bytes, int capability) {
-        set_limits({multiprocessors, shared_bytes, capability});
+      [](int multiprocessors, int shared_bytes, int capability, std::optional<int> compiled, int driver, int error) {
+        set_gpu({multiprocessors, shared_bytes, capability, compiled.value_or(capability), driver, error});
       },
       arg("multiprocessors") = 108, arg("shared_bytes") = 163 << 10, arg("capability") = 80,
-      "What the kernels are told of the GPU; shared_bytes is that of one block. By default an A100.");
+      arg("compiled") = std::nullopt, arg("driver") = CUDART_VERSION, arg("error") = int(cudaSuccess),
+      "What the kernels are told of the GPU, by default an A100: shared_bytes is that of one block, compiled the "
+      "architecture of the code that runs there (by default the GPU's own), driver the CUDA version of the driver, "
+      "error "
+      "what it answers about the kernels.");
+  module.def("refusal", [] { return device_of(0).refusal; }, "Why the kernels cannot run on this GPU, or ''.");
+  module.def("allowed_shared_bytes", allowed_bytes,
+             "(kernel, bytes) each time that a kernel was allowed more shared memory than a block has by default.");
   module.def("launches", list_launches,
              "(kernel, grid, block, bytes of shared memory) of each launch since clear_launches().");
+  module.def("overlapping_launches", list_overlapping, "Those of launches() whose overlap the driver is told of.");
   module.def("clear_launches", clear_launches);
 
   pybind11::module_ primitives = module.def_submodule("primitives", "Kernels that try the parts of host execution.");

@@ -277,7 +277,7 @@ void clear_launches() { records.clear(); }
 void run(const Launch &launch, const std::function<void()> &kernel) {
   std::lock_guard lock(mutex);
   Unobserved own;
-  records.push_back({launch.kernel, launch.grid, launch.block, launch.shared_bytes});
+  records.push_back({launch.kernel, launch.grid, launch.block, launch.shared_bytes, may_overlap(launch)});
   Fiber self;
   caller = &self;
   launch_now = &launch;

@@ -70,7 +70,7 @@ void conv_gemm_f64(const ConvGemm &, const ConvGemmPlan &, void *partial, Stream
 // The tiles that are compiled, by ConvGemmPlan::form. The last of each list loads numbers one at a time.
 struct TileForm {
   int block_m, block_n, block_k, threads, stages;
-  int capability = 0; // of the only GPUs that it is for
+  int capability = 0; // of the only GPUs that it is for, and of the only code
 };
 inline constexpr TileForm kHalfForms[] = {{128, 128, 32, 256, 3},     {128, 64, 32, 128, 3},      {64, 64, 32, 128, 4},
                                           {128, 256, 64, 256, 4, 90}, {128, 128, 64, 256, 3, 90}, {64, 64, 32, 128, 3}};

@@ -75,7 +75,7 @@ ConvGemmPlan plan_conv_gemm(const ConvGemm &call, ConvMath math, const Limits &l
   for (int i = begin; i < end; ++i) {
     const TileForm &form = forms[i];
     const int64_t samples = samples_of_tile(form.block_m, smallest.pixels(), g.batch);
-    if (form.capability && form.capability != limits.capability)
+    if (form.capability && (form.capability != limits.capability || form.capability != limits.compiled))
       continue;
     const bool is_scaled = call.source_scale.data || call.tap_scale.data;
     const int64_t rows = form.block_m + form.block_n + (is_scaled ? samples + 1 : 0);

@@ -5,6 +5,7 @@
 
 #include <sstream>
 #include <stdexcept>
+#include <string>
 #include <type_traits>
 
 namespace kerneldna::cuda {
@@ -19,10 +20,19 @@ struct Limits {
   int multiprocessors;
   int shared_bytes; // of one block, at most
   int capability;   // 80, 86, 90, ...
+  int compiled;     // the architecture for which the code that runs there was compiled: 80, 86, 90, ...
 };
-const Limits &limits_of(int device);
 
 constexpr int kOldestCapability = 80;
+
+// What the driver says of a device, which has to be current when it is first asked for.
+struct Device {
+  std::string refusal; // why the library's kernels cannot run there, or nothing
+  Limits limits;
+};
+const Device &device_of(int device);
+const Limits &limits_of(int device); // throws the refusal
+Device ask_device(int device);       // anew: device_of remembers
 
 // Blocks of a launch, in the width that sizes are computed in: check_launch sees what dim3 would have cut off.
 struct Grid {
@@ -52,24 +62,31 @@ template <class... Parts> [[noreturn]] void fail(const Parts &...parts) {
 // Throws before anything is launched if the device cannot run it: grid past the limits, too much shared memory.
 void check_launch(const Launch &launch);
 
+// Throws the sentence that belongs to an error of the runtime.
+void check_result(cudaError_t result, const char *kernel);
+
+// Lets a kernel have all the shared memory of its device, once. Were it the amount of each launch, another thread could
+// set a smaller one in between.
+void allow_shared_memory(const void *kernel, const Launch &launch);
+
+// Whether the launch may tell the driver that it overlaps the previous one: older code has no instruction to wait.
+bool may_overlap(const Launch &launch);
+
 #ifdef KERNELDNA_HOST_EXECUTION
 
 template <class... Params>
 void launch(void (*kernel)(Params...), const Launch &where, const std::type_identity_t<Params> &...params) {
   check_launch(where);
+  allow_shared_memory(reinterpret_cast<const void *>(kernel), where);
   host_execution::run(where, [&] { kernel(params...); });
 }
 
 #else
 
-// Throws the sentence that belongs to an error of the runtime.
-void check_result(cudaError_t result, const char *kernel);
-void allow_shared_bytes(const void *kernel, const Launch &launch);
-
 template <class... Params>
 void launch(void (*kernel)(Params...), const Launch &where, const std::type_identity_t<Params> &...params) {
   check_launch(where);
-  allow_shared_bytes(reinterpret_cast<const void *>(kernel), where);
+  allow_shared_memory(reinterpret_cast<const void *>(kernel), where);
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
@@ -79,7 +96,7 @@ void launch(void (*kernel)(Params...), const Launch &where, const std::type_iden
   config.dynamicSmemBytes = where.shared_bytes;
   config.stream = static_cast<cudaStream_t>(where.stream.handle);
   config.attrs = &overlap;
-  config.numAttrs = where.overlaps_previous && limits_of(where.stream.device).capability >= 90 ? 1 : 0;
+  config.numAttrs = may_overlap(where) ? 1 : 0;
   check_result(cudaLaunchKernelEx(&config, kernel, params...), where.kernel);
 }
 
