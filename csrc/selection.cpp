@@ -9,7 +9,7 @@
 
 #include "cpu/host.h"
 #ifdef KERNELDNA_WITH_CUDA
-#include "cuda/kernels/launch.h"
+#include "cuda/refusal.h"
 #endif
 
 namespace kerneldna {
@@ -74,7 +74,7 @@ int squeeze_excite_class(const Tensor &input) {
   if (!input.is_cuda())
     return on_cpu;
 #ifdef KERNELDNA_WITH_CUDA
-  if (cuda::limits_of(input.get_device_index()).capability < cuda::kOldestCapability)
+  if (!cuda::refusal(input.get_device_index()).empty())
     return on_cuda + 1;
 #endif
   return on_cuda;

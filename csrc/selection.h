@@ -4,7 +4,7 @@
 // kernel looks up the class of its call in a table of bits. Python sets the bits of the classes that it wants to decide
 // itself, and those calls go on to kerneldna::_selected_*. They are all classes while a backend is chosen explicitly,
 // else those on the CPU where a table of measured winners names another backend, all of conv on CUDA, where what is
-// fastest is known by shape, and those of GPUs that are too old.
+// fastest is known by shape, and those of GPUs that the library's kernels cannot run on.
 #pragma once
 
 #include "conv_shape.h"
@@ -27,7 +27,7 @@ constexpr int kConvClasses = 128; // on a device
 constexpr int64_t kLargeMap = 512;
 int call_class(const ConvShape &shape, const Tensor &input, const OptionalTensor &spatial_attention);
 
-// squeeze_excite has three, after those of conv: on the CPU, on CUDA, on a GPU too old for the library's kernels.
+// squeeze_excite has three, after those of conv: on the CPU, on CUDA, on a GPU that refuses the library's kernels.
 constexpr int kCallClasses = 2 * kConvClasses + 3;
 int squeeze_excite_class(const Tensor &input);
 

@@ -49,7 +49,7 @@ class _Selection:
     """Tells the C++ library (csrc/selection.h) which classes of calls Python decides.
 
     All of them while any thread has an explicit choice. Else those on the CPU that another backend than the library's
-    own wins, conv on CUDA, where tables are by shape, and squeeze_excite on a GPU too old for the library's kernels.
+    own wins, conv on CUDA, where tables are by shape, and squeeze_excite on a GPU that refuses the library's kernels.
     The choice belongs to a thread, the library's mask to the process: hence the count.
     """
 
@@ -69,11 +69,11 @@ class _Selection:
 
     def publish(self) -> None:
         of_conv = 2 * _winners.CLASSES  # on the CPU and on CUDA
-        on_an_old_gpu = of_conv + 2  # squeeze_excite, after that on the CPU and that on CUDA
+        on_a_gpu_that_refuses = of_conv + 2  # squeeze_excite, after that on the CPU and that on CUDA
         if self._holders:
-            _select_in_python(list(range(on_an_old_gpu + 1)))
+            _select_in_python(list(range(on_a_gpu_that_refuses + 1)))
         else:
-            _select_in_python([*_winners.table("cpu"), *range(_winners.CLASSES, of_conv), on_an_old_gpu])
+            _select_in_python([*_winners.table("cpu"), *range(_winners.CLASSES, of_conv), on_a_gpu_that_refuses])
 
 
 _selection = _Selection()

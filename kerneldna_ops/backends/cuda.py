@@ -3,6 +3,7 @@
 They work on channels_last tensors without a copy; an NCHW tensor is brought into that layout first.
 """
 
+import functools
 import math
 import threading
 from collections.abc import Sequence
@@ -38,8 +39,15 @@ def runs_on(input: Tensor) -> tuple[bool, str]:
         return False, f"torch {torch.__version__} was built without CUDA"
     if input.device.type != "cuda":
         return False, f"input is on {input.device}, not on a CUDA device"
-    reason = _limits.too_old(input.device)
-    return not reason, reason or "fused CUDA kernels"
+    refusal = _refusal(input.device.index)
+    return not refusal, refusal or "fused CUDA kernels"
+
+
+@functools.cache
+def _refusal(device: int) -> str:
+    """What the library's kernels have against a device, its driver or this torch, or nothing."""
+    refusal: str = torch.ops.kerneldna._cuda_refusal(device)
+    return refusal
 
 
 def too_large(

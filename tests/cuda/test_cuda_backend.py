@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cases import build, named
-from kerneldna_ops import backends, explain_backends
+from kerneldna_ops import backends, explain_backends, use_backend
 from kerneldna_ops.backends import _tuned, cuda, cuda_host
 from kerneldna_ops.functional import conv2d
 
@@ -38,6 +38,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda op, key: True)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(cuda, "_refusal", lambda device: "")
     monkeypatch.setattr(_tuned, "find", lambda function, args: None)
 
 
@@ -61,11 +62,16 @@ def test_another_device(gpu):
     assert cuda.can_run(*CALL) == (False, "input is on cpu, not on a CUDA device")
 
 
-def test_an_old_gpu(gpu, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    reason = "the GPU has compute capability 7.5, 8.0 is needed"
-    assert cuda.can_run(*on_a_gpu(CALL)) == (False, reason)
-    assert cuda.runs_on(OnAGpu(CALL.input)) == (False, reason)
+def test_a_gpu_that_refuses_the_kernels(gpu, monkeypatch):
+    """Whatever the library found out about it (test_device.py); others answer, and everybody may know why."""
+    reason = "the library was built with CUDA 13.0, and the NVIDIA driver is for CUDA 12.8 at most"
+    monkeypatch.setattr(cuda, "_refusal", {0: reason}.__getitem__)
+    call = on_a_gpu(CALL)
+    assert cuda.can_run(*call) == cuda.runs_on(call[0]) == (False, reason)
+    monkeypatch.setattr(backends.load("triton"), "can_run", lambda *args: (False, "it is out of order"))
+    assert backends.select("conv", call, call) is backends.load("composite")
+    with use_backend("cuda"), pytest.raises(RuntimeError, match=f"^backend 'cuda' cannot run this call: {reason}$"):
+        backends.select("conv", call, call)
 
 
 def test_here_the_reason_is_told():
