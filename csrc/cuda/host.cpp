@@ -56,10 +56,11 @@ Tensor with_adjacent_channels(const Tensor &image) {
   return torch::stable::contiguous(image, MemoryFormat::ChannelsLast);
 }
 
+int64_t stepped_stride(const Tensor &tensor, int64_t dim) { return tensor.size(dim) > 1 ? tensor.stride(dim) : 0; }
+
 Image image_of(const Tensor &image) {
-  // A stride that is never stepped over says nothing: not that pixels are unaligned, above all.
-  const auto stride = [&](int64_t dim) { return image.size(dim) > 1 ? image.stride(dim) : 0; };
-  return {const_cast<void *>(image.const_data_ptr()), stride(0), stride(2), stride(3)};
+  return {const_cast<void *>(image.const_data_ptr()), stepped_stride(image, 0), stepped_stride(image, 2),
+          stepped_stride(image, 3)};
 }
 
 bool is_per_sample(const OptionalTensor &attention, int64_t static_dim) {
@@ -78,7 +79,7 @@ Scale scale_of(OptionalTensor &attention, int64_t static_dim) {
   }
   if (!adjacent)
     attention = torch::stable::contiguous(*attention);
-  return {attention->const_data_ptr(), per_sample ? attention->stride(0) : 0};
+  return {attention->const_data_ptr(), per_sample ? stepped_stride(*attention, 0) : 0};
 }
 
 Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype, const Tensor &like) {

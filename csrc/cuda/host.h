@@ -42,6 +42,9 @@ Stored stored_of(ScalarType dtype);
 
 Geometry geometry_of(const ConvShape &shape);
 
+// 0 for a stride that is never stepped over, which says nothing: not that what stands there is unaligned, above all.
+int64_t stepped_stride(const Tensor &tensor, int64_t dim);
+
 // The tensor itself where its channels are adjacent in memory, else a channels_last copy.
 Tensor with_adjacent_channels(const Tensor &image);
 Image image_of(const Tensor &image);

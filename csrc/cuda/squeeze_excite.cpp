@@ -40,10 +40,10 @@ Tensor run(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &
   SqueezeExcite se{};
   se.input = input.const_data_ptr();
   se.batch = input.size(0);
-  se.sample_stride = input.stride(0);
-  se.channel_stride = input.stride(1);
-  se.row_stride = input.stride(2);
-  se.column_stride = input.stride(3);
+  se.sample_stride = stepped_stride(input, 0);
+  se.channel_stride = stepped_stride(input, 1);
+  se.row_stride = stepped_stride(input, 2);
+  se.column_stride = stepped_stride(input, 3);
   se.channels = int(input.size(1));
   se.height = int(input.size(2));
   se.width = int(input.size(3));
