@@ -12,7 +12,8 @@ from cases import Case
 host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs `make host-kernels`", exc_type=ModuleNotFoundError)
 primitives = host.primitives
 
-N, K, THREADS = 128, 16, 128
+K, THREADS = 16, 128
+COLUMNS = (64, 128)
 ATOM = 512  # numbers: eight rows of 128 bytes
 
 
@@ -23,7 +24,7 @@ def encode(address, leading, stride):
 
 
 def laid_out(b, transposed, first, along_rows, along_columns, count):
-    """`count` numbers with b [K, N] in it: atoms of 8 rows and 64 columns, whose row r has its eighth c at c ^ r.
+    """`count` numbers with b [K, columns] in it: atoms of 8 rows and 64 columns, whose row r has its eighth c at c ^ r.
 
     The atoms stand at first + i * along_rows + j * along_columns, for rows 8 i and columns 64 j. A row is an n, or,
     where transposed, a k; b starts at column first % 64.
@@ -31,7 +32,7 @@ def laid_out(b, transposed, first, along_rows, along_columns, count):
     memory = torch.full((count,), float("nan"), dtype=b.dtype)
     start = first % 64
     for (row, column), value in zip(
-        itertools.product(*map(range, (K, N) if transposed else (N, K))),
+        itertools.product(*map(range, b.shape if transposed else b.T.shape)),
         (b if transposed else b.T).flatten(),
         strict=True,
     ):
@@ -62,18 +63,19 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("arrival", ["early", "late"])
 @pytest.mark.parametrize("operand", DTYPES)
+@pytest.mark.parametrize("columns", COLUMNS)
 @pytest.mark.parametrize(("transposed", "layout"), [(t, layout) for t in LAYOUTS for layout in LAYOUTS[t]])
-def test_product(transposed, layout, operand, arrival):
+def test_product(transposed, layout, columns, operand, arrival):
     host.set_copies(arrival)
     first, along_rows, along_columns = layout
-    a, b = ((torch.randint(-8, 9, size) / 4).to(DTYPES[operand]) for size in ((64, K), (K, N)))
+    a, b = ((torch.randint(-8, 9, size) / 4).to(DTYPES[operand]) for size in ((64, K), (K, columns)))
     memory = laid_out(b, transposed, first, along_rows, along_columns, 40 * ATOM)
     halves = [bits_of(torch.stack([a[place_in_a(i, thread)] for i in range(8)])) for thread in range(THREADS)]
     registers = [[low | high << 16 for low, high in zip(h[::2], h[1::2], strict=True)] for h in halves]
     descriptor = encode(2 * first, 2 * along_columns, 2 * along_rows)
-    sums = primitives.wgmma(operand, transposed, bits_of(memory), descriptor, registers)
-    result = torch.full((64, N), float("nan"))
-    for thread, i in itertools.product(range(THREADS), range(64)):
+    sums = primitives.wgmma(operand, transposed, columns, bits_of(memory), descriptor, registers)
+    result = torch.full((64, columns), float("nan"))
+    for thread, i in itertools.product(range(THREADS), range(columns // 2)):
         result[place_in_d(i, thread)] = sums[thread][i]
     torch.testing.assert_close(result, 2 * (a.float() @ b.float()), rtol=0, atol=0)
 
@@ -107,17 +109,19 @@ def test_no_mistake():
     primitives.wgmma_misuse("")
 
 
-# The convolution. Tiles have 128 pixels and 128 or 256 filters, a step along K has 64 channels.
+# The convolution. Tiles have 128 pixels and 64, 128 or 256 filters, a step along K has 64 channels.
 WIDE = channels_last(Case("wide", (2, 72, 9, 8), 208, padding=(1, 1)))
 WIDE_INPUT = channels_last(Case("wide_input", (2, 208, 9, 8), 72, (3, 2), (2, 1), (1, 0), (1, 2)))
+NARROW = channels_last(Case("narrow", (2, 136, 8, 8), 56, padding=(1, 1)))
+NARROW_INPUT = channels_last(Case("narrow_input", (2, 64, 8, 8), 136, (2, 3), padding=(1, 1)))
 GROUPS = channels_last(Case("groups", (1, 144, 11, 10), 160, (2, 3), padding=(1, 1), groups=2))
 STRIDE = channels_last(Case("stride", (2, 136, 15, 17), 128, stride=(2, 2), padding=(1, 1)))
 MANY_SAMPLES = channels_last(Case("many_samples", (63, 128, 1, 2), 120, (1, 1)))
 DEEP = channels_last(Case("deep", (1, 1000, 11, 11), 128, (1, 1)))
-SHAPES = (WIDE, WIDE_INPUT, GROUPS, STRIDE, MANY_SAMPLES)
+SHAPES = (WIDE, WIDE_INPUT, NARROW, NARROW_INPUT, GROUPS, STRIDE, MANY_SAMPLES)
 
-# More than any other tile takes.
-WGMMA_BYTES = 100 << 10
+# More than any other tile takes here.
+WGMMA_BYTES = 80 << 10
 
 
 def use_hopper(multiprocessors=FEW):
@@ -147,6 +151,8 @@ def test_convolution(case, factors, math):
     [
         (WIDE, [(2, 1, 1), (2, 1, 1), (2, 1, 9)]),
         (WIDE_INPUT, [None, (2, 1, 1), None]),
+        (NARROW, [(1, 1, 1), (1, 1, 1), (1, 1, 9)]),
+        (NARROW_INPUT, [(2, 1, 1), (1, 1, 1), (2, 1, 6)]),
         (GROUPS, [(1, 2, 1), (1, 2, 1), (1, 2, 6)]),
         (STRIDE, [(2, 1, 1), (5, 1, 1), (2, 1, 9)]),
         (MANY_SAMPLES, [(1, 1, 1), (1, 1, 1), (1, 1, 1)]),
@@ -167,10 +173,10 @@ def test_other_gpus_have_other_tiles():
 
 
 def test_k_in_parts():
-    use_hopper(multiprocessors=2)
+    use_hopper(multiprocessors=4)
     case = DEEP.but(**FACTORS["channel"])
     check(case, F16, everything(case, F16))
-    assert tiles()[0] == (1, 1, 2)
+    assert tiles()[0] == (1, 1, 4)
 
 
 @pytest.mark.parametrize("arrival", ["early", "late"])

@@ -104,7 +104,8 @@ PYBIND11_MODULE(_cuda_host, module) {
                  arg("times") = 1);
   primitives.def("ldmatrix", try_ldmatrix, arg("numbers"), arg("row_offsets"), arg("transposed"));
   primitives.def("mma", try_mma, arg("operand"), arg("a"), arg("b"), arg("d"));
-  primitives.def("wgmma", try_wgmma, arg("operand"), arg("transposed"), arg("numbers"), arg("descriptor"), arg("a"));
+  primitives.def("wgmma", try_wgmma, arg("operand"), arg("transposed"), arg("columns"), arg("numbers"),
+                 arg("descriptor"), arg("a"));
   primitives.def("wgmma_misuse", try_wgmma_misuse, arg("what"));
   primitives.def("round", try_round, arg("dtype"), arg("values"), "To the dtype and back, in float32.");
   primitives.def("copies", try_copies, arg("source"), arg("offset"), arg("bytes"), arg("valid"));

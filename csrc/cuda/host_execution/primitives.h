@@ -21,7 +21,7 @@ std::vector<std::vector<float>> try_mma(const std::string &operand, const std::v
 
 // The 64 sums of each of 128 threads after two products of their registers of a with the operand that the descriptor
 // finds in shared memory full of numbers: "f16" or "bf16".
-std::vector<std::vector<float>> try_wgmma(const std::string &operand, bool transposed,
+std::vector<std::vector<float>> try_wgmma(const std::string &operand, bool transposed, int columns,
                                           const std::vector<uint16_t> &numbers, uint64_t descriptor,
                                           const std::vector<std::vector<uint32_t>> &a);
 void try_wgmma_misuse(const std::string &what);

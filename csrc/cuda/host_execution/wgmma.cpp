@@ -12,9 +12,9 @@ namespace kerneldna::cuda::host_execution {
 namespace {
 
 constexpr const char *kName = "wgmma";
-constexpr int kRows = 16, kColumns = 128, kDepth = 16; // of a warp's part
-constexpr int kSums = 64;                              // of a thread
-constexpr uint32_t kPoison = 0x7fc0dead;               // a NaN
+constexpr int kRows = 16, kDepth = 16;   // of a warp's part
+constexpr int kMostColumns = 128;        // twice a thread's sums
+constexpr uint32_t kPoison = 0x7fc0dead; // a NaN
 
 // What the PTX manual calls a matrix descriptor.
 struct Descriptor {
@@ -37,17 +37,17 @@ uint32_t address_of(const Descriptor &b, bool transposed, int k, int n) {
 }
 
 // Eight numbers that stand together: at (k, n) and those after it along the axis that is adjacent.
-template <class Use> void for_each_part(const Descriptor &b, bool transposed, const Use &use) {
+template <class Use> void for_each_part(const Descriptor &b, bool transposed, int columns, const Use &use) {
   for (int k = 0; k < kDepth; k += transposed ? 1 : 8)
-    for (int n = 0; n < kColumns; n += transposed ? 8 : 1)
+    for (int n = 0; n < columns; n += transposed ? 8 : 1)
       use(k, n, address_of(b, transposed, k, n));
 }
 
-void check_operand(const Descriptor &b, bool transposed) {
+void check_operand(const Descriptor &b, bool transposed, int columns) {
   Unobserved own;
   if (b.swizzle != 1 || b.base_offset != 0)
     fail(kName, ": swizzle ", b.swizzle, " with base offset ", b.base_offset, ", where only 1 with 0 is known here");
-  for_each_part(b, transposed, [](int, int, uint32_t address) {
+  for_each_part(b, transposed, columns, [](int, int, uint32_t address) {
     if (address + 16 > shared_bytes())
       fail(kName, ": reads ", address, " bytes into the shared memory, of which there are ", shared_bytes());
     if (!Copies::is_published(address))
@@ -57,9 +57,9 @@ void check_operand(const Descriptor &b, bool transposed) {
   });
 }
 
-void load_operand(const Descriptor &b, bool transposed, uint16_t (&numbers)[kDepth][kColumns]) {
-  check_operand(b, transposed);
-  for_each_part(b, transposed, [&](int k, int n, uint32_t address) {
+void load_operand(const Descriptor &b, bool transposed, int columns, uint16_t (&numbers)[kDepth][kMostColumns]) {
+  check_operand(b, transposed, columns);
+  for_each_part(b, transposed, columns, [&](int k, int n, uint32_t address) {
     uint16_t part[8];
     std::memcpy(part, shared_memory() + address, sizeof(part));
     for (int i = 0; i < 8; ++i)
@@ -77,6 +77,7 @@ struct Group {
   struct Start {
     Operand operand;
     bool transposed;
+    int columns;
     uint64_t b;
     bool operator==(const Start &) const = default;
   };
@@ -111,27 +112,28 @@ void end_products() {
         fail(kName, ": a warp of a group started ", count, " products, another ", group.starts.size());
 }
 
-void Products::start(Operand operand, bool transposed, float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
+void Products::start(Operand operand, bool transposed, std::span<float> d, const uint32_t (&a)[4], uint64_t b) {
+  const int columns = 2 * static_cast<int>(d.size());
   bool is_last;
   Exchange &lanes = exchange();
   {
     Unobserved own;
     if (!is_fenced)
       fail(kName, ": no wgmma.fence since registers were written");
-    Sums &of_d = sums[d];
+    Sums &of_d = sums[d.data()];
     if (of_d.pending++ == 0) {
-      std::copy_n(d, kSums, of_d.values);
-      std::fill_n(d, kSums, std::bit_cast<float>(kPoison));
+      of_d.values.assign(d.begin(), d.end());
+      std::fill(d.begin(), d.end(), std::bit_cast<float>(kPoison));
     }
     products.push_back({operand, transposed, b, d, a, {a[0], a[1], a[2], a[3]}});
     lanes.rows[lane_index()] = this;
     is_last = meet(kName);
     if (is_last)
-      note_start({operand, transposed, b});
+      note_start({operand, transposed, columns, b});
   }
   if (!is_last)
     return;
-  check_operand(decode(b), transposed);
+  check_operand(decode(b), transposed, columns);
   if (Copies::arrival() == Copies::Arrival::early)
     multiply(lanes, products.size() - 1);
 }
@@ -170,13 +172,14 @@ void Products::wait(int pending) {
 void Products::multiply(const Exchange &lanes, size_t index) {
   const auto of_lane = [&](int lane) { return static_cast<const Products *>(lanes.rows[lane]); };
   const Product &any = of_lane(0)->products[index];
-  uint16_t numbers[kDepth][kColumns];
-  load_operand(decode(any.b), any.transposed, numbers);
+  const int columns = 2 * static_cast<int>(any.d.size());
+  uint16_t numbers[kDepth][kMostColumns];
+  load_operand(decode(any.b), any.transposed, columns, numbers);
 
   Unobserved own;
-  static float a[kRows][kDepth], b[kDepth][kColumns], sums[kRows][kColumns];
+  static float a[kRows][kDepth], b[kDepth][kMostColumns], sums[kRows][kMostColumns];
   for (int k = 0; k < kDepth; ++k)
-    for (int n = 0; n < kColumns; ++n)
+    for (int n = 0; n < columns; ++n)
       b[k][n] = to_float(any.operand, numbers[k][n]);
   for (int lane = 0; lane < kWarpSize; ++lane)
     for (int i = 0; i < 8; ++i) {
@@ -187,12 +190,12 @@ void Products::multiply(const Exchange &lanes, size_t index) {
   std::memset(sums, 0, sizeof(sums));
   for (int row = 0; row < kRows; ++row)
     for (int k = 0; k < kDepth; ++k)
-      for (int n = 0; n < kColumns; ++n)
+      for (int n = 0; n < columns; ++n)
         sums[row][n] += a[row][k] * b[k][n];
   for (int lane = 0; lane < kWarpSize; ++lane) {
     const Products *own_products = of_lane(lane);
-    float *values = const_cast<Products *>(own_products)->sums.at(own_products->products[index].d).values;
-    for (int i = 0; i < kSums; ++i)
+    auto &values = const_cast<Products *>(own_products)->sums.at(own_products->products[index].d.data()).values;
+    for (size_t i = 0; i < values.size(); ++i)
       values[i] += sums[lane / 4 + i / 2 % 2 * 8][i / 4 * 8 + lane % 4 * 2 + i % 2];
   }
 }
@@ -201,14 +204,14 @@ void Products::multiply(const Exchange &lanes, size_t index) {
 void Products::finish(const Product &product) {
   if (std::memcmp(product.a, product.a_at_start, sizeof(product.a_at_start)) != 0)
     fail(kName, ": a register of an operand was written before the product was waited for");
-  Sums &of_d = sums.at(product.d);
+  Sums &of_d = sums.at(product.d.data());
   if (--of_d.pending > 0)
     return;
-  for (int i = 0; i < kSums; ++i)
-    if (std::bit_cast<uint32_t>(product.d[i]) != kPoison)
+  for (const float sum : product.d)
+    if (std::bit_cast<uint32_t>(sum) != kPoison)
       fail(kName, ": a register of the sums was written before the product was waited for");
-  std::copy_n(of_d.values, kSums, product.d);
-  sums.erase(product.d);
+  std::copy(of_d.values.begin(), of_d.values.end(), product.d.begin());
+  sums.erase(product.d.data());
 }
 
 void Products::check_none_pending() const {

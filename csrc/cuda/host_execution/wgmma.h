@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <span>
 #include <type_traits>
 #include <vector>
 
@@ -21,7 +22,7 @@ namespace host_execution {
 // arrive.
 class Products {
 public:
-  void start(Operand operand, bool transposed, float (&d)[64], const uint32_t (&a)[4], uint64_t b);
+  void start(Operand operand, bool transposed, std::span<float> d, const uint32_t (&a)[4], uint64_t b);
   void commit();
   void wait(int pending);
   void fence() { is_fenced = true; }
@@ -33,14 +34,14 @@ public:
 
 private:
   struct Sums {
-    float values[64];
-    int pending; // products to come
+    std::vector<float> values;
+    int pending = 0; // products to come
   };
   struct Product {
     Operand operand;
     bool transposed;
     uint64_t b;
-    float *d;
+    std::span<float> d;
     const uint32_t *a;
     uint32_t a_at_start[4];
   };
@@ -65,7 +66,9 @@ inline void wgmma_fence() { host_execution::products().fence(); }
 inline void wgmma_commit() { host_execution::products().commit(); }
 template <int Pending> inline void wgmma_wait() { host_execution::products().wait(Pending); }
 
-template <class T, bool Transposed> inline void wgmma_64x128x16(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
+template <class T, bool Transposed, int Sums>
+inline void wgmma_64x16(float (&d)[Sums], const uint32_t (&a)[4], uint64_t b) {
+  static_assert(Sums == 32 || Sums == 64);
   static_assert(std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>);
   using host_execution::Operand;
   host_execution::products().start(std::is_same_v<T, __half> ? Operand::f16 : Operand::bf16, Transposed, d, a, b);

@@ -17,7 +17,7 @@ struct Registers {
   float d[kThreads][64];
 };
 
-template <class T, bool Transposed>
+template <class T, bool Transposed, int Columns>
 __global__ void wgmma_kernel(const uint16_t *numbers, int count, uint64_t descriptor, Registers *registers) {
   KERNELDNA_SHARED(shared);
   for (int i = threadIdx.x; i < count; i += blockDim.x)
@@ -25,12 +25,19 @@ __global__ void wgmma_kernel(const uint16_t *numbers, int count, uint64_t descri
   fence_proxy_async();
   __syncthreads();
   auto &a = registers->a[threadIdx.x];
-  auto &d = registers->d[threadIdx.x];
+  float d[Columns / 2] = {};
   wgmma_fence();
-  wgmma_64x128x16<T, Transposed>(d, a, descriptor);
-  wgmma_64x128x16<T, Transposed>(d, a, descriptor);
+  wgmma_64x16<T, Transposed>(d, a, descriptor);
+  wgmma_64x16<T, Transposed>(d, a, descriptor);
   wgmma_commit();
   wgmma_wait<0>();
+  std::copy_n(d, Columns / 2, registers->d[threadIdx.x]);
+}
+
+template <class T> auto wgmma_kernel_of(bool transposed, int columns) {
+  if (columns == 64)
+    return transposed ? wgmma_kernel<T, true, 64> : wgmma_kernel<T, false, 64>;
+  return transposed ? wgmma_kernel<T, true, 128> : wgmma_kernel<T, false, 128>;
 }
 
 __global__ void wgmma_misuse_kernel(const std::string *what, const unsigned char *source) {
@@ -59,7 +66,7 @@ __global__ void wgmma_misuse_kernel(const std::string *what, const unsigned char
   const uint64_t b = matrix_descriptor(shared + far, 16, 1024) ^ (is("no swizzle") ? uint64_t(1) << 62 : 0) ^
                      (is("different operands") && threadIdx.x >= 96 ? 2 : 0);
   if (!is("a warp less") || threadIdx.x < 96)
-    wgmma_64x128x16<__half, false>(d, a, b);
+    wgmma_64x16<__half, false>(d, a, b);
   wgmma_commit();
   if (is("operand overwritten")) {
     __syncthreads();
@@ -76,20 +83,19 @@ __global__ void wgmma_misuse_kernel(const std::string *what, const unsigned char
 
 } // namespace
 
-std::vector<std::vector<float>> try_wgmma(const std::string &operand, bool transposed,
+std::vector<std::vector<float>> try_wgmma(const std::string &operand, bool transposed, int columns,
                                           const std::vector<uint16_t> &numbers, uint64_t descriptor,
                                           const std::vector<std::vector<uint32_t>> &a) {
   Registers registers{};
   for (int thread = 0; thread < kThreads; ++thread)
     std::copy_n(a.at(thread).begin(), 4, registers.a[thread]);
-  const auto kernel = operand == "f16" ? (transposed ? wgmma_kernel<__half, true> : wgmma_kernel<__half, false>)
-                      : transposed     ? wgmma_kernel<__nv_bfloat16, true>
-                                       : wgmma_kernel<__nv_bfloat16, false>;
+  const auto kernel = operand == "f16" ? wgmma_kernel_of<__half>(transposed, columns)
+                                       : wgmma_kernel_of<__nv_bfloat16>(transposed, columns);
   launch(kernel, {"wgmma", 1, kThreads, 2 * numbers.size(), {}}, numbers.data(), static_cast<int>(numbers.size()),
          descriptor, &registers);
   std::vector<std::vector<float>> result;
   for (const auto &d : registers.d)
-    result.emplace_back(d, d + 64);
+    result.emplace_back(d, d + columns / 2);
   return result;
 }
 

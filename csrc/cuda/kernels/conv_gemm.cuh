@@ -34,7 +34,7 @@ template <class Math, int Stages_, bool IsVector_, bool Scaled_, bool Transposed
   // Blocks on a multiprocessor: three of the smaller tiles, unless a thread keeps many rows in mind to load number by
   // number.
   static constexpr int kMinBlocks = sizeof(T) == 8 || kBlockM * kBlockN > 128 * 128 ? 1
-                                    : kVector && kBlockM * kBlockN < 128 * 128      ? 3
+                                    : kVector && kThreads == 128                    ? 3
                                                                                     : 2;
   // Steps that are loaded ahead of the one that is multiplied. The other stages are still read.
   static constexpr int kAhead = kStages - 1 - Math::kStepsInFlight;

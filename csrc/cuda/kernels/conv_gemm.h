@@ -72,8 +72,9 @@ struct TileForm {
   int block_m, block_n, block_k, threads, stages;
   int capability = 0; // of the only GPUs that it is for, and of the only code
 };
-inline constexpr TileForm kHalfForms[] = {{128, 128, 32, 256, 3},     {128, 64, 32, 128, 3},      {64, 64, 32, 128, 4},
-                                          {128, 256, 64, 256, 4, 90}, {128, 128, 64, 256, 3, 90}, {64, 64, 32, 128, 3}};
+inline constexpr TileForm kHalfForms[] = {
+    {128, 128, 32, 256, 3},     {128, 64, 32, 128, 3},     {64, 64, 32, 128, 4}, {128, 256, 64, 256, 4, 90},
+    {128, 128, 64, 256, 3, 90}, {128, 64, 64, 256, 3, 90}, {64, 64, 32, 128, 3}};
 inline constexpr TileForm kTf32Forms[] = {{64, 64, 16, 128, 4}, {64, 64, 16, 128, 3}};
 inline constexpr TileForm kPlainForms[] = {{64, 64, 16, 256, 3}};
 

@@ -72,7 +72,7 @@ template <class T, int Index> struct HalfForm {
 
 template <class T>
 void launch_conv_gemm_half(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
-  static_assert(std::size(kHalfForms) == 6);
+  static_assert(std::size(kHalfForms) == 7);
   switch (plan.form) {
   case 0:
     return launch_conv_gemm_form<HalfForm<T, 0>, true>(call, plan, partial, stream);
@@ -81,7 +81,7 @@ void launch_conv_gemm_half(const ConvGemm &call, const ConvGemmPlan &plan, void 
   case 2:
     return launch_conv_gemm_form<HalfForm<T, 2>, true>(call, plan, partial, stream);
   default:
-    return launch_conv_gemm_form<HalfForm<T, 5>, false>(call, plan, partial, stream);
+    return launch_conv_gemm_form<HalfForm<T, 6>, false>(call, plan, partial, stream);
   }
 }
 
@@ -96,10 +96,14 @@ template <class T, int Index> struct WgmmaForm {
 
 template <class T>
 void launch_conv_gemm_wgmma(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
-  if (plan.form == 3)
-    launch_conv_gemm_form<WgmmaForm<T, 3>, true>(call, plan, partial, stream);
-  else
-    launch_conv_gemm_form<WgmmaForm<T, 4>, true>(call, plan, partial, stream);
+  switch (plan.form) {
+  case 3:
+    return launch_conv_gemm_form<WgmmaForm<T, 3>, true>(call, plan, partial, stream);
+  case 4:
+    return launch_conv_gemm_form<WgmmaForm<T, 4>, true>(call, plan, partial, stream);
+  default:
+    return launch_conv_gemm_form<WgmmaForm<T, 5>, true>(call, plan, partial, stream);
+  }
 }
 
 // Of kTf32Forms.

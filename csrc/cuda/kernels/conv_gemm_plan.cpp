@@ -45,9 +45,11 @@ constexpr int kMostSplits = 32;
 double cycles(const TileForm &form, int64_t tiles, int64_t steps, int64_t splits, int multiprocessors) {
   const int size = form.block_m * form.block_n;
   const bool largest = size > 128 * 128, large = size >= 128 * 128, is_wgmma = form.capability == 90;
-  const double share = is_wgmma ? (largest ? 1.5 : 1.3) : large ? 0.8 : size >= 128 * 64 ? 0.7 : 0.6;
+  const double share = is_wgmma ? (largest ? 1.5 : large ? 1.3 : 0.95) : large ? 0.8 : size >= 128 * 64 ? 0.7 : 0.6;
   const double step = double(size) * form.block_k / (kProductsPerCycle * share);
-  const int64_t blocks = ceil_divide(tiles * splits, multiprocessors), resident = largest ? 1 : large ? 2 : 3;
+  const int64_t blocks = ceil_divide(tiles * splits, multiprocessors), resident = largest             ? 1
+                                                                                  : large || is_wgmma ? 2
+                                                                                                      : 3;
   const double main = double(ceil_divide(steps, splits)) *
                       std::max(double(blocks) * step, double(ceil_divide(blocks, resident)) * kStepLatency);
   if (splits == 1)

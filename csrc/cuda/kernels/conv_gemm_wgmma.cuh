@@ -41,7 +41,7 @@ public:
 #pragma unroll
     for (int i = 0; i < kParts; ++i)
 #pragma unroll
-      for (int e = 0; e < 64; ++e)
+      for (int e = 0; e < kSums; ++e)
         sums[i][e] = 0;
   }
 
@@ -68,8 +68,8 @@ public:
       wgmma_fence();
 #pragma unroll
       for (int part = 0; part < kParts; ++part) {
-        const T *const first = b + (Transposed ? at_b(i * 16, part * 128) : at_b(part * 128, 0) + i * 16);
-        wgmma_64x128x16<T, Transposed>(sums[part], fragment, matrix_descriptor(first, kLeading, 1024));
+        const T *const first = b + (Transposed ? at_b(i * 16, part * kPart) : at_b(part * kPart, 0) + i * 16);
+        wgmma_64x16<T, Transposed>(sums[part], fragment, matrix_descriptor(first, kLeading, 1024));
       }
       wgmma_commit();
     }
@@ -82,21 +82,24 @@ public:
 #pragma unroll
     for (int part = 0; part < kParts; ++part)
 #pragma unroll
-      for (int e = 0; e < 64; ++e)
-        target[(row + e / 2 % 2 * 8) * ld + part * 128 + e / 4 * 8 + column + e % 2] = sums[part][e];
+      for (int e = 0; e < kSums; ++e)
+        target[(row + e / 2 % 2 * 8) * ld + part * kPart + e / 4 * 8 + column + e % 2] = sums[part][e];
   }
 
 private:
   static constexpr int kRow = 64;                             // numbers in 128 bytes
   static constexpr int kLeading = kBlockK * kRow * sizeof(T); // bytes from 64 n to the next, where Transposed
-  static constexpr int kParts = kBlockN / 128, kFragments = kParts > 1 ? 4 : 2;
-  static_assert(sizeof(T) == 2 && kBlockN % 128 == 0);
+  static constexpr int kPart = kBlockN < 128 ? 64 : 128;      // columns of a product
+  static constexpr int kParts = kBlockN / kPart, kSums = kPart / 2;
+  // Registers decide: of the tiles with 128 columns two are on a multiprocessor.
+  static constexpr int kFragments = kBlockN == 128 ? 2 : 4;
+  static_assert(sizeof(T) == 2 && kBlockN % kPart == 0);
 
   // The row that this lane names to ldmatrix.
   __device__ static int named_row() { return threadIdx.x / 32 * 16 + threadIdx.x % 16; }
 
   uint32_t fragments[kFragments][4];
-  float sums[kParts][64];
+  float sums[kParts][kSums];
 };
 
 } // namespace kerneldna::cuda
