@@ -11,7 +11,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
@@ -30,7 +32,17 @@ ROOT = Path(__file__).parent
 # The oldest torch and Python that a built wheel runs on. pyproject.toml repeats them (a test compares the two).
 TORCH_FLOOR = (2, 11)
 PYTHON_FLOOR = (3, 10)
-DEFAULT_CUDA_ARCHS = "8.0;8.6;8.9;9.0a;10.0;12.0+PTX"
+DEFAULT_CUDA_ARCHS = "8.0;8.6;8.9;9.0a;10.0+PTX;12.0"
+OLDEST_CUDA_ARCH = (8, 0)  # csrc/cuda/kernels/launch.h
+# The names that PyTorch has for some of them.
+NAMED_CUDA_ARCHS = {
+    "Volta": "7.0+PTX",
+    "Turing": "7.5+PTX",
+    "Ampere": "8.0;8.6+PTX",
+    "Ada": "8.9+PTX",
+    "Hopper": "9.0+PTX",
+    "Blackwell": "10.0;10.3;12.0;12.1+PTX",
+}
 NVCC_FLAGS = [
     "-Xcompiler=-fPIC,-fvisibility=hidden",
     "-Xptxas=--warn-on-spills",
@@ -83,17 +95,19 @@ class BuildExtension(build_ext):
         # The slowest first. Paths are relative, so that a compiler cache knows a file again in another checkout.
         sources = sorted(sources, key=lambda source: (not is_cuda(source), not vector_suffix(source), source))
         includes = [f"-I{folder}" for folder in (*include_dirs, *self.compiler.include_dirs)]
-        lines = [NINJA_RULE.format(folder=ninja_escaped(output_dir))]
+        lines = [NINJA_RULES.format(folder=ninja_escaped(output_dir))]
         objects = []
         for source in sources:
             objects.append(os.path.join(output_dir, vector_suffix(source).strip("_"), f"{source}.o"))
+            rule = "compile"
             if is_cuda(source) and "nvcc" in extra_postargs:
-                compiler, flags = nvcc_command(), extra_postargs["nvcc"]
+                rule, flags = "compile_with_nvcc", extra_postargs["nvcc"]
+                compiler = nvcc_command() if os.environ.get("PYTORCH_NVCC") else cached(nvcc_command())
             else:
                 language = ["-x", "c++"] if is_cuda(source) else []
                 compiler = [*cached(self.compiler.compiler_so_cxx), *language]
                 flags = [*extra_postargs["cxx"], *VECTOR_FLAGS.get(vector_suffix(source), [])]
-            lines.append(f"build {ninja_escaped(objects[-1])}: compile {ninja_escaped(source)}")
+            lines.append(f"build {ninja_escaped(objects[-1])}: {rule} {ninja_escaped(source)}")
             lines.append("  compiler = " + shlex.join(compiler).replace("$", "$$"))
             lines.append("  flags = " + shlex.join([*includes, *flags]).replace("$", "$$"))
         plan = Path(output_dir, "build.ninja")
@@ -105,9 +119,19 @@ class BuildExtension(build_ext):
         return objects
 
 
-NINJA_RULE = """builddir = {folder}
+# Where ptxas makes tensor core products wait for one another it only remarks on it, C75xx: the results stay right.
+NINJA_RULES = r"""builddir = {folder}
 rule compile
   command = $compiler -MD -MF $out.d -c $in -o $out $flags
+  description = $in
+  depfile = $out.d
+  deps = gcc
+rule compile_with_nvcc
+  command = said=$$($compiler -MD -MF $out.d -c $in -o $out $flags 2>&1); result=$$?; $
+    [ -z "$$said" ] || printf '%s\n' "$$said"; $
+    if remark=$$(printf '%s\n' "$$said" | grep -m 1 '(C75[0-9][0-9])'); then rm -f $out; result=1; $
+    echo "kerneldna-ops: $in must not have its tensor core products serialised, ptxas says: $$remark"; fi; $
+    exit $$result
   description = $in
   depfile = $out.d
   deps = gcc"""
@@ -130,12 +154,6 @@ def cached(compiler: list[str]) -> list[str]:
     return ["ccache", *compiler] if wanted and Path(compiler[0]).name != "ccache" else compiler
 
 
-def nvcc_command() -> list[str]:
-    if chosen := os.environ.get("PYTORCH_NVCC"):
-        return shlex.split(chosen)
-    return cached([str(find_cuda_home() / "bin/nvcc")])
-
-
 def switch(name: str) -> bool:
     return os.environ.get(name, "0").lower() not in ("", "0", "false", "off", "no")
 
@@ -145,41 +163,136 @@ def find_sources(ending: str) -> list[str]:
     return [source for source in found if not source.startswith(HOST_EXECUTION)]
 
 
-def find_cuda_home() -> Path | None:
-    """The CUDA toolkit. torch's own CUDA_HOME is None under CPU-only torch, which can build CUDA code all the same."""
+class Toolkit(NamedTuple):
+    """What compiles CUDA code, and where what such code needs is."""
+
+    home: Path
+    include: Path
+    library: Path
+
+
+def toolkit_in(home: Path) -> Toolkit | None:
+    """The toolkit in a folder, as NVIDIA's installers lay it out, conda or pip."""
+    machine = {"aarch64": "sbsa"}.get(platform.machine(), platform.machine())
+    roots = (home, home / f"targets/{machine}-linux")
+    includes = [root / "include" for root in roots]
+    libraries = [root / name for root in roots for name in ("lib64", "lib")]
+    include = next((folder for folder in includes if (folder / "cuda_runtime.h").exists()), None)
+    library = next((folder for folder in libraries if (folder / "libcudart_static.a").exists()), None)
+    complete = (home / "bin/nvcc").exists() and include and library
+    return Toolkit(home, include, library) if complete else None
+
+
+def find_toolkit() -> Toolkit | None:
+    """torch's own CUDA_HOME is None under CPU-only torch, which can build CUDA code all the same."""
     nvcc = shutil.which("nvcc")
-    places = [os.environ.get("CUDA_HOME"), nvcc and Path(nvcc).parent.parent, "/usr/local/cuda"]
-    parts = ("bin/nvcc", "include/cuda_runtime.h", "lib64/libcudart_static.a")
-    return next((home for home in map(Path, filter(None, places)) if all((home / p).exists() for p in parts)), None)
+    of_path = [path.parent.parent for path in (Path(nvcc), Path(nvcc).resolve())] if nvcc else []
+    of_variables = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    places = (*of_variables, *of_path, *wheels_of_nvidia(), Path("/usr/local/cuda"))
+    return next(filter(None, map(toolkit_in, places)), None)
 
 
-def choose_cuda(sources: list[str]) -> Path | None:
-    """The CUDA toolkit to build with, or None for a CPU-only build. Whether a GPU is present plays no part."""
-    home = find_cuda_home()
+def wheels_of_nvidia() -> list[Path]:
+    """Where pip puts them: nvidia/cu13. Those of CUDA 12 have no nvcc."""
+    package = find_spec("nvidia")
+    folders = package.submodule_search_locations if package else None
+    return sorted(path for folder in folders or () for path in Path(folder).glob("cu*"))
+
+
+def nvcc_command() -> list[str]:
+    if chosen := os.environ.get("PYTORCH_NVCC"):
+        return shlex.split(chosen)
+    return [str(find_toolkit().home / "bin/nvcc")]
+
+
+def ask_nvcc(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([*nvcc_command(), *arguments], capture_output=True, text=True)
+
+
+def nvcc_version() -> str:
+    done = ask_nvcc("--version")
+    if (found := re.search(r"release (\d+\.\d+)", done.stdout)) is None:
+        raise SystemExit(f"kerneldna-ops: {shlex.join(nvcc_command())} does not work: {last_line(done.stderr)}")
+    return found[1]
+
+
+def last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it says nothing"])[-1]
+
+
+def choose_cuda(sources: list[str]) -> tuple[Toolkit | None, str]:
+    """The CUDA toolkit to build with, or None and why the build is CPU-only. Whether a GPU is present plays no part."""
     forced = switch("KERNELDNA_FORCE_CUDA")
     if switch("KERNELDNA_NO_CUDA"):
         if forced:
             raise SystemExit("KERNELDNA_NO_CUDA and KERNELDNA_FORCE_CUDA exclude each other, both are set")
-        return None
-    if forced and home is None:
-        raise SystemExit("KERNELDNA_FORCE_CUDA is set, but there is no nvcc: install a CUDA toolkit or set CUDA_HOME")
+        return None, "KERNELDNA_NO_CUDA is set"
     if forced and not sources:
         raise SystemExit("KERNELDNA_FORCE_CUDA is set, but this version of kerneldna-ops has no CUDA sources yet")
-    return home if sources and (forced or torch.version.cuda) else None
+    if not forced and not torch.version.cuda:
+        return None, "so is this torch; KERNELDNA_FORCE_CUDA=1 builds CUDA kernels all the same"
+    if toolkit := find_toolkit():
+        return toolkit, ""
+    missing = "there is no CUDA toolkit (bin/nvcc, cuda_runtime.h and libcudart_static.a)"
+    advice = "install NVIDIA's, conda's cuda-toolkit or pip's nvidia-cuda-nvcc and nvidia-cuda-cccl, or set CUDA_HOME"
+    if forced:
+        raise SystemExit(f"KERNELDNA_FORCE_CUDA is set, but {missing}: {advice}")
+    return (
+        None,
+        f"this torch is for CUDA {torch.version.cuda}, but {missing}; for CUDA kernels {advice}, and build again",
+    )
 
 
-def arch_flags(archs: str) -> list[str]:
-    """nvcc's flags for a list as TORCH_CUDA_ARCH_LIST has it: "8.0;9.0a+PTX". Kernels for 9.0 need what 9.0a adds."""
-    flags = []
-    for arch in archs.replace(" ", ";").split(";"):
-        if (parts := re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", arch)) is None:
-            raise SystemExit(f"TORCH_CUDA_ARCH_LIST must be numbers like 8.0;9.0a;12.0+PTX, got {arch!r} in {archs!r}")
-        number = parts[1] + parts[2]
+class Arch(NamedTuple):
+    """One of TORCH_CUDA_ARCH_LIST."""
+
+    name: str
+    capability: tuple[int, int]
+    flags: tuple[str, ...]  # of nvcc
+
+
+def parse_archs(archs: str) -> list[Arch]:
+    """A list as PyTorch has it, "8.0;10.0+PTX". Kernels for 9.0 need what 9.0a adds."""
+    parsed = []
+    named = [NAMED_CUDA_ARCHS.get(name, name) for name in archs.replace(" ", ";").split(";")]
+    for arch in ";".join(named).split(";"):
+        if (parts := re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", arch)) is None:
+            raise SystemExit(
+                f"TORCH_CUDA_ARCH_LIST must be numbers like 8.0;9.0a;10.0+PTX, or one of {', '.join(NAMED_CUDA_ARCHS)},"
+                f" got {arch!r} in {archs!r}"
+            )
+        number = parts[1] + parts[2] + parts[3]
         machine = "90a" if number == "90" else number
-        flags.append(f"-gencode=arch=compute_{machine},code=sm_{machine}")
-        if parts[3]:
+        flags = [f"-gencode=arch=compute_{machine},code=sm_{machine}"]
+        if parts[4]:
             flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
-    return flags
+        parsed.append(Arch(arch, (int(parts[1]), int(parts[2])), tuple(flags)))
+    return parsed
+
+
+def choose_archs(asked: str | None, nvcc: str) -> list[Arch]:
+    """Those to build for; a line for those that are left out."""
+    archs = parse_archs(asked or DEFAULT_CUDA_ARCHS)
+    needed = "{}.{}".format(*OLDEST_CUDA_ARCH)
+    if too_old := [arch.name for arch in archs if arch.capability < OLDEST_CUDA_ARCH]:
+        print(f"kerneldna-ops: not for {' '.join(too_old)}, because the kernels need compute capability {needed}")
+    archs = [arch for arch in archs if arch.capability >= OLDEST_CUDA_ARCH]
+    if not archs:
+        raise SystemExit(f"TORCH_CUDA_ARCH_LIST must have {needed} or newer, which the kernels need, got {asked!r}")
+    refusals = {arch: refusal for arch in archs if (refusal := refusal_of(arch))}
+    for arch, refusal in refusals.items():
+        if asked:
+            raise SystemExit(f"TORCH_CUDA_ARCH_LIST has {arch.name}, which nvcc {nvcc} does not take: {refusal}")
+        if len(refusals) == len(archs):
+            raise SystemExit(f"nvcc {nvcc} takes none of the architectures {DEFAULT_CUDA_ARCHS}: {refusal}")
+        print(f"kerneldna-ops: not for {arch.name}, which nvcc {nvcc} does not take: {refusal}")
+    return [arch for arch in archs if arch not in refusals]
+
+
+def refusal_of(arch: Arch) -> str:
+    """What nvcc has against it, or nothing."""
+    done = ask_nvcc("--dryrun", *arch.flags, "-x", "cu", "-c", os.devnull, "-o", os.devnull)
+    return last_line(done.stderr) if done.returncode else ""
 
 
 def version_number(version: tuple[int, int]) -> str:
@@ -205,25 +318,25 @@ def extension() -> Extension:
     # Nothing but weak symbols may be missing: found here, not when the library is loaded.
     link_flags = ["-lgcc", "-Wl,-z,defs", *([] if switch("DEBUG") else ["-Wl,--strip-debug"])]
     compile_flags = {}
-    cuda_about = "not built (CPU only)"
     options: dict[str, list[str]] = {}
-    if home := choose_cuda(cuda_sources):
-        version = subprocess.run([home / "bin/nvcc", "--version"], capture_output=True, text=True, check=True).stdout
-        version = version.split("release ")[1].split(",")[0]
-        archs = os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_CUDA_ARCHS
-        cuda_about = f"{version} from {home} for {archs}"
+    toolkit, why_not = choose_cuda(cuda_sources)
+    cuda_about = f"not built (CPU only): {why_not}"
+    if toolkit:
+        version = nvcc_version()
+        archs = choose_archs(os.environ.get("TORCH_CUDA_ARCH_LIST"), version)
+        names = " ".join(arch.name for arch in archs)
+        cuda_about = f"{version} from {toolkit.home} for {names}"
         sources += cuda_sources
         flags += ["-DUSE_CUDA", "-DKERNELDNA_WITH_CUDA"]
-        # Without ";", which separates what build_info says.
-        named = archs.replace(";", " ")
-        flags += [f'-DKERNELDNA_CUDA_VERSION="{version}"', f'-DKERNELDNA_CUDA_ARCHS="{named}"']
-        compile_flags["nvcc"] = [*flags, *arch_flags(archs), *NVCC_FLAGS]
+        flags += [f'-DKERNELDNA_CUDA_VERSION="{version}"', f'-DKERNELDNA_CUDA_ARCHS="{names}"']
+        arch_flags = dict.fromkeys(flag for arch in archs for flag in arch.flags)
+        compile_flags["nvcc"] = [*flags, *arch_flags, *NVCC_FLAGS]
         # The runtime's functions stay inside, or they would meet those of the CUDA runtime that torch brings.
         link_flags.append("-Wl,--exclude-libs,libcudart_static.a")
         # Not CUDAExtension: it would link torch_cuda, which CPU-only torch lacks and the stable ABI does not need.
         options = {
-            "include_dirs": [f"{home}/include"],
-            "library_dirs": [f"{home}/lib64"],
+            "include_dirs": [str(toolkit.include)],
+            "library_dirs": [str(toolkit.library)],
             "libraries": ["cudart_static", "rt", "dl", "pthread"],
         }
     compile_flags["cxx"] = [*flags, "-Wall", "-fvisibility=hidden"]

@@ -1,4 +1,4 @@
-"""How setup.py calls the compilers: not more at a time than asked for, and alike in every checkout."""
+"""How setup.py calls the compilers: not more at a time than asked for, and alike in every checkout; and what fails."""
 
 import os
 import sys
@@ -12,6 +12,7 @@ SOURCES = ["csrc/one.cpp", "csrc/two.cu", "csrc/three_avx2.cpp", "csrc/four_avx5
 # Writes down how it is called; fails where it runs twice at a time.
 COMPILER = f"""#!{sys.executable}
 import os, sys, time
+print(os.environ.get("SAID", ""), end="", file=sys.stderr)
 os.mkdir("running")
 time.sleep(0.05)
 with open("calls", "a") as calls:
@@ -70,23 +71,23 @@ def test_ccache_is_used_where_it_is_installed(setup_py, tmp_path, monkeypatch):
     assert setup_py.cached(["g++"]) == ["g++"]
 
 
-def test_architectures(setup_py):
-    assert setup_py.arch_flags("8.0;9.0a 12.0+PTX") == [
-        "-gencode=arch=compute_80,code=sm_80",
-        "-gencode=arch=compute_90a,code=sm_90a",
-        "-gencode=arch=compute_120,code=sm_120",
-        "-gencode=arch=compute_120,code=compute_120",
-    ]
+SERIALISED = "ptxas info    : (C7515) Potential Performance Loss: wgmma.mma_async instructions are serialized"
 
 
-def test_hopper_is_compiled_with_all_it_has(setup_py):
-    assert setup_py.arch_flags("9.0+PTX") == [
-        "-gencode=arch=compute_90a,code=sm_90a",
-        "-gencode=arch=compute_90,code=compute_90",
-    ]
+def test_a_remark_of_serialised_products_fails_the_build(compiled, monkeypatch, capfd):
+    monkeypatch.setenv("SAID", f"ptxas info : 0 bytes stack frame\n{SERIALISED} due to x\n")
+    monkeypatch.setenv("MAX_JOBS", "1")
+    with pytest.raises(SystemExit, match=r"^kerneldna-ops: a source did not compile, see above$"):
+        compiled("checkout")
+    output = capfd.readouterr().out
+    assert "ptxas info : 0 bytes stack frame\n" in output
+    sentence = "kerneldna-ops: csrc/two.cu must not have its tensor core products serialised, ptxas says: "
+    assert f"{sentence}{SERIALISED} due to x\n" in output
+    assert not os.path.exists("build/temp/csrc/two.cu.o")  # or the next build would take it for up to date
 
 
-@pytest.mark.parametrize("archs", ["Ampere", "8.0;", "80", "9.0b", "8.0+ptx"])
-def test_architectures_that_are_none(setup_py, archs):
-    with pytest.raises(SystemExit, match=r"TORCH_CUDA_ARCH_LIST must be numbers like 8.0;9.0a;12.0\+PTX, got '"):
-        setup_py.arch_flags(archs)
+def test_what_else_nvcc_says_is_shown(compiled, monkeypatch, capfd):
+    monkeypatch.setenv("SAID", "ptxas warning : (C7600) 100% $HOME \\n 'spills'\n")
+    monkeypatch.setenv("MAX_JOBS", "1")
+    compiled("checkout")
+    assert "ptxas warning : (C7600) 100% $HOME \\n 'spills'\n" in capfd.readouterr().out
