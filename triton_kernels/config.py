@@ -11,7 +11,6 @@ class Config:
     form: "P" (conv_forward.py) or "S", "M", "X" (conv_forward_tma.py).
     block_m, block_n, block_k: pixels, filters and reduction indices of a tile.
     split_k: how many programs share the reduction of a tile.
-    one_sample: form P only, whether a tile stays within one sample.
     box: forms S, M and X only, the samples, rows and columns of the block_m pixels of a tile.
     """
 
@@ -22,7 +21,6 @@ class Config:
     num_warps: int = 8
     num_stages: int = 3
     split_k: int = 1
-    one_sample: bool = False
     box: tuple[int, int, int] | None = None
 
     @classmethod

@@ -6,8 +6,7 @@ Flatten the pixels of all samples into rows p, and the taps t = (u, v) times the
 
 is a matrix product whose left operand X is read from the input as it is needed (row p, tap t: the pixel that tap t of
 output pixel p lies on) and scaled on its way to the tensor cores, and whose epilogue does the rest. A tile may hold
-pixels of several samples, so that small maps waste nothing; then g is a tile as X is. With ONE_SAMPLE a tile stays
-within one sample and g is a vector.
+pixels of several samples, so that small maps waste nothing; hence g is a tile as X is.
 
 The input gradient before c, with q a pixel of the input,
 
@@ -26,7 +25,6 @@ float32, [SPLIT_K, pixels, O], and conv_reduce_kernel adds the parts and does th
 """
 
 import math
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -52,31 +50,35 @@ def first_tap(remainder, S: tl.constexpr, D: tl.constexpr, K: tl.constexpr):
 
 
 @triton.jit
-def epilogue(b_acc, f, bias, residual, o_y, m_y, b_n, o_n, m_n, stride_fn,
-             HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, RELU: tl.constexpr):
-    """relu(f * acc + bias + residual); b_n are the samples of the rows, o_y the offsets of the elements in y."""
+def epilogue(b_acc, f, bias, m_y, b_n, o_n, m_n, stride_fn, HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr):
+    """f * acc + bias; b_n are the samples of the rows."""
     if HAS_F:
         p_f = f + b_n.to(tl.int64)[:, None] * stride_fn + o_n[None, :]
         b_acc = b_acc * tl.load(p_f, mask=m_y, other=0.0).to(tl.float32)
     if HAS_BIAS:
         b_acc = b_acc + tl.load(bias + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]
-    if HAS_RESIDUAL:
-        b_acc = b_acc + tl.load(residual + o_y, mask=m_y, other=0.0).to(tl.float32)
-    if RELU:
-        b_acc = tl.where(b_acc < 0.0, 0.0, b_acc)  # as torch.relu, which lets NaN through
     return b_acc
 
 
 @triton.jit
+def store_sample_sums(p_sums, b_values, m_m, b_segment, m_n, STRIDE: tl.constexpr, SEGMENTS: tl.constexpr):
+    """Of each sample that a tile holds pixels of, the sum of its rows of b_values."""
+    # A loop: on maps of few pixels a tile has up to 128 samples, and so many sums written out compile for minutes.
+    for i in range(SEGMENTS):
+        m_rows = (m_m & (b_segment == i))[:, None]
+        tl.store(p_sums + i * STRIDE, tl.sum(tl.where(m_rows, b_values, 0.0), 0), mask=m_n)
+
+
+@triton.jit(do_not_specialize=["N", "H", "W", "OH", "OW", "tiles", "k_steps"])
 def conv_kernel(
-    x, w, g, f, bias, residual, y, z, dots,
+    x, w, g, f, bias, y, z, dots,
     N, H, W, OH, OW, stride_gn, stride_gt, stride_fn, tiles, k_steps,
     K: tl.constexpr, O: tl.constexpr, GROUPS: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     SH: tl.constexpr, SW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
     TRANSPOSED: tl.constexpr, STEP_H: tl.constexpr, STEP_W: tl.constexpr,
-    HAS_G: tl.constexpr, HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, RELU: tl.constexpr,
-    HAS_DOT: tl.constexpr, SEGMENTS: tl.constexpr, ONE_SAMPLE: tl.constexpr, SPLIT_K: tl.constexpr,
-    PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
+    HAS_G: tl.constexpr, HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_DOT: tl.constexpr, SEGMENTS: tl.constexpr,
+    SPLIT_K: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
 ):
     """From x [N, H, W, GROUPS*K] to y [N, OH, OW, GROUPS*O]; w is the forward's [out, T, in] in both directions.
 
@@ -98,26 +100,14 @@ def conv_kernel(
     # Rows are the pixels of this class. Those beyond the end stand on the last pixel: computed, but not stored.
     CW = (OW - class_w + CLASS_W - 1) // CLASS_W
     P = (OH - class_h + CLASS_H - 1) // CLASS_H * CW
-    if ONE_SAMPLE:
-        blocks_of_sample = (P + BM - 1) // BM
-        i_n = i_tile // blocks_of_sample
-        if i_n >= N:
-            return
-        o_p = i_tile % blocks_of_sample * BM + tl.arange(0, BM)
-        m_m = o_p < P
-        o_p = tl.minimum(o_p, P - 1)
-        b_n = tl.zeros((BM,), tl.int32) + i_n
-    else:
-        if i_tile * BM >= N * P:
-            return
-        o_m = i_tile * BM + tl.arange(0, BM)
-        m_m = o_m < N * P
-        o_m = tl.minimum(o_m, N * P - 1)
-        i_n = i_tile * BM // P
-        b_n = o_m // P
-        o_p = o_m % P
-    o_h = o_p // CW
-    o_w = o_p % CW
+    if i_tile * BM >= N * P:
+        return
+    o_m = i_tile * BM + tl.arange(0, BM)
+    m_m = o_m < N * P
+    o_m = tl.minimum(o_m, N * P - 1)
+    b_n = o_m // P
+    o_h = o_m % P // CW
+    o_w = o_m % CW
 
     # Tap (i, j) of this class is tap (u0 + i*STEP_H, v0 + j*STEP_W) of the kernel, and pixel (h0 + i*DELTA_H, ..) of x.
     if TRANSPOSED:
@@ -179,10 +169,7 @@ def conv_kernel(
     p_x = x + o_x[:, None] + o_k[None, :]
     p_w = w + i_group * (KH * KW * K * O) + o_k[:, None] * W_K + o_n[None, :] * W_N
     if HAS_G:
-        if ONE_SAMPLE:
-            p_g = g + i_n.to(tl.int64) * stride_gn + i_group * K + o_k[None, :]
-        else:
-            p_g = g + (b_n.to(tl.int64) * stride_gn + i_group * K)[:, None] + o_k[None, :]
+        p_g = g + (b_n.to(tl.int64) * stride_gn + i_group * K)[:, None] + o_k[None, :]
 
     b_acc = tl.zeros((BM, BN), tl.float32)
     for step in tl.range(first, last, num_stages=STAGES):
@@ -210,7 +197,7 @@ def conv_kernel(
             b_w = tl.load(p_w + (t * W_T + k * W_K), mask=m_k[:, None] & m_f[None, :], other=0.0)
         if HAS_G:
             # Under the mask of x the padding stays zero whatever stands in g.
-            if not UNPADDED and not ONE_SAMPLE:
+            if not UNPADDED:
                 b_g = tl.load(p_g + (t * stride_gt + k), mask=m_x, other=0.0)
             elif K % BK == 0:
                 b_g = tl.load(p_g + (t * stride_gt + k))
@@ -227,23 +214,18 @@ def conv_kernel(
         b_dot = b_acc * tl.load(z + o_y, mask=m_y, other=0.0).to(tl.float32)
         block = (i_split * CLASSES + class_h * CLASS_W + class_w) * tiles + i_tile
         p_dots = dots + block.to(tl.int64) * SEGMENTS * (GROUPS * O) + o_n
-        for i in tl.static_range(SEGMENTS):
-            m_dot = m_m if ONE_SAMPLE else m_m & (b_n == i_n + i)
-            tl.store(p_dots + i * (GROUPS * O), tl.sum(tl.where(m_dot[:, None], b_dot, 0.0), 0), mask=m_n)
+        store_sample_sums(p_dots, b_dot, m_m, b_n - i_tile * BM // P, m_n, GROUPS * O, SEGMENTS)
     if SPLIT_K == 1:
-        b_acc = epilogue(
-            b_acc, f, bias, residual, o_y, m_y, b_n, o_n, m_n, stride_fn, HAS_F, HAS_BIAS, HAS_RESIDUAL, RELU
-        )
+        b_acc = epilogue(b_acc, f, bias, m_y, b_n, o_n, m_n, stride_fn, HAS_F, HAS_BIAS)
         tl.store(y + o_y, b_acc.to(y.dtype.element_ty), mask=m_y)
     else:
         part = i_split.to(tl.int64) * N * OH * OW * (GROUPS * O)
         tl.store(y + part + o_y, b_acc, mask=m_y)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "P"])
 def conv_reduce_kernel(
-    parts, f, bias, residual, y, rows, P, stride_fn, O: tl.constexpr,
-    HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, RELU: tl.constexpr,
+    parts, f, bias, y, rows, P, stride_fn, O: tl.constexpr, HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr,
     SPLIT_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):
     """y [rows, O] = epilogue(sum of parts [SPLIT_K, rows, O]), where P rows belong to one sample."""
@@ -255,16 +237,14 @@ def conv_reduce_kernel(
     b_acc = tl.zeros((BM, BN), tl.float32)
     for i in tl.static_range(SPLIT_K):
         b_acc += tl.load(parts + i * rows.to(tl.int64) * O + o_y, mask=m_y, other=0.0)
-    b_acc = epilogue(
-        b_acc, f, bias, residual, o_y, m_y, o_m // P, o_n, m_n, stride_fn, HAS_F, HAS_BIAS, HAS_RESIDUAL, RELU
-    )
+    b_acc = epilogue(b_acc, f, bias, m_y, o_m // P, o_n, m_n, stride_fn, HAS_F, HAS_BIAS)
     tl.store(y + o_y, b_acc.to(y.dtype.element_ty), mask=m_y)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["OH", "OW", "tiles"])
 def conv_dot_kernel(
     dots, sums, OH, OW, tiles, O: tl.constexpr, CLASS_H: tl.constexpr, CLASS_W: tl.constexpr, SEGMENTS: tl.constexpr,
-    ONE_SAMPLE: tl.constexpr, SPLIT_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    SPLIT_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):
     """sums [N, O] of dots [SPLIT_K, classes, tiles, SEGMENTS, O]: the tiles that hold pixels of a sample, in order."""
     i_n = tl.program_id(0)
@@ -276,14 +256,8 @@ def conv_dot_kernel(
         class_w = i % CLASS_W
         P = ((OH - class_h + CLASS_H - 1) // CLASS_H) * ((OW - class_w + CLASS_W - 1) // CLASS_W)
         if P > 0:
-            if ONE_SAMPLE:
-                first = i_n * ((P + BM - 1) // BM)
-                last = first + (P + BM - 1) // BM
-            else:
-                first = i_n * P // BM
-                last = ((i_n + 1) * P + BM - 1) // BM
-            for tile in range(first, last):
-                segment = 0 if ONE_SAMPLE else i_n - tile * BM // P
+            for tile in range(i_n * P // BM, ((i_n + 1) * P + BM - 1) // BM):
+                segment = i_n - tile * BM // P
                 offset = ((i * tiles + tile).to(tl.int64) * SEGMENTS + segment) * O
                 b_sum += tl.load(dots + offset + o_n, mask=m_n, other=0.0)
     tl.store(sums + i_n.to(tl.int64) * O + o_n, b_sum, mask=m_n)
@@ -305,18 +279,15 @@ def forward(
     g: Scale | None = None,
     f: Scale | None = None,
     bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    relu: bool = False,
     dot_with: Tensor | None = None,
 ) -> Result:
-    """y [N, OH, OW, O] = relu(f * conv(g * x, w) + bias + residual).
+    """y [N, OH, OW, O] = f * conv(g * x, w) + bias.
 
-    x is [N, H, W, C] and w [O, T, C/groups], both contiguous; residual has y's shape. dot_with, of y's shape, asks for
-    Result.dots. Workspace beside the result, in float32: split_k times y if split_k > 1; for dot_with, dot_segments /
-    block_m of y.
+    x is [N, H, W, C] and w [O, T, C/groups], both contiguous. dot_with, of y's shape, asks for Result.dots. Workspace
+    beside the result, in float32: split_k times y if split_k > 1; for dot_with, dot_segments / block_m of y.
     """
     sizes = (problem.height, problem.width, problem.out_height, problem.out_width)
-    return _run(x, w, problem, config, g, f, bias, residual, relu, dot_with, sizes, transposed=False)
+    return _run(x, w, problem, config, g, f, bias, dot_with, sizes, transposed=False)
 
 
 def input_gradient(
@@ -333,15 +304,15 @@ def input_gradient(
     Here g [N, T, O] scales grad_output (f * s of the forward) and f [N, C] the result (c of the forward).
     """
     sizes = (problem.out_height, problem.out_width, problem.height, problem.width)
-    return _run(grad_output, w, problem, config, g, f, None, None, False, dot_with, sizes, transposed=True)
+    return _run(grad_output, w, problem, config, g, f, None, dot_with, sizes, transposed=True)
 
 
 def dot_segments(config: Config, smallest_map: int) -> int:
     """How many samples a tile may hold pixels of."""
-    return 1 if config.one_sample else (config.block_m - 2) // max(smallest_map, 1) + 2
+    return (config.block_m - 2) // max(smallest_map, 1) + 2
 
 
-def _run(x, w, problem, config, g, f, bias, residual, relu, dot_with, sizes, transposed):  # type: ignore[no-untyped-def]
+def _run(x, w, problem, config, g, f, bias, dot_with, sizes, transposed):  # type: ignore[no-untyped-def]
     height, width, out_height, out_width = sizes
     per_group = (problem.in_channels // problem.groups, problem.out_channels // problem.groups)
     k, o = reversed(per_group) if transposed else per_group
@@ -350,10 +321,8 @@ def _run(x, w, problem, config, g, f, bias, residual, relu, dot_with, sizes, tra
     # Of the classes, the first is the largest and the last the smallest.
     pixels = cdiv(out_height, class_h) * cdiv(out_width, class_w)
     fewest = (out_height // class_h) * (out_width // class_w)
-    if not fewest:
-        config = replace(config, one_sample=False)  # a class without pixels has no sample to stay within
     batch, block_m = problem.batch, config.block_m
-    tiles = batch * cdiv(pixels, block_m) if config.one_sample else cdiv(batch * pixels, block_m)
+    tiles = cdiv(batch * pixels, block_m)
     taps = math.prod(cdiv(size, s) for size, s in zip(problem.kernel_size, step, strict=True))
     channels = problem.groups * o
 
@@ -367,17 +336,11 @@ def _run(x, w, problem, config, g, f, bias, residual, relu, dot_with, sizes, tra
     dots = None if dot_with is None else x.new_empty(shape, dtype=torch.float32)
     scale = Scale(x, 0) if g is None else g
     after = Scale(x, 0) if f is None else f
-    flags = {
-        "HAS_F": f is not None,
-        "HAS_BIAS": bias is not None,
-        "HAS_RESIDUAL": residual is not None,
-        "RELU": relu,
-        "SPLIT_K": split_k,
-    }
+    flags = {"HAS_F": f is not None, "HAS_BIAS": bias is not None, "SPLIT_K": split_k}
     launch(
         conv_kernel,
         (tiles * cdiv(o, config.block_n), problem.groups * class_h * class_w, split_k),
-        *(x, w, scale.tensor, after.tensor, bias, residual, out, dot_with, dots),
+        *(x, w, scale.tensor, after.tensor, bias, out, dot_with, dots),
         *(batch, height, width, out_height, out_width, scale.sample_stride, scale.tap_stride, after.sample_stride),
         *(tiles, k_steps),
         *(k, o, problem.groups, *problem.kernel_size, *problem.stride, *problem.dilation, *problem.padding),
@@ -385,7 +348,6 @@ def _run(x, w, problem, config, g, f, bias, residual, relu, dot_with, sizes, tra
         HAS_G=g is not None,
         HAS_DOT=dots is not None,
         SEGMENTS=segments,
-        ONE_SAMPLE=config.one_sample,
         PRECISION=input_precision(),
         BM=block_m,
         BN=config.block_n,
@@ -399,7 +361,7 @@ def _run(x, w, problem, config, g, f, bias, residual, relu, dot_with, sizes, tra
         launch(
             conv_reduce_kernel,
             (cdiv(rows, 16), cdiv(channels, 128), 1),
-            *(out, after.tensor, bias, residual, y, rows, out_height * out_width, after.sample_stride, channels),
+            *(out, after.tensor, bias, y, rows, out_height * out_width, after.sample_stride, channels),
             BM=16,
             BN=128,
             num_warps=4,
@@ -413,7 +375,6 @@ def _run(x, w, problem, config, g, f, bias, residual, relu, dot_with, sizes, tra
         (batch, cdiv(channels, 128), 1),
         *(dots, sums, out_height, out_width, tiles, channels, class_h, class_w),
         SEGMENTS=segments,
-        ONE_SAMPLE=config.one_sample,
         SPLIT_K=split_k,
         BM=block_m,
         BN=128,

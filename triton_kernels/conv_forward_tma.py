@@ -40,33 +40,26 @@ from .problem import Problem
 # fmt: off
 @triton.jit
 def store_tile(
-    b_acc, y, f, bias, residual, N, OH, OW, stride_fn, n0, h0, w0, o0, O: tl.constexpr,
-    HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, RELU: tl.constexpr,
+    b_acc, y, f, bias, N, stride_fn, n0, h0, w0, o0, O: tl.constexpr, HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr,
     NB: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, BN: tl.constexpr,
 ):
     """The epilogue of b_acc [NB*TH*TW, BN], from pixel (n0, h0, w0) and filter o0 on; what leaves y is not stored."""
     o_m = tl.arange(0, NB * TH * TW)
     o_n = o0 + tl.arange(0, BN)
     m_n = o_n < O
-    # Pixels beyond the end read the residual, and samples beyond it f, of the last one.
+    # Samples beyond the end read f of the last one.
     b_n = n0 + tl.zeros((1,), tl.int32) if NB == 1 else tl.minimum(n0 + o_m // (TH * TW), N - 1)
-    o_h = tl.minimum(h0 + o_m // TW % TH, OH - 1)
-    o_w = tl.minimum(w0 + o_m % TW, OW - 1)
-    row = (b_n.to(tl.int64) * OH + o_h) * OW + o_w
-    o_y = row[:, None] * O + o_n[None, :]
-    b_acc = epilogue(
-        b_acc, f, bias, residual, o_y, m_n[None, :], b_n, o_n, m_n, stride_fn, HAS_F, HAS_BIAS, HAS_RESIDUAL, RELU
-    )
+    b_acc = epilogue(b_acc, f, bias, m_n[None, :], b_n, o_n, m_n, stride_fn, HAS_F, HAS_BIAS)
     y.store([n0, h0, w0, o0], b_acc.to(y.dtype).reshape(NB, TH, TW, BN))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "H", "W", "OH", "OW"])
 def conv_tma_kernel(
-    x, w, y, g, f, bias, residual,
+    x, w, y, g, f, bias,
     N, H, W, OH, OW, stride_gn, stride_gt, stride_fn,
     C: tl.constexpr, O: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     SH: tl.constexpr, SW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-    HAS_G: tl.constexpr, HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, RELU: tl.constexpr,
+    HAS_G: tl.constexpr, HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr,
     SWAPPED: tl.constexpr, SKIP_PADDING: tl.constexpr, PRECISION: tl.constexpr,
     NB: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
 ):
@@ -145,21 +138,13 @@ def conv_tma_kernel(
         u = tl.where(u == u1, u0, u)
 
     if SWAPPED:
-        store_tile(
-            b_acc.T, y, f, bias, residual, N, OH, OW, stride_fn, n0, h0, w0, o0, O,
-            HAS_F, HAS_BIAS, HAS_RESIDUAL, RELU, NB, TH, TW, BN,
-        )
+        store_tile(b_acc.T, y, f, bias, N, stride_fn, n0, h0, w0, o0, O, HAS_F, HAS_BIAS, NB, TH, TW, BN)
     else:
-        # In two halves: f and the residual of a whole tile would not fit into the registers beside it.
-        b_0, b_1 = b_acc.reshape(BM, 2, BN // 2).permute(0, 2, 1).split()
-        store_tile(
-            b_0, y, f, bias, residual, N, OH, OW, stride_fn, n0, h0, w0, o0, O,
-            HAS_F, HAS_BIAS, HAS_RESIDUAL, RELU, NB, TH, TW, BN // 2,
-        )
-        store_tile(
-            b_1, y, f, bias, residual, N, OH, OW, stride_fn, n0, h0, w0, o0 + BN // 2, O,
-            HAS_F, HAS_BIAS, HAS_RESIDUAL, RELU, NB, TH, TW, BN // 2,
-        )
+        # In two halves: f of a whole tile would not fit into the registers beside it.
+        H_N: tl.constexpr = BN // 2
+        b_0, b_1 = b_acc.reshape(BM, 2, H_N).permute(0, 2, 1).split()
+        store_tile(b_0, y, f, bias, N, stride_fn, n0, h0, w0, o0, O, HAS_F, HAS_BIAS, NB, TH, TW, H_N)
+        store_tile(b_1, y, f, bias, N, stride_fn, n0, h0, w0, o0 + H_N, O, HAS_F, HAS_BIAS, NB, TH, TW, H_N)
 # fmt: on
 
 
@@ -205,10 +190,8 @@ def forward(
     g: Scale | None = None,
     f: Scale | None = None,
     bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    relu: bool = False,
 ) -> Result:
-    """y [N, OH, OW, O] = relu(f * conv(g * x, w) + bias + residual), as conv_forward.forward, where can_run says so.
+    """y [N, OH, OW, O] = f * conv(g * x, w) + bias, as conv_forward.forward, where can_run says so.
 
     Workspace: a copy of w with its channels rounded up to block_k, where they are no multiple of it.
     """
@@ -235,15 +218,13 @@ def forward(
         _descriptor(x_view, samples, box_height, 1, box_width, block_k),
         _descriptor(w.flatten(1), config.block_n, block_k),
         _descriptor(y, samples, box_height, box_width, stored),
-        *(scale.tensor, after.tensor, bias, residual),
+        *(scale.tensor, after.tensor, bias),
         *(batch, problem.height, problem.width, out_height, out_width),
         *(scale.sample_stride, scale.tap_stride, after.sample_stride),
         *(channels, filters, *problem.kernel_size, *problem.stride, *problem.dilation, *problem.padding),
         HAS_G=g is not None,
         HAS_F=f is not None,
         HAS_BIAS=bias is not None,
-        HAS_RESIDUAL=residual is not None,
-        RELU=relu,
         SWAPPED=swapped,
         SKIP_PADDING=config.form == "X",
         PRECISION=input_precision(),

@@ -35,7 +35,7 @@ from .problem import Problem
 
 
 # fmt: off
-@triton.jit
+@triton.jit(do_not_specialize=["N", "H", "W", "OH", "OW", "samples"])
 def sample_blocks_kernel(
     x, gy, w, g, f, weights, filters, scales, N, H, W, OH, OW, stride_gn, stride_gt, stride_fn, samples,
     C: tl.constexpr, O: tl.constexpr, GROUPS: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,

@@ -27,7 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .config import Config
-from .conv_forward import conv_dot_kernel, dot_segments, first_tap
+from .conv_forward import conv_dot_kernel, dot_segments, first_tap, store_sample_sums
 from .conv_weight_gradient import within
 from .launch import cdiv, launch
 from .operands import Scale, input_precision
@@ -35,7 +35,7 @@ from .problem import Problem
 
 
 # fmt: off
-@triton.jit
+@triton.jit(do_not_specialize=["N", "H", "W", "OH", "OW", "tiles"])
 def spatial_gradient_kernel(
     gy, w, f, s, c, x, dx, dots, sums, N, H, W, OH, OW, stride_fn, stride_cn, tiles,
     C: tl.constexpr, O: tl.constexpr, GROUPS: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
@@ -138,12 +138,9 @@ def spatial_gradient_kernel(
 
     if HAS_DOT:
         b_dot = b_acc * tl.load(x + o_x, mask=m_x, other=0.0).to(tl.float32)
-        i_n = i_tile * BM // P
         row = ((class_h * SW + class_w) * tiles + i_tile).to(tl.int64) * SEGMENTS
         p_dots = dots + row * (GROUPS * C) + i_group * C + o_n
-        for i in tl.static_range(SEGMENTS):
-            b_sum = tl.sum(tl.where((m_m & (b_n == i_n + i))[:, None], b_dot, 0.0), 0)
-            tl.store(p_dots + i * (GROUPS * C), b_sum, mask=m_n)
+        store_sample_sums(p_dots, b_dot, m_m, b_n - i_tile * BM // P, m_n, GROUPS * C, SEGMENTS)
     if HAS_C:
         b_acc = b_acc * tl.load(p_c, mask=m_x, other=0.0).to(tl.float32)
     tl.store(dx + o_x, b_acc.to(dx.dtype.element_ty), mask=m_x)
@@ -217,7 +214,6 @@ def spatial_gradients(
         (batch, cdiv(in_channels, 128), 1),
         *(dots, dc, problem.height, problem.width, tiles, in_channels, stride_h, stride_w),
         SEGMENTS=segments,
-        ONE_SAMPLE=False,
         SPLIT_K=1,
         BM=config.block_m,
         BN=128,

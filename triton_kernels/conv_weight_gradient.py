@@ -54,7 +54,7 @@ def within(index, size):
     return index.to(tl.uint32, bitcast=True) < size.to(tl.uint32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "H", "W", "OH", "OW", "steps"])
 def weight_gradient_kernel(
     x, gy, g, f, parts, N, H, W, OH, OW, stride_gn, stride_gt, stride_fn, steps,
     C: tl.constexpr, O: tl.constexpr, GROUPS: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,

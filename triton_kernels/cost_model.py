@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 
 from .config import Config
-from .problem import Problem
+from .problem import Problem, round_up
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,6 @@ def pixel_tiles(problem: Problem, config: Config) -> int:
     if config.form != "P":
         samples, height, width = box(problem, config)
         return _cdiv(problem.batch, samples) * _cdiv(problem.out_height, height) * _cdiv(problem.out_width, width)
-    if config.one_sample:
-        return problem.batch * _cdiv(problem.out_height * problem.out_width, config.block_m)
     return _cdiv(problem.out_pixels, config.block_m)
 
 
@@ -184,7 +182,7 @@ def box(problem: Problem, config: Config) -> tuple[int, int, int]:
         return config.block_m, 1, 1
 
     def tiles(candidate: tuple[int, int, int]) -> tuple[int, tuple[int, int, int]]:
-        sizes = (problem.batch, problem.out_height, problem.out_width)
+        sizes = (problem.batch, round_up(problem.out_height), round_up(problem.out_width))
         count = 1
         for size, extent in zip(sizes, candidate, strict=True):
             count *= _cdiv(size, extent)
@@ -233,7 +231,7 @@ def _step(problem: Problem, config: Config, device: Device) -> dict[str, float]:
 def _step_bytes(problem: Problem, config: Config) -> int:
     row = config.block_k * problem.dtype.itemsize
     size = (config.block_m + config.block_n) * row
-    if problem.has_g and config.form == "P" and not config.one_sample:
+    if problem.has_g and config.form == "P":
         # Rows of one sample read the same g, and the lanes of a warp, 512 bytes together, fetch it once.
         size += config.block_m * min(row, row * row // 512)
     return size

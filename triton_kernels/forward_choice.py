@@ -36,9 +36,15 @@ def candidates(problem: Problem, device: Device) -> tuple[Config, ...]:
 @functools.lru_cache(maxsize=4096)
 def _candidates(problem: Problem, device: Device, precision: str) -> tuple[Config, ...]:
     """precision, on which depends what the forms take, is here because the answer is kept."""
-    tiles = (config for config in tiles_for(device.arch, problem.dtype.itemsize * 8) if _fits(problem, config))
+    fitting = [config for config in _ranked(problem.size_class, device) if _fits(problem, config)]
+    return tuple(fitting[:MOST_CANDIDATES])
+
+
+@functools.lru_cache(maxsize=4096)
+def _ranked(problem: Problem, device: Device) -> tuple[Config, ...]:
+    tiles = tiles_for(device.arch, problem.dtype.itemsize * 8)
     best = [rank(problem, _splits(problem, config, device), device)[0].config for config in tiles]
-    return tuple(ranked.config for ranked in rank(problem, best, device)[:MOST_CANDIDATES])
+    return tuple(ranked.config for ranked in rank(problem, best, device))
 
 
 @functools.cache

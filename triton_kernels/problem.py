@@ -1,7 +1,7 @@
 """The sizes of one convolution, which decide everything about its kernels but the values."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,6 +9,12 @@ from torch import Tensor
 from . import operands
 
 Pair = tuple[int, int]
+
+
+def round_up(size: int) -> int:
+    """To 4, 5, 6 or 7 times a power of two."""
+    step = 1 << max((size - 1).bit_length() - 3, 0)
+    return -(-size // step) * step
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,12 @@ class Problem:
     def _out_size(self, size: int, axis: int) -> int:
         reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
         return (size + 2 * self.padding[axis] - reach) // self.stride[axis] + 1
+
+    @property
+    def size_class(self) -> "Problem":
+        """The problem that stands for this one where tiles are chosen, so that images of similar sizes share kernels:
+        height and width rounded up to one of four sizes between powers of two, such as 56 or 112."""
+        return replace(self, height=round_up(self.height), width=round_up(self.width))
 
     @property
     def taps(self) -> int:

@@ -19,7 +19,7 @@ _PIXELS_OF_A_PART = 512
 
 
 # fmt: off
-@triton.jit
+@triton.jit(do_not_specialize=["C", "P", "parts"])
 def scale_and_dot_kernel(
     a, b, scale, out, dots, C, P, parts, a_n, a_c, a_p, b_n, b_c, b_p,
     HAS_SCALE: tl.constexpr, HAS_DOT: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,

@@ -56,7 +56,7 @@ def load_means(sums, o_n, o_c, N, C, P, parts, BN: tl.constexpr, BC: tl.constexp
     return b_s * (1.0 / P)
 
 
-@triton.jit(do_not_specialize=["parts"])
+@triton.jit(do_not_specialize=["P", "parts"])
 def pool_kernel(
     x, sums, batches, P, parts, stride_n, stride_p, stride_c,
     C: tl.constexpr, COUNTS: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
@@ -82,7 +82,7 @@ def pool_kernel(
     tl.store(sums + i_row * C + o_c, tl.sum(b_acc, 0), mask=o_c < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["P"])
 def sample_kernel(
     x, w1, b1, w2, b2, gate, P, stride_n, stride_p, stride_c,
     C: tl.constexpr, R: tl.constexpr, HAS_B1: tl.constexpr, HAS_B2: tl.constexpr,

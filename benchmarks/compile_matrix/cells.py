@@ -14,7 +14,7 @@ _DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 @dataclass(frozen=True)
 class Cell:
     """flags: g (channel attention per sample), s (spatial attention per sample), f (filter attention), b (bias),
-    r (residual and ReLU), d (sums for the attention gradients). tf32: whether PyTorch allows it for convolutions."""
+    d (sums for the attention gradients). tf32: whether PyTorch allows it for convolutions."""
 
     form: str  # a name in forms.FORMS
     problem: Problem
@@ -54,9 +54,9 @@ def size_of(problem: Problem) -> str:
 
 
 def tile_of(config: Config | None) -> str:
-    """ "128x128x64 w8 s3", with " k4" for a split reduction, " one" for tiles of one sample, " [8, 4, 4]" for a box."""
+    """ "128x128x64 w8 s3", with " k4" for a split reduction, " [8, 4, 4]" for a box."""
     if config is None:
         return ""
     tile = f"{config.block_m}x{config.block_n}x{config.block_k} w{config.num_warps} s{config.num_stages}"
     box = "" if config.box is None else f" {list(config.box)}"
-    return tile + f" k{config.split_k}" * (config.split_k > 1) + " one" * config.one_sample + box
+    return tile + f" k{config.split_k}" * (config.split_k > 1) + box

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import triton
+from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
@@ -59,6 +60,15 @@ class Request:
         options = sorted(item for item in self.options.__dict__.items() if item[0] != "extern_libs")
         arguments = (self.signature, self.constants, self.attributes, options)
         return f"{self.target.arch} {self.kernel.cache_key} {arguments}"
+
+    def front_end(self) -> str:
+        """Triton's code before any pass, in a hundredth of the time of `compile`; raises what its front end raises."""
+        backend, context = make_backend(self.target), ir.context()
+        ir.load_dialects(context)
+        backend.load_dialects(context)
+        source = ASTSource(self.kernel, self.signature, self.constants, self.attributes)
+        modules = backend.get_codegen_implementation(self.options), backend.get_module_map()
+        return str(source.make_ir(self.target, self.options, *modules, context))
 
     def compile(self) -> Binary:
         """Raises what the compiler raises."""

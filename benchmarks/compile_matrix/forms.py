@@ -37,8 +37,6 @@ def forward(cell: Cell) -> None:
         "g": g_scale(cell, problem.in_channels),
         "f": scale(cell, "f", problem.out_channels),
         "bias": bias(cell),
-        "residual": output(cell) if "r" in cell.flags else None,
-        "relu": "r" in cell.flags,
     }
     if "d" in cell.flags:
         operands["dot_with"] = output(cell)

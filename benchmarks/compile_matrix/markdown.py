@@ -36,7 +36,7 @@ def _lines(version: str, rows: list[Row]) -> Iterator[str]:
     yield "* extra products: multiplications in it beyond those of the same kernel without g"
     yield "* issue: instructions the loop starts, per instruction that could start while its tensor-core work runs"
     yield "* serialised: the loop waits for each wgmma before it starts the next (sm_90)"
-    yield "* flags: g channel and s spatial attention per sample, f filter attention, b bias, r residual and ReLU,"
+    yield "* flags: g channel and s spatial attention per sample, f filter attention, b bias,"
     yield "  d sums for the attention gradients; config: pixels x filters x reduction, warps, stages"
     yield ""
     yield "| kernel | " + " | ".join(_COLUMNS.values()) + " |"

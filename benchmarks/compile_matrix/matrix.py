@@ -63,10 +63,10 @@ class Form:
 
 
 FORMS = (
-    Form("P", "fb", "gfb", ("", "g", "gs", "gfbr"), _CASES),
-    Form("S", "fb", "gfb", ("gs", "gfbr"), _CASES),
-    Form("M", "fb", "gfb", ("gs", "gfbr"), _CASES),
-    Form("X", "fb", "gfb", ("gs", "gfbr"), _CASES),
+    Form("P", "fb", "gfb", ("", "g", "gs"), _CASES),
+    Form("S", "fb", "gfb", ("gs"), _CASES),
+    Form("M", "fb", "gfb", ("gs"), _CASES),
+    Form("X", "fb", "gfb", ("gs"), _CASES),
     Form("df", "d", "gd", ("gsd",), _CASES),
     Form("dx", "fd", "gfd", ("", "gf"), _CASES),
     Form("dx ds", "fd", "gfd", ("",), _CASES),

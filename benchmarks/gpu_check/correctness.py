@@ -10,15 +10,12 @@ import truths
 from cases import Call, numbers
 from kerneldna_ops import use_backend
 from kerneldna_ops.nn import SqueezeExcite
-from kerneldna_ops.triton_kernels import operands
-from kerneldna_ops.triton_kernels.config import Config
 from tolerance import Truth, largest
 
 from . import ways
 from .checks import Checked, cases, checked
 from .comparison import Comparisons, Results, poisoned
 from .machine import PRECISIONS, Machine, precision
-from .ways import Way
 
 # [N, C, H, W] of squeeze-excite: what one program holds, and what takes two launches, samples sharing blocks or not.
 GATES = [(3, 19, 7, 5), (5, 70, 20, 17), (33, 264, 23, 21), (1, 520, 9, 7), (70, 1032, 3, 3)]
@@ -40,23 +37,15 @@ def run(machine: Machine, done: Callable[[str], None]) -> Comparisons:
 
 def _check_case(machine: Machine, comparisons: Comparisons, c: Checked, precision: str) -> None:
     args, where = tuple(c.call), f"{c.case.name} {precision}"
-    residual = numbers("residual", *c.case.output)
 
     def output(what: str, run: Callable[[], Tensor]) -> None:
         comparisons.check(f"{what}, {where}", lambda: [run()], [c.output], c.plain_output)
-
-    def with_residual(what: str, run: Callable[[], Tensor]) -> None:
-        truth = c.output._replace(value=_added(c.output.value, residual))
-        plain = [(_added(y, residual),) for (y,) in c.plain_output]
-        comparisons.check(f"{what} with residual, {where}", lambda: [run()], [truth], plain)
 
     def gradients(what: str, run: Callable[[], Results]) -> None:
         comparisons.check(f"{what}, {where}", run, c.gradients, c.plain_gradients)
 
     for way in [*ways.one_of_each_kind(machine, args), *ways.by_cuda_kernels(machine, "conv")]:
         output(way.name, partial(way, *args))
-        if way.options:
-            with_residual(way.name, partial(fused_epilogue, way, args, residual.to(c.call.input)))
     for way in [*ways.backward(args), *ways.by_cuda_kernels(machine, "conv_backward")]:
         gradients(f"gradients {way.name}", partial(ways.gradients, way, c.grad, args))
     for backend in ways.fused_backends(machine):
@@ -67,24 +56,6 @@ def _check_case(machine: Machine, comparisons: Comparisons, c: Checked, precisio
 
 def _op(call: Call) -> Tensor:
     return torch.ops.kerneldna.conv(*call)
-
-
-def _added(y: Tensor, residual: Tensor) -> Tensor:
-    return (y + residual.to(y.dtype)).relu()
-
-
-def fused_epilogue(way: Way, args: ways.Args, residual: Tensor) -> Tensor:
-    """relu(conv + residual) by the kernel's own epilogue, which inference uses."""
-    input, weight, bias, channel, filter, spatial, *_ = args
-    problem, config = ways.problem_of(args), Config(**way.options)
-    g = operands.reduction_scale(channel, spatial, problem.in_channels)
-    w = operands.taps_of(weight)
-    if g is None:
-        w = operands.folded(w, channel=channel, spatial=spatial)
-    f = operands.sample_scale(filter)
-    after = {"residual": operands.pixels(residual), "relu": True}
-    form = ways.kernels_of(config)
-    return operands.image(form.forward(operands.pixels(input), w, problem, config, g, f, bias, **after).y)
 
 
 def _check_gate(machine: Machine, comparisons: Comparisons, shape: tuple[int, int, int, int], precision: str) -> None:

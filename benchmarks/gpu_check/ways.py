@@ -76,14 +76,13 @@ def forward(machine: Machine, args: Args, most: int | None = None) -> list[Way]:
 
 
 def one_of_each_kind(machine: Machine, args: Args) -> list[Way]:
-    """For checks: each form once, and form P also with tiles of one sample and with its reduction split."""
+    """For checks: each form once, and form P also with its reduction split."""
     problem = problem_of(args)
     if problem.depthwise:
         return [Way("conv", "depthwise")]
     configs = best_of_each_form(machine, problem)
     (pointers,) = (config for config in configs if config.form == "P")
-    pointers = replace(pointers, one_sample=False, split_k=1)
-    configs = [pointers, replace(pointers, one_sample=True), replace(pointers, split_k=2)] + [
+    configs = [replace(pointers, split_k=1), replace(pointers, split_k=2)] + [
         config for config in configs if config.form != "P"
     ]
     return [Way("conv", config_name(config), asdict(config)) for config in configs]
@@ -140,11 +139,11 @@ def own_kernels(found: list[Way]) -> Way:
 
 
 def config_name(config: Config) -> str:
-    """ "P 128x128x64 w8 s3", with " k2" for a split reduction and " one" for tiles of one sample; boxes as "4x8x4"."""
+    """ "P 128x128x64 w8 s3", with " k2" for a split reduction; boxes as "4x8x4"."""
     name = f"{config.form} {config.block_m}x{config.block_n}x{config.block_k} w{config.num_warps} s{config.num_stages}"
     if config.box is not None:
         name += " box " + "x".join(map(str, config.box))
-    return name + f" k{config.split_k}" * (config.split_k > 1) + " one" * config.one_sample
+    return name + f" k{config.split_k}" * (config.split_k > 1)
 
 
 def choice_name(options: dict[str, Any]) -> str:

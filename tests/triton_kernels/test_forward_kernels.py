@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import truths
-from cases import ABSENT, CASES, SAMPLE, STATIC, Case, build, grad_output, named, numbers
+from cases import ABSENT, CASES, SAMPLE, STATIC, Case, build, grad_output, named
 from kerneldna_ops.triton_kernels import conv_forward
 from kerneldna_ops.triton_kernels.config import Config
 from kerneldna_ops.triton_kernels.operands import (
@@ -28,8 +28,7 @@ FLAT = Config("P", 32, 16, 16, num_warps=4, num_stages=2)
 CONFIGS = {
     "flat": FLAT,
     "split_3": dataclasses.replace(FLAT, split_k=3),
-    "one_sample": dataclasses.replace(FLAT, one_sample=True),
-    "one_sample_split_2": dataclasses.replace(FLAT, block_m=16, block_n=32, one_sample=True, split_k=2),
+    "narrow_split_2": dataclasses.replace(FLAT, block_m=16, block_n=32, split_k=2),
 }
 LARGEST_FOR_THE_INTERPRETER = 100_000  # products
 SHAPES = [case for case in CASES if 0 < case.products <= LARGEST_FOR_THE_INTERPRETER]
@@ -91,22 +90,6 @@ def test_attentions(attentions, config):
 
 
 @EVERY_CONFIG
-@pytest.mark.parametrize("relu", [False, True])
-def test_residual_and_relu(config, relu):
-    case = named("kernel_3x3_padding_1x1")
-    residual = numbers("residual", *case.output)
-
-    def after(y):
-        y = y + residual.to(y.dtype)
-        return y.relu() if relu else y
-
-    truth = truths.output(case)
-    plain = [(after(y),) for (y,) in truths.plain_outputs(case, torch.float32)]
-    result = forward(case, torch.float32, config, residual=pixels(residual.float()), relu=relu).y
-    assert_within([image(result)], [truth._replace(value=after(truth.value))], plain)
-
-
-@EVERY_CONFIG
 def test_repeats_are_equal_to_the_bit(config):
     case = named("tiles_cross_samples").but(input=(3, 6, 7, 7), filters=9)
     gy = pixels(grad_output(case, torch.float32))
@@ -136,7 +119,7 @@ def test_a_nan_beyond_a_tile_stays_where_it_is():
 @pytest.mark.filterwarnings("error")
 def test_a_stride_beyond_the_input_leaves_classes_without_pixels():
     case = Case("narrow", (2, 3, 1, 2), 4, (2, 3), stride=(3, 4), padding=(1, 1))
-    dx, _ = input_gradient(case, torch.float32, CONFIGS["one_sample"])
+    dx, _ = input_gradient(case, torch.float32, FLAT)
     plain = [(gradients[0],) for gradients in truths.plain_gradients(case, torch.float32)]
     assert_within([image(dx)], [truths.gradients(case)[0]], plain)
 

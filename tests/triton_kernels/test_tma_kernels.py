@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import truths
-from cases import ABSENT, SAMPLE, STATIC, Case, build, numbers
+from cases import ABSENT, SAMPLE, STATIC, Case, build
 from kerneldna_ops.triton_kernels import conv_forward_tma
 from kerneldna_ops.triton_kernels.config import Config
 from kerneldna_ops.triton_kernels.conv_forward_tma import can_run, conv_tma_kernel, forward
@@ -73,7 +73,7 @@ def problem_of(case, dtype=torch.float32, has_g=True):
     return Problem(batch, channels, case.filters, height, width, *geometry, dtype, has_g)
 
 
-def run(case, dtype, config, **after):
+def run(case, dtype, config):
     """As a backend calls it: where no factor of the reduction is per sample, the weight has them."""
     call = build(case, dtype)
     c, f, s = call.channel_attention, call.filter_attention, call.spatial_attention
@@ -82,7 +82,7 @@ def run(case, dtype, config, **after):
     g = reduction_scale(c, s, case.input[1]) if has_g else None
     problem = problem_of(case, dtype, has_g)
     assert can_run(problem, config) == (True, "")
-    return image(forward(pixels(call.input), w, problem, config, g, sample_scale(f), call.bias, **after).y)
+    return image(forward(pixels(call.input), w, problem, config, g, sample_scale(f), call.bias).y)
 
 
 @FORMS
@@ -96,23 +96,6 @@ def test_forward(case, precision, config):
 def test_attentions(case, config):
     result = run(case, torch.float32, config)
     assert_within([result], [truths.output(case)], truths.plain_outputs(case, torch.float32))
-
-
-@FORMS
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("precision", [torch.float32, torch.float16], ids=str)
-def test_residual_and_relu(config, relu, precision):
-    case = ODD
-    residual = numbers("residual", *case.output)
-
-    def after(y):
-        y = y + residual.to(y.dtype)
-        return y.relu() if relu else y
-
-    truth = truths.output(case)
-    plain = [(after(y),) for (y,) in truths.plain_outputs(case, precision)]
-    result = run(case, precision, config, residual=pixels(residual.to(precision)), relu=relu)
-    assert_within([result], [truth._replace(value=after(truth.value))], plain)
 
 
 @FORMS
