@@ -20,6 +20,7 @@ import oracle
 Pair = tuple[int, int]
 
 ABSENT, STATIC, SAMPLE = "absent", "static", "sample"
+CPU = torch.device("cpu")
 
 
 class Call(NamedTuple):
@@ -123,9 +124,9 @@ def values(case: Case) -> Call:
     )
 
 
-def build(case: Case, dtype: torch.dtype = torch.float64) -> Call:
+def build(case: Case, dtype: torch.dtype = torch.float64, device: torch.device = CPU) -> Call:
     def lay(tensor: Tensor | None, layout: layouts.Layout) -> Tensor | None:
-        return None if tensor is None else layout(tensor.to(dtype, copy=True))
+        return None if tensor is None else layout(tensor.to(device, dtype, copy=True))
 
     call = values(case)
     vector = layouts.VECTORS[case.vector_layout]
@@ -137,8 +138,8 @@ def build(case: Case, dtype: torch.dtype = torch.float64) -> Call:
     )
 
 
-def grad_output(case: Case, dtype: torch.dtype = torch.float64) -> Tensor:
-    return layouts.GRADIENTS[case.grad_layout](numbers("grad_output", *case.output).to(dtype))
+def grad_output(case: Case, dtype: torch.dtype = torch.float64, device: torch.device = CPU) -> Tensor:
+    return layouts.GRADIENTS[case.grad_layout](numbers("grad_output", *case.output).to(device, dtype))
 
 
 # Small enough for the oracle's loops.

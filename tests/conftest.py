@@ -1,7 +1,7 @@
 """What all tests share: backends, dtypes, seeds, poisoned memory, and the count of what was skipped."""
 
-import functools
 import importlib
+import itertools
 import os
 import pkgutil
 import subprocess
@@ -19,18 +19,14 @@ if "KERNELDNA_TESTED_HOST_KERNELS" in os.environ:
     # A folder with another kerneldna_ops._cuda_host, before all that looks whether there is one.
     kerneldna_ops.__path__.insert(0, os.environ["KERNELDNA_TESTED_HOST_KERNELS"])
 
-import cases
-from kerneldna_ops import backends, explain_backends, triton_kernels
+import devices
+from kerneldna_ops import backends, triton_kernels
 from kerneldna_ops.backends import _winners
 
-with pytest.MonkeyPatch.context() as _environment:
-    # Triton's kernels, those of its own library included, are interpreted in this process, which is decided when they
-    # are defined: before any test imports them. No test has to know but those of tests/triton_kernels.
-    _environment.setenv("TRITON_INTERPRET", "1")
-    # Triton imports it at the first descriptor, and it wants the variable as it was when Triton was imported.
-    importlib.import_module("triton.experimental.gluon")
-    for _module in pkgutil.iter_modules(triton_kernels.__path__):
-        importlib.import_module(f"{triton_kernels.__name__}.{_module.name}")
+# float32 means float32: a test that wants TF32 says so.
+torch.backends.cudnn.allow_tf32 = False
+# cuBLAS gives the same bits every time only with a workspace of its own for each stream, named before CUDA starts.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 # torchvision built with CUDA cannot load its operators beside CPU-only torch, and without these is not even imported.
 if torch.version.cuda is None:
@@ -39,18 +35,8 @@ if torch.version.cuda is None:
     TORCHVISION.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 FOLDER = Path(__file__).parent
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# name -> (whether it runs on this machine at all, why or why not)
-BACKENDS = explain_backends(**cases.build(cases.SMALL[0], torch.float32)._asdict())
-# What tests run on unless the command line says otherwise. tests/cuda has a sample for the others: they are slow.
-TESTED = [name for name, (runs, _) in BACKENDS.items() if runs and name in backends.AUTOMATIC]
-
-
-@functools.cache
-def takes(backend, dtype):
-    """Whether the backend has kernels for the dtype; a test of its own says which have not (test_backends.py)."""
-    return explain_backends(**cases.build(cases.SMALL[0], dtype)._asdict())[backend][0]
-
+# Kernels that these tests call are interpreted, by tensors of the CPU.
+INTERPRETED = FOLDER / "triton_kernels"
 
 # The same examples on every run of continuous integration, new ones on every run by hand.
 hypothesis.settings.register_profile(
@@ -63,57 +49,198 @@ hypothesis.settings.load_profile("kerneldna")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--backend", action="append", choices=list(BACKENDS), help="test only this backend (repeatable)")
+    group = parser.getgroup("kerneldna")
+    group.addoption(
+        "--device",
+        action="append",
+        choices=devices.NAMES,
+        help="test only this device (repeatable); the CPU is always one, and an NVIDIA card where there is one",
+    )
+    group.addoption("--backend", action="append", choices=backends.NAMES, help="test only this backend (repeatable)")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "without_backends(*names): the test makes no sense on these backends")
-    for name in config.getoption("backend") or ():
-        runs, reason = BACKENDS[name]
-        if not runs:
-            raise pytest.UsageError(f"--backend {name} cannot run here: {reason}")
+    config.addinivalue_line("markers", "on(*devices): the test makes sense on these devices only")
+    config.addinivalue_line("markers", "tf32: convolutions in float32 may take TF32")
+    config.addinivalue_line("markers", "sanitizer_sample: what `make sanitize-gpu` runs")
+    config.stash[NOT_RUN] = Counter()
+    names = tested_devices(config)
+    if "cuda" in names and not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda cannot run here: torch.cuda.is_available() is False")
+    if "stand-in" in names and len(names) > 1:
+        raise pytest.UsageError("--device stand-in needs a process of its own")
+    define_triton_kernels(interpreted="cuda" not in names, always="stand-in" in names)
+    for backend in config.getoption("backend") or ():
+        reasons = [f"on {name}, {devices.explained(name)[backend][1]}" for name in names]
+        if not any(devices.explained(name)[backend][0] for name in names):
+            raise pytest.UsageError(f"--backend {backend} cannot run here: {'; '.join(reasons)}")
 
 
-def tested(config):
-    return config.getoption("backend") or TESTED
+def define_triton_kernels(interpreted, always):
+    """Whether Triton's kernels, those of its own library included, are compiled or interpreted in this process.
+
+    That is decided when they are defined: before any test imports them. No test has to know but those of
+    tests/triton_kernels.
+
+    always: the backend takes tensors of the CPU in every test, not only in those that say so.
+    """
+    if not interpreted:
+        os.environ.pop("TRITON_INTERPRET", None)
+        return
+    if always:
+        os.environ["TRITON_INTERPRET"] = "1"
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TRITON_INTERPRET", "1")
+        # Triton imports it at the first descriptor, and it wants the variable as it was when Triton was imported.
+        importlib.import_module("triton.experimental.gluon")
+        for module in pkgutil.iter_modules(triton_kernels.__path__):
+            importlib.import_module(f"{triton_kernels.__name__}.{module.name}")
+
+
+def tested_devices(config):
+    return config.getoption("device") or devices.present()
+
+
+def tested_backends(config, device):
+    asked = config.getoption("backend")
+    if asked is None:
+        return devices.usual_backends(device)
+    return [name for name in dict.fromkeys(asked) if devices.explained(device)[name][0]]
 
 
 def pytest_report_header(config):
-    return [
-        f"backend {name}: {'tested' if name in tested(config) else 'not tested'}, {reason}"
-        for name, (_, reason) in BACKENDS.items()
-    ]
+    lines = [] if torch.cuda.is_available() else ["device cuda: not tested, torch.cuda.is_available() is False"]
+    for device in tested_devices(config):
+        where = f" ({torch.cuda.get_device_name(0)})" if device == "cuda" else ""
+        lines.append(f"device {device}{where}: tested")
+        for backend, (_, reason) in devices.explained(device).items():
+            tested = backend in tested_backends(config, device)
+            without = [name for name in precisions(device) if tested and not takes(device, backend, name)]
+            without = f", but not in {' and '.join(without)}" if without else ""
+            lines.append(f"  backend {backend}: {'tested' if tested else 'not tested'}{without}, {reason}")
+    return lines
+
+
+def named(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+AXES = ("device", "backend", "dtype")
 
 
 def pytest_generate_tests(metafunc):
-    """A test that takes `backend` runs on every backend of TESTED; one that takes `dtype`, in all four."""
-    if "backend" in metafunc.fixturenames:
-        without = {name for mark in metafunc.definition.iter_markers("without_backends") for name in mark.args}
-        metafunc.parametrize("backend", [name for name in tested(metafunc.config) if name not in without])
-    if "dtype" in metafunc.fixturenames:
-        metafunc.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+    """A test that takes `device` runs on all tested devices; one that takes `backend`, on every backend that runs
+    there; one that takes `dtype`, in all four for which there are kernels, on an NVIDIA card in TF32 as well.
+
+    What takes no device runs on the CPU.
+    """
+    of_its_own = str([mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")])
+    axes = [axis for axis in AXES if axis in metafunc.fixturenames and f"'{axis}'" not in of_its_own]
+    if not axes:
+        return
+    given = {
+        name: [mark.args for mark in metafunc.definition.iter_markers(name)] for name in ("without_backends", "on")
+    }
+    without, on = (set(itertools.chain(*args)) for args in given.values())
+    tested = tested_devices(metafunc.config) if "device" in axes else ["cpu"]
+    values = []
+    for device in tested:
+        if on and device not in on:
+            continue
+        names = [name for name in tested_backends(metafunc.config, device) if name not in without]
+        choices = {"device": [device], "backend": names, "dtype": precisions(device)}
+        for chosen in itertools.product(*(choices[axis] for axis in axes)):
+            chosen = dict(zip(axes, chosen, strict=True))
+            if "backend" not in chosen or takes(device, chosen["backend"], chosen.get("dtype", "float16")):
+                values.append(parameters(**chosen))
+    if not values:
+        reason = f"needs {' or '.join(f'--device {name}' for name in devices.NAMES if name in (on or tested))}"
+        if "backend" in axes:
+            reason += " and a backend that has its kernels there"
+        values = [pytest.param(*[None] * len(axes), id="nowhere", marks=pytest.mark.skip(reason=reason))]
+    metafunc.parametrize(axes, values)
+
+
+def precisions(device):
+    return [*map(named, devices.DTYPES), *(["tf32"] if device == "cuda" else [])]
+
+
+def takes(device, backend, precision):
+    """Whether the backend has kernels for it; a test of its own says for which it has not (test_backends.py)."""
+    tf32 = precision == "tf32"
+    return devices.explained(device, torch.float32 if tf32 else getattr(torch, precision), tf32)[backend][0]
+
+
+def parameters(**chosen):
+    """Of one test, by the names that its id shows."""
+    values = dict(chosen)
+    marks = [pytest.mark.tf32] if values.get("dtype") == "tf32" else []
+    if "device" in chosen:
+        values["device"] = devices.place(chosen["device"])
+    if "dtype" in chosen:
+        values["dtype"] = torch.float32 if marks else getattr(torch, chosen["dtype"])
+    return pytest.param(*values.values(), id="-".join(chosen.values()), marks=marks)
+
+
+# Why tests were not run -> how many, of those that are not counted as skipped.
+NOT_RUN = pytest.StashKey[Counter]()
+
+
+def parameters_of(item):
+    return item.callspec.params if hasattr(item, "callspec") else {}
 
 
 def pytest_collection_modifyitems(config, items):
-    def has_kernels(item):
-        params = item.callspec.params if hasattr(item, "callspec") else {}
-        dtypes = (value for value in params.values() if isinstance(value, torch.dtype))
-        return "backend" not in params or all(takes(params["backend"], dtype) for dtype in dtypes)
+    names = tested_devices(config)
 
-    config.hook.pytest_deselected(items=[item for item in items if not has_kernels(item)])
-    items[:] = filter(has_kernels, items)
+    def reason(item):
+        if INTERPRETED in item.path.parents and "cuda" in names:
+            return "interpreted kernels: test_interpreted.py runs these in a process of its own"
+        if "cpu" not in names and not isinstance(parameters_of(item).get("device", "cpu"), torch.device | None):
+            return "on the CPU only: --device cpu"
+        return None
+
+    reasons = [(item, reason(item)) for item in items]
+    config.stash[NOT_RUN].update(why for _, why in reasons if why)
+    config.hook.pytest_deselected(items=[item for item, why in reasons if why])
+    items[:] = [item for item, why in reasons if not why]
 
 
-def pytest_terminal_summary(terminalreporter):
-    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()))
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # of pytest-xdist; every worker has collected the same
+        session.config.workeroutput["not_run"] = dict(session.config.stash[NOT_RUN])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    node.config.stash[NOT_RUN] = Counter(getattr(node, "workeroutput", {}).get("not_run", {}))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    skipped = terminalreporter.stats.get("skipped", ())
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
     terminalreporter.write_line(f"{reasons.total()} tests skipped")
-    for reason, count in reasons.most_common():
+    for reason, count in (reasons + config.stash[NOT_RUN]).most_common():
         terminalreporter.write_line(f"  {count} x {reason}")
 
 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def allow_tf32(request):
+    """For a test that is marked tf32."""
+    with devices.tf32(request.node.get_closest_marker("tf32") is not None):
+        yield
+
+
+@pytest.fixture
+def without_cudnn(monkeypatch):
+    """Some of its algorithms transform a map before they multiply: a NaN spreads, and whole numbers are rounded."""
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
 
 
 @pytest.fixture

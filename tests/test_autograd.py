@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
-from cases import ABSENT, STATIC, Case, build, grad_output
+from cases import ABSENT, CPU, STATIC, Case, build, grad_output
+from devices import skip_unless_it_runs
 from kerneldna_ops import use_backend
 from kerneldna_ops.reference import conv2d_reference
 
@@ -23,19 +24,21 @@ FORMS = {
 }
 
 
-def function_and_leaves(case, op=conv):
+def function_and_leaves(case, device=CPU):
     """The op as a function of the tensors that the case has."""
-    call = build(case)
+    call = build(case, device=device)
     given = {name: tensor for name, tensor in zip(call._fields, call.tensors, strict=False) if tensor is not None}
     leaves = [tensor.requires_grad_() for tensor in given.values()]
-    return lambda *tensors: op(*call._replace(**dict(zip(given, tensors, strict=True)))), leaves
+    return lambda *tensors: conv(*call._replace(**dict(zip(given, tensors, strict=True)))), leaves
 
 
 # gradcheck needs float64, for which the Triton backend has no kernel.
 @pytest.mark.without_backends("triton")
 @pytest.mark.parametrize("form", FORMS)
-def test_first_and_second_derivatives(backend, form):
-    function, leaves = function_and_leaves(CASE.but(**FORMS[form]))
+def test_first_and_second_derivatives(device, backend, form):
+    case = CASE.but(**FORMS[form])
+    skip_unless_it_runs(backend, build(case, device=device))
+    function, leaves = function_and_leaves(case, device)
     with use_backend(backend):
         gradcheck(function, leaves, fast_mode=True)
         gradgradcheck(function, leaves, fast_mode=True)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import truths
-from cases import CASES, EDGES, LARGE, PATTERNS, REPRESENTATIVE, SUBSETS, TENSORS, build, grad_output, named
+from cases import CASES, CPU, EDGES, LARGE, PATTERNS, REPRESENTATIVE, SUBSETS, TENSORS, build, grad_output, named
+from devices import skip_unless_it_runs
 from kerneldna_ops.backends import use_backend
 from kerneldna_ops.functional import conv2d
 from layouts import GRADIENTS, IMAGES, VECTORS, WEIGHTS
@@ -14,74 +15,75 @@ pytestmark = pytest.mark.usefixtures("poisoned_memory", "threads")
 
 
 def run(call, grad, backend):
+    skip_unless_it_runs(backend, call)
     return truths.by_autograd(lambda call: conv2d(**call._asdict(), backend=backend), call, grad)
 
 
-def check(case, backend, dtype):
-    check_gradients(case, run(build(case, dtype), grad_output(case, dtype), backend), dtype)
+def check(case, device, backend, dtype):
+    check_gradients(case, run(build(case, dtype, device), grad_output(case, dtype, device), backend), dtype, device)
 
 
-def check_gradients(case, gradients, dtype):
+def check_gradients(case, gradients, dtype, device):
     assert all(gradient is None or gradient.dtype == dtype for gradient in gradients)
-    assert_within(gradients, truths.gradients(case), truths.plain_gradients(case, dtype))
+    assert_within(gradients, truths.gradients(case), truths.plain_gradients(case, dtype, device))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_gradients(backend, dtype, case):
-    check(case, backend, dtype)
+def test_gradients(device, backend, dtype, case):
+    check(case, device, backend, dtype)
 
 
 @pytest.mark.parametrize("case", SUBSETS, ids=str)
-def test_gradients_of_every_subset_of_arguments(backend, dtype, case):
-    check(case, backend, dtype)
+def test_gradients_of_every_subset_of_arguments(device, backend, dtype, case):
+    check(case, device, backend, dtype)
 
 
 @pytest.mark.parametrize("case", LARGE, ids=str)
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_gradients_of_common_subsets_on_large_shapes(backend, pattern, case):
-    check(case.but(**PATTERNS[pattern]), backend, torch.float32)
+def test_gradients_of_common_subsets_on_large_shapes(device, backend, pattern, case):
+    check(case.but(**PATTERNS[pattern]), device, backend, torch.float32)
 
 
 @pytest.mark.parametrize("case", EDGES, ids=str)
-def test_gradients_on_both_sides_of_vector_and_block_edges(backend, dtype, case):
-    check(case, backend, dtype)
+def test_gradients_on_both_sides_of_vector_and_block_edges(device, backend, dtype, case):
+    check(case, device, backend, dtype)
 
 
 @pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
 @pytest.mark.parametrize("layout", GRADIENTS)
-def test_gradients_of_grad_output_layouts(backend, dtype, layout, case):
-    check(case.but(grad_layout=layout), backend, dtype)
+def test_gradients_of_grad_output_layouts(device, backend, dtype, layout, case):
+    check(case.but(grad_layout=layout), device, backend, dtype)
 
 
 @pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
 @pytest.mark.parametrize("layout", IMAGES)
-def test_gradients_of_input_layouts(backend, dtype, layout, case):
-    check(case.but(input_layout=layout), backend, dtype)
+def test_gradients_of_input_layouts(device, backend, dtype, layout, case):
+    check(case.but(input_layout=layout), device, backend, dtype)
 
 
 @pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
 @pytest.mark.parametrize("layout", WEIGHTS)
-def test_gradients_of_weight_layouts(backend, dtype, layout, case):
-    check(case.but(weight_layout=layout), backend, dtype)
+def test_gradients_of_weight_layouts(device, backend, dtype, layout, case):
+    check(case.but(weight_layout=layout), device, backend, dtype)
 
 
 @pytest.mark.parametrize("case", REPRESENTATIVE[:3], ids=str)
 @pytest.mark.parametrize("layout", VECTORS)
-def test_gradients_of_attention_layouts(backend, dtype, layout, case):
-    check(case.but(vector_layout=layout), backend, dtype)
+def test_gradients_of_attention_layouts(device, backend, dtype, layout, case):
+    check(case.but(vector_layout=layout), device, backend, dtype)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_gradients_of_channels_last(backend, case):
+def test_gradients_of_channels_last(device, backend, case):
     layout = "channels_last"
-    check(case.but(input_layout=layout, weight_layout=layout, grad_layout=layout), backend, torch.float32)
+    check(case.but(input_layout=layout, weight_layout=layout, grad_layout=layout), device, backend, torch.float32)
 
 
 @pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_gradients_keep_the_memory_format_of_their_tensors(backend, dtype, layout, case):
-    call = build(case.but(input_layout=layout, weight_layout=layout), dtype)
-    gradients = run(call, grad_output(case, dtype), backend)
+def test_gradients_keep_the_memory_format_of_their_tensors(device, backend, dtype, layout, case):
+    call = build(case.but(input_layout=layout, weight_layout=layout), dtype, device)
+    gradients = run(call, grad_output(case, dtype, device), backend)
     memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     for name, gradient in zip(TENSORS, gradients, strict=True):
         image = gradient.dim() == 4
@@ -96,20 +98,22 @@ MASKS = {
 
 @pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
 @pytest.mark.parametrize("mask", MASKS)
-def test_only_the_gradients_asked_for(backend, mask, case):
-    call, grad = build(case, torch.float32), grad_output(case, torch.float32)
+def test_only_the_gradients_asked_for(device, backend, mask, case):
+    call, grad = build(case, torch.float32, device), grad_output(case, torch.float32, device)
+    skip_unless_it_runs(backend, call)
     with use_backend(backend):
         gradients = torch.ops.kerneldna.conv_backward(grad, *call, MASKS[mask])
     asked = [gradient if wanted else None for gradient, wanted in zip(gradients, MASKS[mask], strict=True)]
-    check_gradients(case, asked, torch.float32)
+    check_gradients(case, asked, torch.float32, device)
 
 
 @pytest.mark.parametrize("name", TENSORS)
-def test_tensors_without_gradient_are_left_alone(backend, name):
+def test_tensors_without_gradient_are_left_alone(device, backend, name):
     case = named("kernel_3x3_padding_1x1")
-    call = build(case, torch.float32)
+    call = build(case, torch.float32, device)
+    skip_unless_it_runs(backend, call)
     getattr(call, name).requires_grad_()
-    conv2d(**call._asdict(), backend=backend).backward(grad_output(case, torch.float32))
+    conv2d(**call._asdict(), backend=backend).backward(grad_output(case, torch.float32, device))
     assert [tensor.grad is not None for tensor in call.tensors] == [other == name for other in TENSORS]
 
 
@@ -131,17 +135,17 @@ ZEROS = {
 
 @pytest.mark.parametrize("where", ZEROS)
 @pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
-def test_gradients_at_zeros(backend, case, where):
+def test_gradients_at_zeros(device, backend, case, where):
     """Nothing divides by a factor to leave it out of a product."""
     name, index = ZEROS[where]
 
-    def zeroed(dtype):
-        call = build(case, dtype)
+    def zeroed(dtype, device=CPU):
+        call = build(case, dtype, device)
         getattr(call, name)[index] = 0
-        return call, grad_output(case, dtype)
+        return call, grad_output(case, dtype, device)
 
     assert_within(
-        run(*zeroed(torch.float32), backend),
+        run(*zeroed(torch.float32, device), backend),
         truths.gradients_of(case, *zeroed(torch.float64)),
-        truths.plain_gradients_of(case, *zeroed(torch.float32)),
+        truths.plain_gradients_of(case, *zeroed(torch.float32, device)),
     )

@@ -3,20 +3,22 @@
 import pytest
 import torch
 
-from cases import REPRESENTATIVE, TENSORS, build, grad_output, named
+from cases import CPU, REPRESENTATIVE, TENSORS, build, grad_output, named
+from devices import skip_unless_it_runs
 from kerneldna_ops.functional import conv2d
 from truths import by_autograd, sample_by_sample
 
 # The reference multiplies everything into one kernel per sample. An infinite c or f is an infinite kernel there, which
 # makes NaN of the padding and of terms of opposite sign: the form it is written in, no mistake.
 pytestmark = [
-    pytest.mark.usefixtures("poisoned_memory", "threads"),
+    pytest.mark.usefixtures("poisoned_memory", "threads", "without_cudnn"),
     pytest.mark.without_backends("reference"),
 ]
 VALUES = pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan], ids=str)
 
 
 def run(call, backend):
+    skip_unless_it_runs(backend, call)
     return conv2d(**call._asdict(), backend=backend)
 
 
@@ -39,6 +41,7 @@ def with_value(case, call, name, value):
 
 
 def assert_same_pattern(actual, expected):
+    actual = actual.cpu()
     assert not expected.isfinite().all()
     for pattern in (torch.isnan, torch.isposinf, torch.isneginf):
         assert torch.equal(pattern(actual), pattern(expected)), pattern.__name__
@@ -47,41 +50,41 @@ def assert_same_pattern(actual, expected):
 @VALUES
 @pytest.mark.parametrize("name", ["input", "bias", "channel_attention", "filter_attention"])
 @pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
-def test_output(backend, dtype, case, name, value):
+def test_output(device, backend, dtype, case, name, value):
     """The padding, where conv2d sees zeros, stays zero whatever multiplies it."""
     expected = sample_by_sample(with_value(case, build(case), name, value))
-    assert_same_pattern(run(with_value(case, build(case, dtype), name, value), backend), expected)
+    assert_same_pattern(run(with_value(case, build(case, dtype, device), name, value), backend), expected)
 
 
 @VALUES
 @pytest.mark.parametrize("name", ["weight", "spatial_attention"])
 @pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
-def test_output_of_a_tap(backend, dtype, case, name, value):
+def test_output_of_a_tap(device, backend, dtype, case, name, value):
     """Without padding: whether conv2d multiplies an infinite tap with the padding depends on the algorithm it picks."""
     case = case.but(padding=(0, 0))
     expected = sample_by_sample(with_value(case, build(case), name, value))
-    assert_same_pattern(run(with_value(case, build(case, dtype), name, value), backend), expected)
+    assert_same_pattern(run(with_value(case, build(case, dtype, device), name, value), backend), expected)
 
 
 @VALUES
 @pytest.mark.parametrize("name", [*TENSORS, "grad_output"])
 @pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
-def test_gradients(backend, case, name, value):
+def test_gradients(device, backend, case, name, value):
     """Which elements are finite. Infinities of both signs make NaN or not, as the order of summation has it."""
     case = case.but(padding=(0, 0))
 
-    def gradients(function, dtype):
-        call, grad = build(case, dtype), grad_output(case, dtype)
+    def gradients(function, dtype, device):
+        call, grad = build(case, dtype, device), grad_output(case, dtype, device)
         if name == "grad_output":
             grad[somewhere(case, name, grad.shape)] = value
         else:
             call = with_value(case, call, name, value)
         return by_autograd(function, call, grad)
 
-    expected = gradients(sample_by_sample, torch.float64)
-    actual = gradients(lambda call: run(call, backend), torch.float32)
+    expected = gradients(sample_by_sample, torch.float64, CPU)
+    actual = gradients(lambda call: run(call, backend), torch.float32, device)
     for of, *both in zip(TENSORS, actual, expected, strict=True):
-        finite, expected_finite = (gradient.isfinite() for gradient in both)
+        finite, expected_finite = (gradient.cpu().isfinite() for gradient in both)
         if (of, name) == ("input", "weight"):
             # An infinite tap meets zeros beside the edge of grad_output, and again algorithms differ in what they make
             # of it: it must stay in its channels.
@@ -90,9 +93,9 @@ def test_gradients(backend, case, name, value):
         assert torch.equal(finite, expected_finite), of
 
 
-def test_a_zero_does_not_hide_a_nan(backend, dtype):
+def test_a_zero_does_not_hide_a_nan(device, backend, dtype):
     """0 * NaN is NaN in conv2d, so nothing may skip a channel because its factor is zero."""
-    call = build(named("kernel_3x3_padding_1x1"), dtype)
+    call = build(named("kernel_3x3_padding_1x1"), dtype, device)
     call.channel_attention.zero_()
     call.input.fill_(torch.nan)
     assert run(call, backend).isnan().all()

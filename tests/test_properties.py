@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import truths
 from cases import ABSENT, SAMPLE, STATIC, Call, Case, build, grad_output, numbers
+from kerneldna_ops import backends
 from kerneldna_ops.functional import conv2d
 from layouts import GRADIENTS, IMAGES, VECTORS, WEIGHTS
 from tolerance import assert_within
@@ -44,19 +45,31 @@ def valid_cases(draw):
     )
 
 
+@pytest.mark.on("cpu", "stand-in")
 @settings(max_examples=300)
 @given(case=valid_cases(), dtype=st.sampled_from([torch.float64, torch.float32]))
-def test_valid_call_is_right(backend, threads, case, dtype):
-    assume(backend != "triton" or dtype is torch.float32)  # it has no float64
-    outputs = []
+def test_valid_call_is_right(device, backend, threads, case, dtype):
+    check_valid_call(case, dtype, device, backend)
+
+
+@pytest.mark.on("cuda")
+@settings(max_examples=30)  # each is compiled by Triton
+@given(case=valid_cases(), half=st.sampled_from([torch.bfloat16, torch.float16]))
+def test_valid_call_on_a_card_is_right(device, backend, case, half):
+    check_valid_call(case, half, device, backend)
+
+
+def check_valid_call(case, dtype, device, backend):
+    call, outputs = build(case, dtype, device), []
+    assume(backends.load(backend).can_run(*call)[0])
 
     def conv(call):
         outputs.append(conv2d(**call._asdict(), backend=backend))
         return outputs[0]
 
-    gradients = truths.by_autograd(conv, build(case, dtype), grad_output(case, dtype))
-    assert_within([outputs[0]], [truths.output(case)], truths.plain_outputs(case, dtype))
-    assert_within(gradients, truths.gradients(case), truths.plain_gradients(case, dtype))
+    gradients = truths.by_autograd(conv, call, grad_output(case, dtype, device))
+    assert_within([outputs[0]], [truths.output(case)], truths.plain_outputs(case, dtype, device))
+    assert_within(gradients, truths.gradients(case), truths.plain_gradients(case, dtype, device))
 
 
 @st.composite

@@ -26,11 +26,18 @@ class Truth(NamedTuple):
         return max(largest(self.value), self.size / math.sqrt(self.count))
 
     def error(self, result: Tensor) -> float:
-        return largest(result.double() - self.value)
+        return largest(result.cpu().double() - self.value)
 
 
 def largest(tensor: Tensor) -> float:
     return tensor.abs().max().item() if tensor.numel() else 0.0
+
+
+def plain_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The precision of the plain PyTorch that a result is compared with: its own; for TF32 that of float16, which has
+    its mantissa. Whether PyTorch itself takes TF32 for a convolution depends on the algorithm that it picks."""
+    tf32 = device.type == "cuda" and dtype is torch.float32 and torch.backends.cudnn.allow_tf32
+    return torch.float16 if tf32 else dtype
 
 
 def rounding(truth: Truth, dtype: torch.dtype) -> float:
@@ -64,11 +71,14 @@ def assert_within(
         for result, truth in zip(form, truths, strict=True)
         if result is not None and truth is not None
     )
+    coarsest = max(
+        (torch.finfo(result.dtype).eps for form in plain for result in form if result is not None), default=0
+    )
     for result, truth in zip(results, truths, strict=True):
         if result is None or truth is None:
             continue
         assert result.shape == truth.value.shape, f"{truth.name}: {list(result.shape)} is not {list(truth.value.shape)}"
-        epsilon = torch.finfo(result.dtype).eps
+        epsilon = max(torch.finfo(result.dtype).eps, coarsest)
         error = truth.error(result)
         bound = (
             2 * max(plain_error, epsilon) * truth.scale + rounding(truth, result.dtype) + summation(truth, result.dtype)

@@ -1,4 +1,7 @@
-"""The truth of a case in float64, and what plain PyTorch makes of it in another precision; computed once each."""
+"""The truth of a case in float64, and what plain PyTorch makes of it in another precision; computed once each.
+
+Truths are computed on the CPU; what plain PyTorch makes of a case, on the device where the case is tested.
+"""
 
 import functools
 import math
@@ -9,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import oracle
-from cases import TENSORS, Call, Case, build, grad_output
+from cases import CPU, TENSORS, Call, Case, build, grad_output
 from kerneldna_ops.reference import conv2d_reference
-from tolerance import Truth, largest
+from tolerance import Truth, largest, plain_dtype
 
 # Beyond this the loops are too slow, and the reference, which the loops check (test_oracle.py), takes over.
 LARGEST_FOR_LOOPS = 20_000
@@ -83,15 +86,24 @@ def plain_forms(case: Case) -> list[Callable[[Call], Tensor]]:
     return [reference, sample_by_sample] if case.input[0] > 0 else [reference]
 
 
-@functools.cache
-def plain_outputs(case: Case, dtype: torch.dtype) -> list[tuple[Tensor]]:
-    return [(form(build(case, dtype)),) for form in plain_forms(case)]
+def plain_outputs(case: Case, dtype: torch.dtype, device: torch.device = CPU) -> list[tuple[Tensor]]:
+    return _plain_outputs(case, plain_dtype(dtype, device), device)
 
 
 @functools.cache
-def plain_gradients(case: Case, dtype: torch.dtype) -> list[Gradients]:
-    return plain_gradients_of(case, build(case, dtype), grad_output(case, dtype))
+def _plain_outputs(case: Case, dtype: torch.dtype, device: torch.device) -> list[tuple[Tensor]]:
+    return [(form(build(case, dtype, device)).cpu(),) for form in plain_forms(case)]
+
+
+def plain_gradients(case: Case, dtype: torch.dtype, device: torch.device = CPU) -> list[Gradients]:
+    return _plain_gradients(case, plain_dtype(dtype, device), device)
+
+
+@functools.cache
+def _plain_gradients(case: Case, dtype: torch.dtype, device: torch.device) -> list[Gradients]:
+    return plain_gradients_of(case, build(case, dtype, device), grad_output(case, dtype, device))
 
 
 def plain_gradients_of(case: Case, call: Call, grad: Tensor) -> list[Gradients]:
-    return [by_autograd(form, call, grad) for form in plain_forms(case)]
+    gradients = (by_autograd(form, call, grad) for form in plain_forms(case))
+    return [tuple(None if gradient is None else gradient.cpu() for gradient in of_form) for of_form in gradients]

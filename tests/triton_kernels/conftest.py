@@ -2,8 +2,17 @@
 
 import pytest
 
+import devices
+
 
 @pytest.fixture
 def interpreted(monkeypatch):
     """The backend takes tensors of the CPU."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(autouse=True)
+def allow_tf32():
+    """Allowed as PyTorch allows it; the interpreter multiplies in float32 even so."""
+    with devices.tf32(True):
+        yield
