@@ -1,18 +1,24 @@
-"""Latency under pytest-benchmark, one group per case. Start with `make bench`.
+"""Latency under pytest-benchmark, one group per case. Start with `make bench`, or where there is an NVIDIA GPU with
 
-pytest-benchmark times each candidate on its own, minutes apart, which is too noisy for a ratio. So the first candidate
-of a case also has all of them timed in turn, and that ratio to static F.conv2d stands in each one's extra_info."""
+    pytest benchmarks/bench_latency.py --device cuda --dtype bfloat16 --dtype tf32 -k 'channels_last and b32'
 
-from collections.abc import Iterator
+pytest-benchmark times each candidate on its own, minutes apart, which is too noisy for a ratio, and on a GPU it times
+the host as well. So the first candidate of a case also has all of them timed in turn, on a GPU by its own clock, and
+that time and its ratio to static F.conv2d stand in each one's extra_info."""
+
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import product
 
 import pytest
+import torch
 
-from .candidates import COMPILED, STATIC
-from .cases import BATCHES, LAYOUTS, MODES, PLAIN_SHAPES, SHAPES, Case, Shape
-from .measure import checked_calls
-from .paired import Call, Rounds, Spread, alternate
+from .candidates import COMPILED, GPU_BACKENDS, STATIC
+from .cases import BATCHES, GPU_BATCHES, LAYOUTS, MODES, PLAIN_SHAPES, SHAPES, Case, Shape, tf32_as_in
+from .devices import CPU
+from .entries import entry
+from .measure import Measured, checked_calls, measure
+from .paired import Call
 
 CANDIDATES = (STATIC, "op", "op_static", "composite", "composite_static")
 # Slow and far behind, so only where they are best known.
@@ -20,46 +26,50 @@ RIVALS = ("grouped", "loop")
 
 
 def candidates(case: Case, compiled: bool) -> tuple[str, ...]:
+    backends = () if case.device == CPU else GPU_BACKENDS
     rivals = RIVALS if case.shape.name in PLAIN_SHAPES else ()
-    return CANDIDATES + rivals + (COMPILED if compiled else ())
+    return CANDIDATES + backends + rivals + (COMPILED if compiled else ())
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     compiled = metafunc.config.getoption("--compiled")
+    device = metafunc.config.getoption("--device")
+    dtypes = metafunc.config.getoption("--dtype") or ["float32"]
+    batches = BATCHES if device == CPU else GPU_BATCHES
 
     def parameters() -> Iterator[object]:
-        for mode, layout, shape, batch in product(MODES, LAYOUTS, SHAPES, BATCHES):
-            case = Case(Shape.parse(shape), batch, layout, mode)
+        for dtype, mode, layout, shape, batch in product(dtypes, MODES, LAYOUTS, SHAPES, batches):
+            case = Case(Shape.parse(shape), batch, layout, mode, dtype, device)
             for name in candidates(case, compiled):
-                yield pytest.param(case, name, id=f"{shape}-b{batch}-{layout}-{mode}-{name}")
+                suffix = "" if dtype == "float32" else f"-{dtype}"
+                yield pytest.param(case, name, id=f"{shape}-b{batch}-{layout}-{mode}-{name}{suffix}")
 
-    metafunc.parametrize(("case", "candidate"), parameters())
+    metafunc.parametrize(("case", "candidate"), list(parameters()))
 
 
 @lru_cache(maxsize=1)
-def measured(case: Case, names: tuple[str, ...], rounds: int) -> tuple[dict[str, Call], Rounds]:
-    calls = checked_calls(case, names)
-    return calls, alternate(calls, rounds)
+def measured(case: Case, names: tuple[str, ...], rounds: int) -> tuple[dict[str, Call], Measured]:
+    calls, left_out = checked_calls(case, names)
+    return calls, measure(case, calls, left_out, rounds)
 
 
-def spread(values: Spread) -> dict[str, float | int]:
-    return {"median": values.median, "low": values.low, "high": values.high, "rounds": values.count}
+def awaited(call: Call) -> Callable[[], None]:
+    def run() -> None:
+        call()
+        torch.cuda.synchronize()
+
+    return run
 
 
 def test_latency(benchmark, pytestconfig: pytest.Config, case: Case, candidate: str) -> None:
     names = candidates(case, pytestconfig.getoption("--compiled"))
-    calls, rounds = measured(case, names, pytestconfig.getoption("--rounds"))
-    benchmark.group = case.name
-    benchmark.extra_info.update(
-        shape=case.shape.name,
-        batch=case.batch,
-        layout=case.layout,
-        mode=case.mode,
-        candidate=candidate,
-        undisturbed=rounds.undisturbed,
-        seconds=spread(rounds.time(candidate)),
-        to_static=spread(rounds.ratio(candidate, STATIC)),
-        to_composite=spread(rounds.ratio(candidate, "composite")),
-    )
-    iterations = max(1, round(0.02 / rounds.time(candidate).median))
-    benchmark.pedantic(calls[candidate], rounds=3, iterations=iterations, warmup_rounds=1)
+    with tf32_as_in(case.dtype):
+        calls, found = measured(case, names, pytestconfig.getoption("--rounds"))
+        fault = found.left_out.get(candidate)
+        if fault is not None:
+            (pytest.fail if fault.wrong else pytest.skip)(f"{candidate}, {case.name}: {fault.why}")
+        benchmark.group = case.name
+        benchmark.extra_info.update(entry(case, candidate, found))
+        iterations = max(1, round(0.02 / found.rounds.time(candidate).median))
+        call = calls[candidate] if case.device == CPU else awaited(calls[candidate])
+        benchmark.pedantic(call, rounds=3, iterations=iterations, warmup_rounds=1)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +18,14 @@ STATIC = "static"
 
 @dataclass(frozen=True)
 class Candidate:
-    """`gradients` names the operands that get one in training; `static_modulation` says which operands it is given."""
+    """`gradients` names the operands that get one in training; `static_modulation` says which operands it is given;
+    `backend` is the one that it needs."""
 
     about: str
     call: Callable[[Operands], Tensor]
     gradients: tuple[str, ...] = DIFFERENTIABLE
     static_modulation: bool = False
+    backend: str | None = None
 
 
 def static(o: Operands) -> Tensor:
@@ -36,18 +39,25 @@ def op(o: Operands) -> Tensor:
     )
 
 
+def arguments(o: Operands) -> dict[str, Any]:
+    """Those of kerneldna_ops.functional.conv2d, all but the backend."""
+    attentions = {"channel_attention": o.channel, "filter_attention": o.filter, "spatial_attention": o.spatial}
+    return {
+        "input": o.input,
+        "weight": o.weight,
+        **attentions,
+        "stride": o.stride,
+        "padding": o.padding,
+        "groups": o.groups,
+    }
+
+
 def backend(o: Operands, name: str) -> Tensor:
-    return kerneldna_ops.functional.conv2d(
-        o.input,
-        o.weight,
-        channel_attention=o.channel,
-        filter_attention=o.filter,
-        spatial_attention=o.spatial,
-        stride=o.stride,
-        padding=o.padding,
-        groups=o.groups,
-        backend=name,
-    )
+    return kerneldna_ops.functional.conv2d(**arguments(o), backend=name)
+
+
+def by(name: str) -> Candidate:
+    return Candidate(f"backend={name!r}", partial(backend, name=name), backend=name)
 
 
 reference = partial(backend, name="reference")
@@ -88,9 +98,15 @@ CANDIDATES = {
     "op_static": Candidate("the same with c per sample, f and s static", op, static_modulation=True),
     "composite": Candidate("backend='composite'", composite),
     "composite_static": Candidate("the same with f and s static", composite, static_modulation=True),
+    "triton": by("triton"),
+    "cuda": by("cuda"),
     "grouped": Candidate("weights per sample, groups = batch", grouped),
     "loop": Candidate("F.conv2d per sample", loop),
+    "compiled_static": Candidate(
+        "torch.compile of static", lambda o: compiled(static)(o), gradients=("input", "weight")
+    ),
     "compiled_reference": Candidate("torch.compile of the reference", lambda o: compiled(reference)(o)),
     "compiled_composite": Candidate("torch.compile of composite", lambda o: compiled(composite)(o)),
 }
 COMPILED = tuple(name for name in CANDIDATES if name.startswith("compiled"))
+GPU_BACKENDS = ("triton", "cuda")

@@ -1,10 +1,15 @@
-"""What is measured: shapes of published networks, batch, memory format, and forward or forward with backward."""
+"""What is measured: shapes of published networks, batch, memory format, dtype, device, and forward or forward with
+backward."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from .devices import CPU, torch_device
 
 PLAIN_SHAPES = ("64@56", "128@28", "256@14", "512@7")
 POINTWISE_SHAPES = ("64->256@56", "256->1024@14", "1024->256@14", "96->576@14", "576->96@14")
@@ -12,8 +17,17 @@ STRIDED_SHAPES = ("64@56s2", "128@28s2", "256@14s2")
 DEPTHWISE_SHAPES = ("96@56dw", "576@14dw")
 SHAPES = PLAIN_SHAPES + POINTWISE_SHAPES + STRIDED_SHAPES + DEPTHWISE_SHAPES
 BATCHES = (1, 8, 32)
+GPU_BATCHES = (*BATCHES, 128)
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 MODES = ("forward", "training")
+# "tf32" is float32 of which convolutions may use the leading 10 bits; "float32" may not.
+DTYPES = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
 
 NAME = re.compile(
     r"(?P<inputs>\d+)((->|-)(?P<outputs>\d+))?@(?P<size>\d+)(s(?P<stride>\d))?((?P<depthwise>dw)|g(?P<groups>\d+))?"
@@ -66,10 +80,22 @@ class Case:
     batch: int
     layout: str
     mode: str
+    dtype: str = "float32"
+    device: str = CPU
 
     @property
     def name(self) -> str:
-        return f"{self.shape.name} b{self.batch} {self.layout} {self.mode}"
+        return f"{self.shape.name} b{self.batch} {self.layout} {self.mode}" + self._other_dtype
+
+    @property
+    def family(self) -> str:
+        """What is summed up together. On a GPU the batch is half the story."""
+        batch = "" if self.device == CPU else f" b{self.batch}"
+        return self.shape.family + batch + self._other_dtype
+
+    @property
+    def _other_dtype(self) -> str:
+        return "" if self.dtype == "float32" else f" {self.dtype}"
 
 
 @dataclass(frozen=True)
@@ -90,32 +116,51 @@ class Operands:
 DIFFERENTIABLE = ("input", "weight", "channel", "filter", "spatial")
 
 
-def make_operands(case: Case, static_modulation: bool = False, dtype: torch.dtype = torch.float32) -> Operands:
+def make_operands(case: Case, static_modulation: bool = False) -> Operands:
     """Operands with the same values at every call. With static modulation f is [C_out] and s is [kh, kw], as the
     published networks have them; c stays per sample."""
-    shape = case.shape
-    generator = torch.Generator().manual_seed(0)
+    shape, dtype, device = case.shape, DTYPES[case.dtype], torch_device(case.device)
+    generator = torch.Generator(device).manual_seed(0)
 
     def factors(*size: int) -> Tensor:
-        return (0.5 + torch.rand(size, generator=generator)).to(dtype)
+        return (0.5 + torch.rand(size, generator=generator, device=device)).to(dtype)
+
+    def normal(*size: int, scale: float = 1.0) -> Tensor:
+        values = torch.randn(size, generator=generator, device=device) * scale
+        return values.to(dtype).contiguous(memory_format=LAYOUTS[case.layout])
 
     per_sample = () if static_modulation else (case.batch,)
-    x = torch.randn(case.batch, shape.in_channels, shape.size, shape.size, generator=generator)
-    grad_output = torch.randn(case.batch, shape.out_channels, shape.out_size, shape.out_size, generator=generator)
     fan_in = shape.in_channels // shape.groups
-    weight = torch.randn(shape.out_channels, fan_in, shape.kernel, shape.kernel, generator=generator)
-    memory_format = LAYOUTS[case.layout]
+    x = normal(case.batch, shape.in_channels, shape.size, shape.size)
+    grad_output = normal(case.batch, shape.out_channels, shape.out_size, shape.out_size)
     operands = Operands(
-        input=x.to(dtype).contiguous(memory_format=memory_format),
-        weight=(weight / (fan_in * shape.kernel**2) ** 0.5).to(dtype).contiguous(memory_format=memory_format),
+        input=x,
+        weight=normal(shape.out_channels, fan_in, shape.kernel, shape.kernel, scale=(fan_in * shape.kernel**2) ** -0.5),
         channel=factors(case.batch, shape.in_channels),
         filter=factors(*per_sample, shape.out_channels),
         spatial=factors(*per_sample, shape.kernel, shape.kernel),
-        grad_output=grad_output.to(dtype).contiguous(memory_format=memory_format),
+        grad_output=grad_output,
         stride=shape.stride,
         padding=shape.padding,
         groups=shape.groups,
     )
+    return with_tensors(operands, lambda tensor: tensor, case.mode == "training")
+
+
+def with_tensors(operands: Operands, change: Callable[[Tensor], Tensor], differentiable: bool) -> Operands:
+    """The operands with each tensor changed, as leaves that get a gradient or not."""
+    tensors = {name: change(getattr(operands, name).detach()) for name in (*DIFFERENTIABLE, "grad_output")}
     for name in DIFFERENTIABLE:
-        getattr(operands, name).requires_grad_(case.mode == "training")
-    return operands
+        tensors[name].requires_grad_(differentiable)
+    return replace(operands, **tensors)
+
+
+@contextmanager
+def tf32_as_in(dtype: str) -> Iterator[None]:
+    """While it lasts, cuDNN's convolutions and the op's may use TF32 or not, as the dtype says."""
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if dtype == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before

@@ -1,20 +1,45 @@
 """One case: every candidate checked against the reference, then timed in turn with static F.conv2d."""
 
-from collections.abc import Callable, Sequence
-from itertools import product
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .candidates import CANDIDATES, STATIC, Candidate, reference
-from .cases import MODES, Case, Operands, make_operands
-from .paired import Rounds, alternate
+import kerneldna_ops
 
-# Float32, relative to the largest value of the tensor: a gate against timing a wrong answer, not a test of accuracy.
-TOLERANCE = 1e-4
+from .candidates import CANDIDATES, Candidate, arguments, reference
+from .cases import DIFFERENTIABLE, MODES, Case, Operands, make_operands, tf32_as_in, with_tensors
+from .devices import CPU, clock_of, operand_sets, peak_bytes
+from .paired import Rounds, alternate, host_clock
+
+# Relative to the largest value of the tensor: a gate against timing a wrong answer, not a test of accuracy.
+TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "tf32": 0.01, "float16": 0.01, "bfloat16": 0.05}
+HOST_ROUNDS = 7
+
+Call = Callable[[], Sequence[Tensor]]
 
 
-def prepare(candidate: Candidate, operands: Operands, mode: str) -> Callable[[], Sequence[Tensor]]:
+@dataclass(frozen=True)
+class LeftOut:
+    """Why a candidate is not timed: it cannot run here, or `wrong`, its answer was not right or it raised."""
+
+    why: str
+    wrong: bool
+
+
+@dataclass
+class Measured:
+    """Rounds are of those that were timed, static first; host and peaks, in bytes, are of GPUs only."""
+
+    rounds: Rounds
+    left_out: dict[str, LeftOut]
+    host: Rounds | None = None
+    peaks: dict[str, int] = field(default_factory=dict)
+
+
+def prepare(candidate: Candidate, operands: Operands, mode: str) -> Call:
     """The call that is timed. It returns the output, or in training the gradients of all differentiable operands."""
     if mode == "forward":
 
@@ -32,31 +57,82 @@ def prepare(candidate: Candidate, operands: Operands, mode: str) -> Callable[[],
     return training
 
 
-def check(case: Case, names: Sequence[str], operands: dict[bool, Operands]) -> None:
-    """Raises AssertionError where a candidate's output or one of its gradients is not the reference's."""
-    modes = MODES if case.mode == "training" else ("forward",)
-    truths: dict[tuple[bool, str], Sequence[Tensor]] = {}
-    for name, mode in product(names, modes):
+def in_turn(calls: Iterable[Call]) -> Call:
+    """Calls the next of them each time."""
+    calls = list(calls)
+    if len(calls) == 1:
+        return calls[0]
+    turn = itertools.cycle(calls)
+    return lambda: next(turn)()
+
+
+def sets_of(case: Case, static_modulation: bool) -> list[Operands]:
+    """Copies of the operands for the calls to take turns on."""
+    first = make_operands(case, static_modulation)
+    moved = first.input.nbytes + first.weight.nbytes + first.grad_output.nbytes
+    copies = operand_sets(case.device, moved) - 1
+    return [first, *(with_tensors(first, Tensor.clone, case.mode == "training") for _ in range(copies))]
+
+
+class Check:
+    """Of the candidates of a case, the one after the other."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.modes = MODES if case.mode == "training" else ("forward",)
+        self._truths: dict[tuple[bool, str], Sequence[Tensor]] = {}
+
+    def __call__(self, candidate: Candidate, operands: Operands) -> LeftOut | None:
+        """Why the candidate is not to be timed: its output or one of its gradients is not the reference's, say."""
+        if candidate.backend is not None:
+            runs, reason = kerneldna_ops.explain_backends(**arguments(operands))[candidate.backend]
+            if not runs:
+                return LeftOut(reason, wrong=False)
+        for mode in self.modes:
+            try:
+                actual = prepare(candidate, operands, mode)()
+            except Exception as error:  # whatever a compiler or a driver has against it
+                return LeftOut(f"{type(error).__name__}: {str(error).strip()[:300]}", wrong=True)
+            if candidate.gradients != DIFFERENTIABLE:
+                continue  # a static convolution, which is PyTorch's
+            parts = ("output",) if mode == "forward" else candidate.gradients
+            for part, got, wanted in zip(parts, actual, self._truth(candidate, operands, mode), strict=True):
+                error = ((got - wanted).abs().max() / wanted.abs().max()).item()
+                if not error <= TOLERANCE[self.case.dtype]:
+                    return LeftOut(f"{part} is off by {error:.1e} of its range", wrong=True)
+        return None
+
+    def _truth(self, candidate: Candidate, operands: Operands, mode: str) -> Sequence[Tensor]:
+        """By the reference, in float32 at least and without TF32."""
+        key = candidate.static_modulation, mode
+        if key not in self._truths:
+            wide = torch.promote_types(operands.input.dtype, torch.float32)
+            exact = with_tensors(operands, lambda tensor: tensor.to(wide), mode == "training")
+            with tf32_as_in("float32"):
+                self._truths[key] = prepare(Candidate("truth", reference), exact, mode)()
+        return self._truths[key]
+
+
+def checked_calls(case: Case, names: Sequence[str], checked: bool = True) -> tuple[dict[str, Call], dict[str, LeftOut]]:
+    """The calls of the named candidates, ready to be timed and known to answer rightly, and why others are not."""
+    sets = {which: sets_of(case, which) for which in {CANDIDATES[name].static_modulation for name in names}}
+    check = Check(case)
+    calls, left_out = {}, {}
+    for name in names:
         candidate = CANDIDATES[name]
-        which = candidate.static_modulation
-        if name == STATIC:
-            continue
-        if (which, mode) not in truths:
-            truths[which, mode] = prepare(Candidate("truth", reference), operands[which], mode)()
-        actual = prepare(candidate, operands[which], mode)()
-        parts = ("output",) if mode == "forward" else candidate.gradients
-        for part, got, wanted in zip(parts, actual, truths[which, mode], strict=True):
-            error = (got - wanted).abs().max() / wanted.abs().max()
-            assert error <= TOLERANCE, f"{name}, {case.name}: {part} is off by {error:.1e} of its range"
+        operands = sets[candidate.static_modulation]
+        fault = check(candidate, operands[0]) if checked else None
+        if fault is None:
+            calls[name] = in_turn(prepare(candidate, of, case.mode) for of in operands)
+        else:
+            left_out[name] = fault
+    return calls, left_out
 
 
-def checked_calls(case: Case, names: Sequence[str], checked: bool = True) -> dict[str, Callable[[], Sequence[Tensor]]]:
-    """The calls of the named candidates, ready to be timed and known to answer rightly."""
-    operands = {which: make_operands(case, which) for which in {CANDIDATES[name].static_modulation for name in names}}
-    if checked:
-        check(case, names, operands)
-    return {n: prepare(CANDIDATES[n], operands[CANDIDATES[n].static_modulation], case.mode) for n in names}
-
-
-def measure(case: Case, names: Sequence[str], rounds: int, checked: bool = True) -> Rounds:
-    return alternate(checked_calls(case, names, checked), rounds)
+def measure(case: Case, calls: dict[str, Call], left_out: dict[str, LeftOut], rounds: int) -> Measured:
+    """On a GPU the time of the device, and beside it that of the host and peak memory."""
+    measured = Measured(alternate(calls, rounds, clock=clock_of(case.device)), left_out)
+    if case.device != CPU:
+        measured.host = alternate(calls, HOST_ROUNDS, clock=host_clock)
+        measured.peaks = {name: peak_bytes(call) for name, call in calls.items()}
+    return measured

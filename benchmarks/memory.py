@@ -1,8 +1,9 @@
-"""Peak memory of one call: a process per candidate, the resident peak above what was resident before the call.
+"""Peak memory of one call on the CPU: a process for each, the resident peak above what was resident before the call.
 
     python -m benchmarks.memory --shapes 512@7 --batches 8,32 --candidates static,op,grouped
 
-Inputs exist before; the output, every temporary, and scratch that a library keeps between calls count."""
+Inputs exist before; the output, every temporary, and scratch that a library keeps between calls count. On a GPU
+latency.py finds it in passing."""
 
 import argparse
 import json

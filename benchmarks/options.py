@@ -4,8 +4,11 @@ import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 
+import torch
+
+from . import devices
 from .candidates import CANDIDATES, STATIC
-from .cases import BATCHES, LAYOUTS, MODES, PLAIN_SHAPES, SHAPES, Case, Shape
+from .cases import BATCHES, DTYPES, LAYOUTS, MODES, PLAIN_SHAPES, SHAPES, Case, Shape
 
 
 def listed(kind: Callable[[str], object]) -> Callable[[str], list[object]]:
@@ -42,12 +45,33 @@ def add_cases(parser: argparse.ArgumentParser, modes: Sequence[str], candidates:
     known = one_of(CANDIDATES)
     help = "beside static, of " + ", ".join(name for name in CANDIDATES if name != STATIC)
     parser.add_argument("--candidates", type=listed(known), default=list(candidates), help=help)
+    parser.add_argument("--dtype", type=listed(one_of(DTYPES)), default=["float32"], help="of " + ", ".join(DTYPES))
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=devices.DEVICES, default=devices.CPU, help=DEVICE_HELP)
     parser.add_argument("--threads", type=int, default=2)
 
 
+DEVICE_HELP = f"default: {devices.CPU}; {devices.STAND_IN} tries the code for GPUs on the CPU, its figures mean nothing"
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options, the process made ready for the device and the threads among them."""
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    try:
+        devices.ready(options.device)
+    except ValueError as error:
+        parser.error(f"argument --device: {error}")
+    return options
+
+
 def cases(options: argparse.Namespace) -> Iterator[Case]:
-    for mode, layout, shape, batch in product(options.modes, options.layouts, options.shapes, options.batches):
-        yield Case(shape, batch, layout, mode)
+    parts = options.dtype, options.modes, options.layouts, options.shapes, options.batches
+    for dtype, mode, layout, shape, batch in product(*parts):
+        yield Case(shape, batch, layout, mode, dtype, options.device)
 
 
 def names(options: argparse.Namespace) -> list[str]:

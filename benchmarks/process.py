@@ -44,13 +44,14 @@ def commit() -> str:
     return env.commit() or "unknown"
 
 
-def description() -> dict[str, str | int]:
+def description(device: str = "cpu") -> dict[str, str | int]:
     """What a reader needs to judge a figure: machine, threads, versions, commit, allocator."""
     import torch
 
     import kerneldna_ops
 
     return {
+        **(gpu() if device == "cuda" else {}),
         "cpu": cpu_model(),
         "cores": os.cpu_count() or 0,
         "threads": torch.get_num_threads(),
@@ -60,4 +61,19 @@ def description() -> dict[str, str | int]:
         "commit": commit(),
         "package": str(Path(kerneldna_ops.__file__).parent),
         "allocator": "keeps its memory" if os.environ.get("MALLOC_MMAP_MAX_") == "0" else "default",
+    }
+
+
+def gpu() -> dict[str, str | int]:
+    import torch
+
+    from kerneldna_ops import env
+
+    found = env.environment()
+    return {
+        "gpu": found["devices"]["cuda:0"],
+        "driver": found["driver"] or "unknown",
+        "cuda": torch.version.cuda or "none",
+        "cudnn": torch.backends.cudnn.version() or 0,
+        "triton": found["versions"]["triton"] or "none",
     }

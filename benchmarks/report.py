@@ -6,30 +6,20 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from .candidates import STATIC
-from .cases import PLAIN_SHAPES, Case, Shape
-from .paired import Spread
-from .plots import plot
+from .cases import PLAIN_SHAPES, Case
+from .entries import BASES, Entry, case_of, spread
+from .plots import panel, plot
 from .summary import Ratio, summarise
 
-Entry = dict[str, Any]
 MEBI = 2**20
-
-
-def spread(saved: Entry) -> Spread:
-    return Spread(saved["median"], saved["low"], saved["high"], saved["rounds"])
-
-
-def case_of(entry: Entry) -> Case:
-    return Case(Shape.parse(entry["shape"]), entry["batch"], entry["layout"], entry["mode"])
 
 
 def ratios(entries: Iterable[Entry]) -> Iterator[Ratio]:
     for entry in entries:
-        for base in (STATIC, "composite"):
-            if entry["candidate"] != base:
+        for base in BASES:
+            if entry["candidate"] != base and f"to_{base}" in entry:
                 saved = spread(entry[f"to_{base}"])
                 yield Ratio(case_of(entry), entry["candidate"], base, saved, entry["undisturbed"])
 
@@ -60,14 +50,23 @@ def summary_section(found: list[Ratio]) -> Iterator[str]:
     yield from table(["ratio", "mean / worst", "worst case", "cases", "target", "met"], rows)
 
 
-def latency_section(entries: list[Entry]) -> Iterator[str]:
-    """One table for each mode and layout: a row for each shape and batch, a column for each candidate."""
-    by_case: dict[Case, dict[str, Entry]] = {}
+def by_case(entries: Iterable[Entry]) -> dict[Case, dict[str, Entry]]:
+    found: dict[Case, dict[str, Entry]] = {}
     for entry in entries:
-        by_case.setdefault(case_of(entry), {})[entry["candidate"]] = entry
-    for mode, layout in dict.fromkeys((case.mode, case.layout) for case in by_case):
-        chosen = {case: found for case, found in by_case.items() if (case.mode, case.layout) == (mode, layout)}
-        names = list(dict.fromkeys(name for found in chosen.values() for name in found if name != STATIC))
+        found.setdefault(case_of(entry), {})[entry["candidate"]] = entry
+    return found
+
+
+def names_in(found: Iterable[dict[str, Entry]]) -> list[str]:
+    return list(dict.fromkeys(name for entries in found for name in entries))
+
+
+def latency_section(entries: list[Entry]) -> Iterator[str]:
+    """One table for each mode, layout and dtype: a row for each shape and batch, a column for each candidate."""
+    cases = by_case(entries)
+    for title in dict.fromkeys(map(panel, cases)):
+        chosen = {case: found for case, found in cases.items() if panel(case) == title}
+        names = [name for name in names_in(chosen.values()) if name != STATIC]
         rows = []
         for case, found in chosen.items():
             cells = []
@@ -76,18 +75,36 @@ def latency_section(entries: list[Entry]) -> Iterator[str]:
                 cells.append(f"{s.median:.2f} [{s.low:.2f}, {s.high:.2f}]" if s else "")
             milliseconds = found[STATIC]["seconds"]["median"] * 1e3
             label = f"{case.shape.name} b{case.batch}" + " (disturbed)" * (not found[STATIC]["undisturbed"])
-            rows.append([label, f"{milliseconds:.2f}", *cells])
-        yield f"## {mode.capitalize()}, {layout}: ratio to static F.conv2d, median and quartiles"
+            rows.append([label, f"{milliseconds:.{2 if milliseconds >= 1 else 4}f}", *cells])
+        yield f"## {title.capitalize()}: ratio to static F.conv2d, median and quartiles"
         yield ""
         yield from table(["", "static, ms", *names], rows)
 
 
-def memory_section(saved: Entry) -> Iterator[str]:
-    by_case: dict[Case, dict[str, int]] = {}
-    for entry in saved["peaks"]:
-        by_case.setdefault(case_of(entry), {})[entry["candidate"]] = entry["bytes"]
-    names = list(dict.fromkeys(name for found in by_case.values() for name in found))
-    rows = [[case.name, *(f"{found[name] / MEBI:.1f}" for name in names)] for case, found in by_case.items()]
+def host_section(entries: list[Entry]) -> Iterator[str]:
+    """Of GPUs: where the batch is smallest the host decides."""
+    cases = by_case(entry for entry in entries if entry["batch"] == 1 and "host_seconds" in entry)
+    if not cases:
+        return
+    names = names_in(cases.values())
+    rows = [
+        [case.name, *(f"{found[n]['host_seconds']['median'] * 1e6:.1f}" if n in found else "" for n in names)]
+        for case, found in cases.items()
+    ]
+    yield "## The host's time for a call, us, the device not awaited"
+    yield ""
+    yield from table(["", *names], rows)
+
+
+def memory_section(peaks: Iterable[Entry]) -> Iterator[str]:
+    cases = by_case(peaks)
+    if not cases:
+        return
+    names = names_in(cases.values())
+    rows = [
+        [case.name, *(f"{found[name]['bytes'] / MEBI:.1f}" if name in found else "" for name in names)]
+        for case, found in cases.items()
+    ]
     yield "## Peak memory of one call, MiB"
     yield ""
     yield from table(["", *names], rows)
@@ -111,22 +128,34 @@ def model_section(saved: Entry) -> Iterator[str]:
     yield from table(["", "parameters, M", "ms", "ratio to static"], rows)
 
 
-def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "benchmarks/results")
+def lines(folder: Path) -> Iterator[str]:
+    """Of report.md, from what figures the folder holds."""
     latency = json.loads((folder / "latency.json").read_text())
-    found = list(ratios(latency["benchmarks"]))
-    lines = ["# Measurements", "", f"Made by `make bench`: {machine(latency['machine_info'])}.", ""]
-    lines += summary_section(found)
-    lines += latency_section(latency["benchmarks"])
-    for name, section in (("memory", memory_section), ("odconv_resnet18", model_section)):
+    entries = latency["benchmarks"]
+    yield from ["# Measurements", "", f"Made by `make bench`: {machine(latency['machine_info'])}.", ""]
+    yield from summary_section(list(ratios(entries)))
+    yield from latency_section(entries)
+    yield from host_section(entries)
+    yield from memory_section({**entry, "bytes": entry["peak_bytes"]} for entry in entries if "peak_bytes" in entry)
+    for name, section in (("memory", lambda saved: memory_section(saved["peaks"])), ("odconv_resnet18", model_section)):
         if (folder / f"{name}.json").exists():
-            lines += section(json.loads((folder / f"{name}.json").read_text()))
+            yield from section(json.loads((folder / f"{name}.json").read_text()))
+
+
+def write(folder: Path) -> list[Ratio]:
+    """report.md and the plots. The ratios to static and to composite."""
+    (folder / "report.md").write_text("\n".join(lines(folder)))
+    found = list(ratios(json.loads((folder / "latency.json").read_text())["benchmarks"]))
     to_static = [ratio for ratio in found if ratio.base == STATIC]
     plain = [ratio for ratio in to_static if ratio.case.shape.name in PLAIN_SHAPES]
     plot(plain, folder / "latency.png")
     plot([ratio for ratio in to_static if ratio not in plain], folder / "latency_other_shapes.png")
-    (folder / "report.md").write_text("\n".join(lines))
-    print(*summarise(found), sep="\n")
+    return found
+
+
+def main() -> None:
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "benchmarks/results")
+    print(*summarise(write(folder)), sep="\n")
     print(f"\n{folder}/report.md, latency.png, latency_other_shapes.png")
 
 

@@ -23,7 +23,7 @@ from kerneldna_ops.backends._winners import AXES, NATIVE, Winner
 
 from .candidates import Candidate, op
 from .cases import MODES, Case, Operands, Shape, make_operands
-from .measure import prepare
+from .measure import TOLERANCE, prepare
 from .options import listed, one_of
 from .paired import Call, alternate, geometric_mean, sample
 from .process import KEEP_MEMORY, description, restart_with
@@ -40,8 +40,6 @@ COMPOSITE_WINS_ABOVE = 1.03
 SAMPLE_SECONDS = 0.005
 # Calls so long, and so far apart, that more of them would not change the winner.
 LONG_SECONDS, FAR_APART = 0.1, 2.0
-# Of the largest value: a gate against timing a wrong answer, not a test of accuracy.
-TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 0.01, "bfloat16": 0.05}
 
 
 def answer_by_composite() -> None:
@@ -84,7 +82,7 @@ def cases(of: dict[str, str]) -> Iterator[Case]:
     for name, batch, mode in product(SHAPES[of["kind"]], BATCHES, MODES):
         shape = Shape.parse(name)
         if (shape.out_size**2 >= _winners.LARGE_MAP) == (of["map"] == "large"):
-            yield Case(shape, batch, of["layout"], mode)
+            yield Case(shape, batch, of["layout"], mode, of["dtype"])
 
 
 def measure_class(of: dict[str, str], rounds: int) -> dict[str, Any]:
@@ -92,7 +90,7 @@ def measure_class(of: dict[str, str], rounds: int) -> dict[str, Any]:
     ratios: dict[str, list[float]] = {mode: [] for mode in MODES}
     disturbed = 0
     for case in cases(of):
-        operands = make_operands(case, of["spatial"] == "static", getattr(torch, of["dtype"]))
+        operands = make_operands(case, of["spatial"] == "static")
         calls = {name: prepare(candidate(name), operands, case.mode) for name in CANDIDATES}
         check_agreement(calls, of["dtype"])
         ratio, undisturbed = measure(calls, rounds)

@@ -1,0 +1,53 @@
+"""Where a benchmark runs: on the CPU, on an NVIDIA GPU, or on the CPU as if it were one, to try the code for GPUs."""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from . import stand_in
+from .paired import Clock, device_clock, wall_clock
+
+CPU, CUDA, STAND_IN = DEVICES = ("cpu", "cuda", "stand-in")
+
+# Calls take turns on so many copies of their operands that these are together so many times as large as the L2 cache:
+# no call finds its operands there, as in a network, and what one candidate leaves helps no other.
+CACHES, MOST_SETS = 3, 128
+
+
+def torch_device(name: str) -> torch.device:
+    return torch.device(CUDA if name == CUDA else CPU)
+
+
+def ready(name: str) -> None:
+    """Makes the process ready to measure on the device. Raises ValueError where there is none."""
+    if name == CUDA and not torch.cuda.is_available():
+        raise ValueError("PyTorch sees no CUDA device here")
+    if name == STAND_IN:
+        stand_in.install()
+    if name != CPU:
+        torch.backends.cudnn.benchmark = True  # the rivals get cuDNN's best algorithm, not its guess
+
+
+def clock_of(name: str) -> Clock:
+    return wall_clock if name == CPU else device_clock
+
+
+def operand_sets(name: str, moved: int) -> int:
+    """How many copies of operands of so many bytes the calls take turns on."""
+    if name == CPU:
+        return 1
+    l2 = torch.cuda.get_device_properties(0).L2_cache_size
+    return min(max(math.ceil(CACHES * l2 / moved), 2), MOST_SETS)
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """What a call takes of the GPU's memory at most beside what is there already; its result counts."""
+    call()  # what is kept from one call to the next is there already
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = call()
+    torch.cuda.synchronize()
+    del result
+    return torch.cuda.max_memory_allocated() - before
