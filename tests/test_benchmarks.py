@@ -162,7 +162,7 @@ class Device:
 
 
 @pytest.fixture
-def device(monkeypatch):
+def gpu(monkeypatch):
     device = Device()
     monkeypatch.setattr(_latency, "on_busy_cuda", device.on_busy_cuda)
     monkeypatch.setattr(paired.torch.cuda, "synchronize", lambda: None)
@@ -170,24 +170,24 @@ def device(monkeypatch):
     return device
 
 
-def test_on_a_gpu_the_kernels_are_timed_and_not_the_host(device):
-    calls = {"a": device.call(0.3, 0.01), "b": device.call(0.02, 0.02), "long": device.call(5, 30)}
+def test_on_a_gpu_the_kernels_are_timed_and_not_the_host(gpu):
+    calls = {"a": gpu.call(0.3, 0.01), "b": gpu.call(0.02, 0.02), "long": gpu.call(5, 30)}
     rounds = paired.alternate(calls, rounds=3, clock=paired.device_clock)
     assert rounds.undisturbed
     medians = {name: rounds.time(name).median for name in calls}
     assert medians == pytest.approx({"a": 1e-5, "b": 2e-5, "long": 3e-2})
-    assert device.calls.count((0.3, 0.01)) * 0.3e-3 >= paired.WARM_UP_SECONDS  # the clocks, before the first timing
+    assert gpu.calls.count((0.3, 0.01)) * 0.3e-3 >= paired.WARM_UP_SECONDS  # the clocks, before the first timing
 
 
-def test_a_call_of_more_launches_than_can_be_queued_has_its_waiting_in_the_figure(device):
-    device.most_ahead = 0
-    rounds = paired.alternate({"loop": device.call(4, 1)}, rounds=3, clock=paired.device_clock)
+def test_a_call_of_more_launches_than_can_be_queued_has_its_waiting_in_the_figure(gpu):
+    gpu.most_ahead = 0
+    rounds = paired.alternate({"loop": gpu.call(4, 1)}, rounds=3, clock=paired.device_clock)
     assert rounds.undisturbed
     assert rounds.time("loop").median == pytest.approx(4e-3)
 
 
-def test_the_host_s_time_of_a_call_is_that_until_it_returns(device):
-    rounds = paired.alternate({"a": device.call(0.3, 0.01)}, rounds=3, clock=paired.host_clock)
+def test_the_host_s_time_of_a_call_is_that_until_it_returns(gpu):
+    rounds = paired.alternate({"a": gpu.call(0.3, 0.01)}, rounds=3, clock=paired.host_clock)
     assert rounds.time("a").median == pytest.approx(3e-4)
 
 
