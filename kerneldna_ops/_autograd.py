@@ -6,7 +6,7 @@ sum_v <grad_output, conv(.., v replaced by G_v, ..)>, a sum of convolutions agai
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
 from ._arguments import with_defaults
-from .backends import call, chosen_backend, use_backend
+from .backends import Asked, call
 
 _conv = torch.ops.kerneldna.conv.default
 _conv_backward = torch.ops.kerneldna.conv_backward.default
@@ -42,7 +42,7 @@ class Conv(_Function):
     def forward(ctx: Any, below: Callable[[], Tensor], *args: Any) -> Tensor:
         ctx.save_for_backward(*args[:6])
         ctx.geometry = args[6:]
-        ctx.backend = chosen_backend()
+        ctx.asked = Asked.here()
         return below()
 
     @staticmethod
@@ -50,7 +50,7 @@ class Conv(_Function):
         wanted = ctx.needs_input_grad[1:7]
         # Where nothing can record it, the op need not ask whether to.
         unrecorded = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
-        with _backend_of(ctx), torch._C._AutoDispatchBelowAutograd() if unrecorded else nullcontext():
+        with ctx.asked.again(), torch._C._AutoDispatchBelowAutograd() if unrecorded else nullcontext():
             grads = call(_conv_backward, grad_output, *ctx.saved_tensors, *ctx.geometry, wanted)
         grads = [grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)]
         return None, *grads, None, None, None, None
@@ -61,7 +61,7 @@ class ConvBackward(_Function):
     def forward(ctx: Any, below: Callable[[], tuple[Tensor, ...]], *args: Any) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*args[:7])
         ctx.geometry, ctx.output_mask = args[7:11], args[11]
-        ctx.backend = chosen_backend()
+        ctx.asked = Asked.here()
         ctx.set_materialize_grads(False)
         return below()
 
@@ -75,7 +75,7 @@ class ConvBackward(_Function):
         grads: list[Tensor | None] = [None] * 6
 
         # The saved tensors have gone through autocast, if any: what follows has their dtype.
-        with _backend_of(ctx), torch._C._DisableAutocast():
+        with ctx.asked.again(), torch._C._DisableAutocast():
             for v in _FACTORS:
                 if grad_grads[v] is None:
                     continue
@@ -116,11 +116,6 @@ def kernel(op: Any, function: type[_Function]) -> Callable[..., Any]:
 
 def _has_tangent(tensor: Tensor) -> bool:
     return forward_ad.unpack_dual(tensor).tangent is not None
-
-
-def _backend_of(ctx: Any) -> AbstractContextManager[None]:
-    """What was chosen explicitly for the forward runs the backward too."""
-    return nullcontext() if ctx.backend is None else use_backend(ctx.backend)
 
 
 def _sum(total: Tensor | None, term: Tensor) -> Tensor:

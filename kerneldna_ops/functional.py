@@ -123,7 +123,7 @@ def explain_backends(
     args = _op_arguments(input, weight, bias, *attentions, stride, padding, dilation, groups)
     _check(args)
     names = dict.fromkeys((*backends.preference(args), *backends.NAMES))
-    return {name: backends.load(name).can_run(*args) for name in names}
+    return {name: backends.can_run(name, args) for name in names}
 
 
 def compatible_backends(*args: Any, **kwargs: Any) -> list[str]:

@@ -1,8 +1,8 @@
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 
+from fake_device import FakeDevice
 from kerneldna_ops import _latency as latency
 from kerneldna_ops._latency import Spread, alternate, ratio
 
@@ -36,42 +36,6 @@ def test_a_ratio_pairs_the_rounds():
     """A machine that slows down for a while shows in the times and not in the ratio."""
     assert ratio([2.0, 20.0, 4.0], [1.0, 10.0, 2.0]) == Spread(2.0, 2.0, 2.0)
     assert Spread.of([1.0, 2.0, 3.0, 4.0, 100.0]) == Spread(2.0, 3.0, 4.0)
-
-
-class FakeDevice:
-    """A CUDA device and its host in one time, in milliseconds: a launch takes the host a while, the kernel starts when
-    those before it are done."""
-
-    def __init__(self, most_ahead=10**6):
-        self.host = self.done = 0.0
-        self.kernels = []
-        device = self
-
-        class Event:
-            def __init__(self, enable_timing):
-                assert enable_timing
-
-            def record(self):
-                self.time = device.done = max(device.host, device.done)
-
-            def query(self):
-                return self.time <= device.host
-
-            def synchronize(self):
-                device.host = max(device.host, self.time)
-
-            def elapsed_time(self, end):
-                return end.time - self.time
-
-        self.cuda = SimpleNamespace(Event=Event, _sleep=lambda clocks: self.launch(0.01, clocks / 3e6))
-        self.most_ahead = most_ahead
-
-    def launch(self, on_the_host, on_the_device):
-        self.host += on_the_host
-        if len(self.kernels) >= self.most_ahead:  # the queue is full: the host waits
-            self.host = max(self.host, self.kernels[-self.most_ahead])
-        self.done = max(self.host, self.done) + on_the_device
-        self.kernels.append(self.done)
 
 
 def test_a_busy_device_is_timed_by_its_kernels_and_not_by_the_launches(monkeypatch):

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
+from .failure import failure
+
 # Kernels run in Triton's interpreter, on CPU tensors: decided when they are defined, by TRITON_INTERPRET.
 interpreted: bool = triton.knobs.runtime.interpret
 
@@ -43,7 +45,10 @@ def recording() -> Iterator[list[Launch]]:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **named: Any) -> None:
-    """kernel[grid](*args, **named) on the device and the current stream of the first tensor."""
+    """kernel[grid](*args, **named) on the device and the current stream of the first tensor.
+
+    Raises KernelFailure where Triton cannot build, load or launch it.
+    """
     if 0 in grid:
         return
     launches = _recorded.get()
@@ -52,8 +57,14 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **named: Any) -> None
         launches.append(Launch(kernel, grid, dict(zip(kernel.arg_names, args, strict=False)) | named, options))
         return
     with _device_of(args):
-        # Fused multiply-add is what Triton did before its default changed; naming it keeps old and new alike.
-        kernel[grid](*args, enable_fp_fusion=True, **named)
+        try:
+            # Fused multiply-add is what Triton did before its default changed; naming it keeps old and new alike.
+            kernel[grid](*args, enable_fp_fusion=True, **named)
+        except Exception as error:
+            reason = failure(error)
+            if reason is None:
+                raise
+            raise reason from error
 
 
 def _device_of(args: tuple[Any, ...]) -> Any:

@@ -7,14 +7,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import _winners
+from . import _tuned, _winners
 
 # In order of preference, unless the table of measured winners says otherwise (_winners.py). A backend is a module of
 # this folder with the functions
@@ -38,6 +38,19 @@ def check_name(name: str | None, source: str = "backend") -> str | None:
 
 _of_the_process = check_name(os.environ.get("KERNELDNA_BACKEND") or None, "KERNELDNA_BACKEND")
 _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("kerneldna_backend", default=_of_the_process)
+
+# What is done before a call of a function ("conv" or "conv_backward") that nobody tuned: the call's arguments are those
+# of its forward and its own.
+Reaction = Callable[[str, tuple[Any, ...], tuple[Any, ...]], None]
+
+
+def _tune(*call: Any) -> None:
+    load("_autotune").tune_and_keep(*call)
+
+
+_reaction: contextvars.ContextVar[Reaction | None] = contextvars.ContextVar(
+    "kerneldna_autotune", default=_tune if os.environ.get("KERNELDNA_AUTOTUNE") == "1" else None
+)
 
 
 # The bare function under the op: torch.compile would take the op itself into a graph and, as nothing uses its result,
@@ -109,6 +122,37 @@ def use_backend(name: str | None) -> Iterator[None]:
         _chosen.reset(token)
 
 
+@contextmanager
+def reacting(reaction: Reaction | None) -> Iterator[None]:
+    """React so to every call of this thread that a fused GPU backend can run and nobody tuned."""
+    token = _reaction.set(reaction)
+    try:
+        yield
+    finally:
+        _reaction.reset(token)
+
+
+class Asked(NamedTuple):
+    """What a thread asked for. Autograd's threads know nothing of the thread that called backward()."""
+
+    backend: str | None
+    reaction: Reaction | None
+
+    @classmethod
+    def here(cls) -> "Asked":
+        return cls(_chosen.get(), _reaction.get())
+
+    def again(self) -> AbstractContextManager[object]:
+        """As in the thread that asked; what it did not ask for stays as it is around."""
+        if self.reaction is None:
+            return nullcontext() if self.backend is None else use_backend(self.backend)
+        stack = ExitStack()
+        stack.enter_context(reacting(self.reaction))
+        if self.backend is not None:
+            stack.enter_context(use_backend(self.backend))
+        return stack
+
+
 @functools.cache
 def load(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
@@ -132,39 +176,71 @@ def fused_on_cpu(args: tuple[Any, ...]) -> bool:
     return args[0].device.type == "cpu" and _chosen.get() is None and _winners.winner_of(args) is None
 
 
+# What a backend found out only in a call: (its name, function, shape class) -> the reason against such calls.
+_refused: dict[tuple[str, str, str], str] = {}
+
+
+class CannotRun(RuntimeError):
+    """A backend found out only in the call that it cannot run it; the next one then answers this and all like it."""
+
+
+def refuse(name: str, function: str, shape_class: str, reason: str) -> None:
+    """No call of this function and shape class goes to the backend from now on."""
+    _refused[name, function, shape_class] = reason
+    if _chosen.get() is None:
+        _log.warning("%s does not run %s of %s: %s", name, function, shape_class, reason)
+
+
+def cannot_run(name: str, reason: str) -> RuntimeError:
+    """What is raised where a backend was chosen explicitly."""
+    return RuntimeError(f"backend {name!r} cannot run this call: {reason}")
+
+
+def refusal(name: str, function: str, shape_class: str) -> str:
+    """The reason against such calls, or nothing."""
+    return _refused.get((name, function, shape_class), "")
+
+
+def can_run(name: str, conv_args: tuple[Any, ...], function: str = "conv") -> tuple[bool, str]:
+    """Whether a backend takes a call of `function`, "conv" or "conv_backward", whose forward has these arguments."""
+    runs, reason = load(name).can_run(*conv_args)
+    if runs and _refused and (refused := refusal(name, function, _tuned.key_of(*conv_args))):
+        return False, refused
+    return runs, reason
+
+
 def select(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> ModuleType:
     """The backend that answers a call of `function` with args; conv_args are those of its forward."""
-    chosen = _chosen.get()
-    if chosen in (None, "triton"):
-        load("_autotune").tune_if_asked(function, conv_args, args)
+    chosen, reaction = Asked.here()
+    if reaction is not None and chosen in (None, "triton"):
+        load("_autotune").react(reaction, function, conv_args, args)
     order = preference(conv_args, function) if chosen is None else {chosen: "explicit choice"}
-    return _first_that_runs(order, lambda backend: backend.can_run(*conv_args))
+    return _first_that_runs(order, lambda name: can_run(name, conv_args, function))
 
 
-def squeeze_excite(input: Tensor, *args: Any) -> Tensor:
+def _select_gate(input: Tensor, shape_class: str) -> ModuleType:
     chosen = _chosen.get()
     names = _AUTOMATIC_SQUEEZE_EXCITE if chosen is None else (chosen,)
-    order = dict.fromkeys(names, "automatic choice" if chosen is None else "explicit choice")
-    try:
-        gate: Tensor = _first_that_runs(order, lambda backend: backend.runs_on(input)).squeeze_excite(input, *args)
-    except BaseException as error:
-        _raised.error = error
-        raise
-    return gate
+
+    def runs(name: str) -> tuple[bool, str]:
+        runs, reason = load(name).runs_on(input)
+        refused = refusal(name, "squeeze_excite", shape_class)
+        return runs and not refused, refused or reason
+
+    return _first_that_runs(dict.fromkeys(names, "automatic choice" if chosen is None else "explicit choice"), runs)
 
 
-def _first_that_runs(order: dict[str, str], can_run: Callable[[ModuleType], tuple[bool, str]]) -> ModuleType:
+def _first_that_runs(order: dict[str, str], can_run: Callable[[str], tuple[bool, str]]) -> ModuleType:
     """The first of these backends, each with the reason why it is asked, that can run a call."""
     refusals: list[str] = []
     for name, why in order.items():
-        module = load(name)
-        runs, reason = can_run(module)
+        runs, reason = can_run(name)
         if runs:
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("%s: %s, %s", name, why, "; ".join([reason, *refusals]))
-            return module
+            return load(name)
         refusals.append(f"not {name} because {reason}")
-    raise RuntimeError(f"backend {name!r} cannot run this call: {reason}")
+    raise cannot_run(name, reason)
 
 
 _raised = threading.local()
@@ -180,17 +256,27 @@ def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
     return grads
 
 
-class CannotRun(RuntimeError):
-    """A backend found out only in the call that it cannot run it; from then on its can_run says so."""
+def squeeze_excite(*args: Any) -> Tensor:
+    shape_class = _tuned.gate_key_of(*args[:2])
+    gate: Tensor = _answer("squeeze_excite", lambda: _select_gate(args[0], shape_class), lambda: shape_class, args)
+    return gate
 
 
 def _run(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
+    return _answer(function, lambda: select(function, conv_args, args), lambda: _tuned.key_of(*conv_args), args)
+
+
+def _answer(
+    function: str, select: Callable[[], ModuleType], shape_class: Callable[[], str], args: tuple[Any, ...]
+) -> Any:
+    """What the selected backend answers; where it finds out only then that it cannot, the next."""
     try:
-        try:
-            return getattr(select(function, conv_args, args), function)(*args)
-        except CannotRun as error:
-            _log.warning("%s", error)
-            return getattr(select(function, conv_args, args), function)(*args)
+        while True:
+            backend = select()
+            try:
+                return getattr(backend, function)(*args)
+            except CannotRun as error:
+                refuse(backend.__name__.rpartition(".")[2], function, shape_class(), str(error))
     except BaseException as error:
         _raised.error = error
         raise

@@ -1,33 +1,28 @@
 """Measures the candidates for a call and keeps the fastest. Only where it was asked for: tuning a shape takes seconds.
 
 Candidates are composite, at most eleven ways of the Triton backend (backends/triton.py), and the CUDA backend. Each is
-called as the op calls it; the median of some runs counts. A candidate that does not run, for lack of memory say, is
-left out.
+called as the op calls it, and the time of its kernels counts, not the host's. A candidate that does not run, for lack
+of memory say, is left out.
 """
 
-import contextvars
 import functools
 import logging
 import math
-import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import torch
 
-from . import _tuned, composite, cuda, triton
+from .._latency import on_busy_cuda, on_cpu
+from . import Reaction, _tuned, can_run, composite, cuda, reacting, triton
 from ._tuned import Entry
 
 _log = logging.getLogger("kerneldna_ops")
 
-_RUNS = 20
+_RUNS, _SERIES = 20, 3
 _FUSED = {"triton": triton, "cuda": cuda}
-
-Reaction = Callable[[str, tuple[Any, ...], tuple[Any, ...]], None]
 
 
 @contextmanager
@@ -40,10 +35,10 @@ def autotune(on_tuned: Callable[[], object] = lambda: None) -> Iterator[None]:
     """
 
     def measure_and_keep(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
-        _keep(function, conv_args, args)
+        tune_and_keep(function, conv_args, args)
         on_tuned()
 
-    with _reacting(measure_and_keep):
+    with reacting(measure_and_keep):
         yield
 
 
@@ -51,43 +46,27 @@ def autotune(on_tuned: Callable[[], object] = lambda: None) -> Iterator[None]:
 def collect() -> Iterator[set[tuple[str, str]]]:
     """The functions and shape classes of this thread's calls that the autotuner would measure."""
     found: set[tuple[str, str]] = set()
-    with _reacting(lambda function, conv_args, args: found.add((function, _tuned.key_of(*conv_args)))):
+    with reacting(lambda function, conv_args, args: found.add((function, _tuned.key_of(*conv_args)))):
         yield found
 
 
-@contextmanager
-def _reacting(reaction: Reaction) -> Iterator[None]:
-    token = _reaction.set(reaction)
-    try:
-        yield
-    finally:
-        _reaction.reset(token)
-
-
-def tune_if_asked(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
+def react(reaction: Reaction, function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
     """Before a call of `function`, "conv" or "conv_backward", with args; conv_args are those of its forward."""
-    reaction = _reaction.get()
-    if reaction is None or not _runnable(conv_args) or _tuned.find(function, conv_args) is not None:
+    if _tuned.find(function, conv_args) is not None or not _runnable(function, conv_args):
         return
     if conv_args[0].device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return
     reaction(function, conv_args, args)
 
 
-def _runnable(conv_args: tuple[Any, ...]) -> dict[str, ModuleType]:
-    return {name: backend for name, backend in _FUSED.items() if backend.can_run(*conv_args)[0]}
+def _runnable(function: str, conv_args: tuple[Any, ...]) -> list[str]:
+    return [name for name in _FUSED if can_run(name, conv_args, function)[0]]
 
 
-def _keep(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
+def tune_and_keep(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
     entry = tune(function, conv_args, args)
     if entry.milliseconds:  # else nothing ran, which may have a reason of the moment, such as a lack of memory
         _tuned.table(conv_args[0].device).add(function, _tuned.key_of(*conv_args), entry)
-
-
-_of_the_process = _keep if os.environ.get("KERNELDNA_AUTOTUNE") == "1" else None
-_reaction: contextvars.ContextVar[Reaction | None] = contextvars.ContextVar(
-    "kerneldna_autotune", default=_of_the_process
-)
 
 
 def tune(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Entry:
@@ -105,7 +84,8 @@ def tune(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> En
 
     best = {"composite": time_of("composite", lambda: getattr(composite, function)(*args))}
     options_of: dict[str, dict[str, Any]] = {}
-    for name, backend in _runnable(conv_args).items():
+    for name in _runnable(function, conv_args):
+        backend = _FUSED[name]
         for options in backend.candidates(function, conv_args):
             way = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
             taken = time_of(way, functools.partial(backend.run, function, args, options))
@@ -118,20 +98,7 @@ def measure(run: Callable[[], object], device: torch.device) -> float:
     """Median milliseconds of a run, with the device's caches as the run before left them; the first do not count."""
     run()
     if device.type == "cpu":
-        return statistics.median(_seconds(run) for _ in range(3)) * 1e3
+        return statistics.median(on_cpu(run) for _ in range(_SERIES))
     with torch.cuda.device(device):
         run()
-        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(_RUNS)]
-        for start, end in events:
-            start.record()
-            run()
-            end.record()
-        torch.cuda.synchronize()
-        times: list[float] = [start.elapsed_time(end) for start, end in events]
-        return statistics.median(times)
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+        return statistics.median(on_busy_cuda(run, _RUNS)[0] for _ in range(_SERIES))

@@ -67,6 +67,11 @@ def key_of(
     return f"{problem.key}{precision} {layout}; {attentions}"
 
 
+def gate_key_of(input: Tensor, fc1_weight: Tensor) -> str:
+    """The shape class of squeeze-and-excitation."""
+    return f"{str(input.dtype).removeprefix('torch.')} {list(input.shape)} -> {len(fc1_weight)}"
+
+
 def cache_folder() -> Path:
     """KERNELDNA_CACHE, or kerneldna_ops in the user's folder for caches."""
     chosen = os.environ.get("KERNELDNA_CACHE")

@@ -3,8 +3,10 @@
 They work on channels_last tensors without a copy; an NCHW tensor is brought into that layout first.
 """
 
+import contextlib
 import functools
 import importlib
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -16,8 +18,11 @@ from torch import Tensor
 
 from ..triton_kernels import operands
 from ..triton_kernels.config import Config
+from ..triton_kernels.failure import KernelFailure, described, is_reason
 from ..triton_kernels.problem import Problem
 from . import CannotRun, _limits, _tuned
+
+_log = logging.getLogger("kerneldna_ops")
 
 TRITON_FLOOR = (3, 6)
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -50,9 +55,6 @@ def can_run(
     sizes = {**_limits.sizes(input, weight, stride, padding, dilation), "pixels": pixels}
     if too_large := _limits.too_large(sizes):
         return False, too_large
-    call = (input, weight, bias, channel_attention, filter_attention, spatial_attention, *geometry)
-    if _not_built and (not_built := _not_built.get(_tuned.key_of(*call), "")):
-        return False, not_built
     return True, reason
 
 
@@ -69,7 +71,7 @@ def runs_on(input: Tensor) -> tuple[bool, str]:
         return False, "Triton's interpreter miscalculates bfloat16"
     if input.dtype not in _DTYPES:
         return False, f"it has no kernel for {str(input.dtype).removeprefix('torch.')}"
-    if missing := _triton_missing():
+    if missing := _triton_missing() or (input.device.type == "cuda" and _toolchain_missing()):
         return False, missing
     return True, "fused Triton kernels" + (", interpreted" if input.device.type == "cpu" else "")
 
@@ -82,6 +84,22 @@ def _triton_missing() -> str:
         return f"Triton cannot be imported ({error})"
     if tuple(map(int, triton.__version__.split(".")[:2])) < TRITON_FLOOR:
         return f"Triton {triton.__version__} is installed, {TRITON_FLOOR[0]}.{TRITON_FLOOR[1]} or newer is needed"
+    return ""
+
+
+@functools.cache
+def _toolchain_missing() -> str:
+    """The reason for which Triton can build no kernel at all: it compiles what calls the driver, once."""
+    import triton
+
+    try:
+        _ = triton.runtime.driver.active.utils
+    except Exception as error:
+        if not is_reason(error):
+            raise
+        reason = f"Triton cannot build kernels on this machine ({described(error)})"
+        _log.warning("triton is not used: %s", reason)
+        return reason
     return ""
 
 
@@ -101,25 +119,46 @@ def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
 
 
 def squeeze_excite(*args: Any) -> Tensor:
-    gate: Tensor = kernels("squeeze_excite").squeeze_excite(*args)
+    try:
+        gate: Tensor = kernels("squeeze_excite").squeeze_excite(*args)
+    except KernelFailure as error:
+        raise CannotRun(str(error)) from error
     return gate
 
 
-# Shape classes for which Triton could not build a kernel on this GPU, with the reason; nothing was launched then.
-_not_built: dict[str, str] = {}
+# Of calls whose kernels take more of this GPU than it has: (function, shape class) -> the options that it can run.
+_smaller: dict[tuple[str, str], dict[str, Any]] = {}
+_MOST_SMALLER = 2  # so many are tried: each takes about a second to build
 
 
 def _built(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
-    from triton.errors import TritonError
-
+    call = function, _tuned.key_of(*conv_args)
     entry = _tuned.find(function, conv_args)
+    options = _smaller.get(call, {} if entry is None else entry.options)
     try:
-        return run(function, args, {} if entry is None else entry.options)
-    except TritonError as error:
-        message = (str(error).strip() or "no message").splitlines()[-1]
-        reason = f"Triton could not build its kernel ({type(error).__name__}: {message})"
-        _not_built[_tuned.key_of(*conv_args)] = reason
-        raise CannotRun(reason) from error
+        return run(function, args, options)
+    except KernelFailure as error:
+        failure = error
+    # What ran before the kernel that failed has written to workspaces of its own alone.
+    for smaller in _smaller_tiles(function, conv_args, options) if failure.out_of_resources else ():
+        with contextlib.suppress(KernelFailure):
+            result = run(function, args, smaller)
+            _smaller[call] = smaller
+            return result
+    raise CannotRun(str(failure)) from failure
+
+
+def _smaller_tiles(function: str, conv_args: tuple[Any, ...], options: dict[str, Any]) -> list[dict[str, Any]]:
+    """The options for the forward that take less shared memory than these, the next smaller first."""
+    ways = candidates(function, conv_args)
+    if function != "conv" or ways == [{}]:
+        return []
+
+    def shared(way: dict[str, Any]) -> int:
+        return way["num_stages"] * way["block_k"] * (way["block_m"] + way["block_n"])  # type: ignore[no-any-return]
+
+    first = options or ways[0]
+    return sorted((way for way in ways if shared(way) < shared(first)), key=shared, reverse=True)[:_MOST_SMALLER]
 
 
 def candidates(function: str, conv_args: tuple[Any, ...]) -> list[dict[str, Any]]:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..backends import CannotRun, cannot_run, chosen_backend
+
 
 class Statistics(NamedTuple):
     """Those of the BatchNorm between fc1 and ReLU.
@@ -30,7 +32,10 @@ class Kernels(Protocol):
     """What computes: _gate_kernels.py, and on a GPU triton_kernels/squeeze_excite_training.py."""
 
     def forward(self, operands: Operands, statistics: Statistics) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The gate, and what the gradient needs besides the operands. Running statistics are updated in place."""
+        """The gate, and what the gradient needs besides the operands. Running statistics are updated in place.
+
+        Both functions raise CannotRun where they cannot run after all, and then have changed nothing.
+        """
 
     def backward(
         self, grad: Tensor, operands: Operands, statistics: Statistics, gate: Tensor, kept: tuple[Tensor, ...]
@@ -51,20 +56,24 @@ class TrainableGate(torch.autograd.Function):
         gate, kept = kernels.forward(operands, statistics)
         running = (None, None) if statistics.from_batch else statistics[:2]
         ctx.save_for_backward(*operands, *running, gate, *kept)
-        ctx.kernels, ctx.statistics = kernels, statistics
+        ctx.kernels, ctx.statistics, ctx.chosen = kernels, statistics, chosen_backend()
         return gate
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         operands, running, gate, kept = saved[:6], saved[6:8], saved[8], saved[9:]
-        if not torch.is_grad_enabled():
-            return None, None, *ctx.kernels.backward(grad, operands, ctx.statistics, gate, kept)
-        # This gradient will be differentiated again.
+        differentiated_again = torch.is_grad_enabled()
+        if not differentiated_again:
+            try:
+                return None, None, *ctx.kernels.backward(grad, operands, ctx.statistics, gate, kept)
+            except CannotRun as error:
+                if ctx.chosen is not None:
+                    raise cannot_run(ctx.chosen, str(error)) from error
         needed = [operand for operand, is_needed in zip(operands, ctx.needs_input_grad[2:], strict=True) if is_needed]
-        found = iter(
-            torch.autograd.grad(_in_plain_pytorch(operands, running, ctx.statistics), needed, grad, create_graph=True)
-        )
+        with torch.enable_grad():
+            plain = _in_plain_pytorch(operands, running, ctx.statistics)
+        found = iter(torch.autograd.grad(plain, needed, grad, create_graph=differentiated_again))
         return None, None, *(next(found) if is_needed else None for is_needed in ctx.needs_input_grad[2:])
 
 

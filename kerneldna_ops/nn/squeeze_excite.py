@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import backends
-from . import _gate_kernels
+from . import _gate_kernels, _gate_kernels_triton
 from ._bare import is_bare
 from ._check_input import check_layer_input
 from ._fold_cache import FoldCache, in_training
@@ -96,7 +96,7 @@ class SqueezeExcite(nn.Module):
 
     def _in_one_step(self, input: Tensor) -> Tensor | None:
         """The gate as one step of autograd, or None where that would not be the same or is not possible."""
-        kernels = _training_kernels(input)
+        kernels = _training_kernels(input, self.fc1.weight)
         layers: dict[nn.Module, type[nn.Module]] = {self.fc1: nn.Linear, self.bn: nn.BatchNorm1d, self.fc2: nn.Linear}
         if kernels is None or not all(is_bare(layer, kind) for layer, kind in layers.items()):
             return None
@@ -116,7 +116,12 @@ class SqueezeExcite(nn.Module):
         ):
             return None
         statistics = Statistics(*running, bn.num_batches_tracked, bn.eps, bn.momentum, bn.training)
-        return TrainableGate.apply(kernels, statistics, input, *tensors)  # type: ignore[no-any-return, no-untyped-call]
+        try:
+            return TrainableGate.apply(kernels, statistics, input, *tensors)  # type: ignore[no-any-return, no-untyped-call]
+        except backends.CannotRun as error:
+            if backends.chosen_backend() is not None:
+                raise backends.cannot_run("triton", str(error)) from error
+            return None
 
     def _has_fc1_bias(self) -> bool:
         """Only an fc1 that somebody put there has one; the fused forms do not know it."""
@@ -155,10 +160,9 @@ def _mean(input: Tensor) -> Tensor:
     return input.sum((2, 3)) / (input.shape[2] * input.shape[3])
 
 
-def _training_kernels(input: Tensor) -> Any:
+def _training_kernels(input: Tensor, fc1_weight: Tensor) -> Any:
     """Those of the chosen backend; else those for the device of the input. None where there are none."""
     chosen = backends.chosen_backend()
-    if (chosen == "triton" or (chosen is None and input.is_cuda)) and backends.load("triton").runs_on(input)[0]:
-        kernels = backends.load("triton").kernels("squeeze_excite_training")
-        return kernels if len(input) <= kernels.MOST_SAMPLES else None
+    if (chosen == "triton" or (chosen is None and input.is_cuda)) and _gate_kernels_triton.run_on(input, fc1_weight):
+        return _gate_kernels_triton
     return _gate_kernels if chosen in (None, "cpu") and _gate_kernels.run_on(input) else None

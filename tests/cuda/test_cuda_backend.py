@@ -40,6 +40,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(cuda, "_refusal", lambda device: "")
     monkeypatch.setattr(_tuned, "find", lambda function, args: None)
+    monkeypatch.setattr(backends.load("triton"), "_toolchain_missing", lambda: "")
 
 
 def test_runs_on_a_gpu(gpu):

@@ -1,9 +1,10 @@
 """The autotuner: what it measures, keeps and finds again, and that the choice follows; the times are made up."""
 
+import functools
 import json
 import logging
-import math
 import sys
+import threading
 from dataclasses import asdict
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 import kerneldna_ops
 from cases import build, grad_output, named
+from fake_device import FakeDevice
 from kerneldna_ops import autotune, backends, use_backend, warmup
 from kerneldna_ops.backends import _autotune, _tuned, _winners, composite, cuda, triton
 from kerneldna_ops.nn import ChildConv2d
@@ -324,9 +326,42 @@ def test_warmup_where_triton_does_not_run(monkeypatch):
 
 
 def test_measuring_takes_the_median(monkeypatch):
-    seconds = iter([0.004, 0.001, 0.002])
-    monkeypatch.setattr(_autotune, "_seconds", lambda run: next(seconds))
-    assert math.isclose(_autotune.measure(lambda: None, CPU), 2.0)
+    milliseconds = iter([4.0, 1.0, 2.0])
+    monkeypatch.setattr(_autotune, "on_cpu", lambda run: next(milliseconds))
+    assert _autotune.measure(lambda: None, CPU) == 2.0
+
+
+def test_on_a_gpu_the_kernels_are_ranked_and_not_their_launches(monkeypatch):
+    """The faster a kernel, the longer the host takes to launch it."""
+    device = FakeDevice()
+    monkeypatch.setattr(torch, "cuda", device.cuda)
+    ways = {0.004: 0.4, 0.02: 0.3, 0.1: 0.2}  # milliseconds on the device: on the host
+    for kernel, launch in ways.items():
+        run = functools.partial(device.launch, launch, kernel)
+        assert _autotune.measure(run, torch.device("cuda", 0)) == pytest.approx(kernel)
+
+
+def test_a_backward_on_a_thread_of_its_own_is_tuned_too(times):
+    """As autograd runs it on a GPU."""
+    leaves = [tensor.clone().requires_grad_() for tensor in CALL[:6]]
+    with use_backend("triton"), autotune():
+        output = conv(*leaves, *CALL[6:])
+    thread = threading.Thread(target=output.sum().backward)
+    thread.start()
+    thread.join()
+    assert tuned("conv_backward") is not None
+
+
+def test_a_double_backward_on_a_thread_of_its_own_is_tuned_too(times):
+    leaves = [tensor.clone().requires_grad_() for tensor in CALL[:2]]
+    with use_backend("triton"), autotune():
+        output = conv(*leaves, *CALL[2:])
+        (first,) = torch.autograd.grad(output.sum(), leaves[:1], create_graph=True)
+    _tuned.table(CPU)._entries["conv_backward"].clear()
+    thread = threading.Thread(target=first.square().sum().backward)
+    thread.start()
+    thread.join()
+    assert tuned("conv_backward") is not None
 
 
 def test_the_names_are_public():

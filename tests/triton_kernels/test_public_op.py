@@ -8,11 +8,9 @@ import sys
 
 import pytest
 import torch
-from triton.runtime.errors import OutOfResources
 
 from cases import build, named
-from kerneldna_ops import backends, explain_backends
-from kerneldna_ops.backends import _winners
+from kerneldna_ops import explain_backends
 from kerneldna_ops.backends import triton as backend
 from kerneldna_ops.functional import conv2d
 
@@ -132,39 +130,6 @@ def test_old_gpus_and_old_tritons_are_refused(monkeypatch):
     assert reason.endswith("is installed, 99.0 or newer is needed")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert backend.runs_on(_OnAGpu()) == (False, "the GPU has compute capability 7.5, 8.0 is needed")
-
-
-@pytest.fixture
-def unbuildable(monkeypatch):
-    """Triton refuses a kernel when it is launched."""
-    monkeypatch.setattr(backend, "_not_built", {})
-
-    def run(function, args, options):
-        raise OutOfResources(262144, 232448, "shared memory")
-
-    monkeypatch.setattr(backend, "run", run)
-
-
-@pytest.mark.usefixtures("interpreted", "unbuildable")
-def test_a_kernel_that_triton_cannot_build_is_refused_in_one_sentence():
-    sentence = (
-        r"^backend 'triton' cannot run this call: Triton could not build its kernel \(OutOfResources: "
-        r"out of resource: shared memory, Required: 262144, Hardware limit: 232448. "
-    )
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match=sentence):
-            conv2d(**CALL, backend="triton")
-    assert not explain_backends(**CALL)["triton"][0]
-    assert explain_backends(**CALL | {"padding": (0, 0)})["triton"][0]
-
-
-@pytest.mark.usefixtures("interpreted", "unbuildable")
-def test_then_the_automatic_choice_takes_the_next_backend(monkeypatch, caplog):
-    monkeypatch.setattr(backends, "AUTOMATIC", ("triton", "composite"))
-    monkeypatch.setattr(_winners, "winner_of", lambda args, function: None)
-    expected = conv2d(**CALL, backend="composite")
-    torch.testing.assert_close(backends.conv(*CALL.values()), expected)
-    assert "Triton could not build its kernel" in caplog.text
 
 
 class _OnAGpu:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kerneldna_ops import use_backend
-from kerneldna_ops.nn import SqueezeExcite
+from kerneldna_ops.nn import SqueezeExcite, _gate_kernels_triton
 from kerneldna_ops.nn._trainable_gate import Statistics, TrainableGate
 from kerneldna_ops.triton_kernels import squeeze_excite as kernels
 from kerneldna_ops.triton_kernels import squeeze_excite_training as training
@@ -136,7 +136,7 @@ def layer(channels, hidden, mode="train", momentum=0.1):
 
 
 def by_triton(gate):
-    return getattr(gate.grad_fn, "kernels", None) is training
+    return getattr(gate.grad_fn, "kernels", None) is _gate_kernels_triton
 
 
 def trained(se, input, backend):
