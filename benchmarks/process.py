@@ -51,6 +51,7 @@ def description(device: str = "cpu") -> dict[str, str | int]:
     import kerneldna_ops
 
     return {
+        "device": device,
         **(gpu() if device == "cuda" else {}),
         "cpu": cpu_model(),
         "cores": os.cpu_count() or 0,

@@ -1,11 +1,13 @@
 """benchmarks/networks: the static twins are the published ones, nothing wrong is timed, and losses are told."""
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from benchmarks.devices import graphed
 from benchmarks.networks import memory, pairs, static, table
 from benchmarks.paired import Spread
 from kerneldna_ops.models.counting import count_macs, count_parameters
@@ -39,9 +41,10 @@ def test_the_folded_twin_has_no_batch_norm_and_the_same_answers():
     torch.testing.assert_close(pairs.forward(folded, x), pairs.forward(network, x), rtol=1e-3, atol=1e-3)
 
 
-def test_a_pair_is_checked_in_every_part_that_is_timed():
-    networks = pairs.candidates(pairs.PAIRS["mobilenet_v2_050"], "nchw")
-    pairs.check(networks, pairs.images(4, 64, "nchw"))
+@pytest.mark.parametrize("named", ["float32", "bfloat16"])
+def test_a_pair_is_checked_in_every_part_that_is_timed(named):
+    networks = pairs.candidates(pairs.PAIRS["mobilenet_v2_050"], "nchw", named)
+    pairs.check(networks, pairs.images(4, 64, "nchw", named), named)
     assert set(networks) == {pairs.STATIC, pairs.FOLDED, pairs.KERNELDNA}
     assert not any(network.training for network in networks.values())
 
@@ -65,6 +68,41 @@ def test_a_wrong_network_is_not_timed():
     calls = iter(range(9))
     with pytest.raises(AssertionError, match="kerneldna, training: off by"):
         pairs.check({pairs.KERNELDNA: Classifier(lambda: 1 + (next(calls) == 2))}, x)
+
+
+def test_a_wrong_network_is_not_timed_in_half_precision_either():
+    """Where plain PyTorch is off by its rounding, twice that is allowed and a tenth of the answer is not."""
+    x = pairs.images(2, 8, "nchw", "bfloat16")
+    pairs.check({pairs.KERNELDNA: Classifier(lambda: 1).bfloat16()}, x, "bfloat16")
+    wrong = Classifier(lambda: 1 + 0.1 * torch.is_inference_mode_enabled()).bfloat16()
+    with pytest.raises(AssertionError, match="kerneldna, forward: off by"):
+        pairs.check({pairs.KERNELDNA: wrong}, x, "bfloat16")
+
+
+def test_a_pass_on_a_gpu_is_captured_warm_and_replayed(monkeypatch):
+    log = []
+
+    class Stream:
+        def wait_stream(self, other):
+            log.append("wait")
+
+    class Graph:
+        def replay(self):
+            log.append("replay")
+
+    @contextlib.contextmanager
+    def within(what):
+        log.append("begin")
+        yield
+        log.append("end")
+
+    fakes = {"Stream": Stream, "current_stream": Stream, "stream": within, "CUDAGraph": Graph, "graph": within}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    replay = graphed(lambda: log.append("call") or "answer")
+    assert log == ["wait", "begin", "call", "call", "call", "end", "wait", "begin", "call", "end"]
+    assert replay() == "answer"
+    assert log[10:] == ["replay"]
 
 
 def test_activations_count_what_convolutions_and_norms_put_out():
@@ -93,3 +131,4 @@ def test_the_table_tells_what_was_missed():
 
 def test_weights_are_parameters_and_buffers():
     assert memory.weights("resnet18", pairs.STATIC) == (11_689_512 + 2 * 4_800) * 4 + 20 * 8
+    assert memory.weights("resnet18", pairs.STATIC, "bfloat16") == (11_689_512 + 2 * 4_800) * 2 + 20 * 8

@@ -1,46 +1,68 @@
 """Time and peak memory of KernelDNA ResNet-18, ResNet-50, MobileNetV2 and ConvNeXt-Tiny beside their static twins.
 
     python -m benchmarks.networks --json benchmarks/results/networks.json
+    python -m benchmarks.networks --device cuda --dtype bfloat16 --layouts channels_last --json networks.json
 
+On a GPU a pass is a CUDA graph, and its time the device's; weights and all have the dtype, without autocast.
 Targets: time per multiplication at most 1.02 times the static network's forward, 1.05 times in training; memory at most
-the static network's and the activations of the extra layers. The Markdown table is written beside the JSON file."""
+the static network's and the activations of the extra layers. The Markdown table is written beside the JSON file, both
+anew after every network."""
 
 import argparse
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
-import torch
+from torch import Tensor, nn
 
-from benchmarks.options import listed, one_of
-from benchmarks.paired import Spread, alternate
+from benchmarks.cases import DTYPES, LAYOUTS, tf32_as_in
+from benchmarks.devices import CPU, clock_of, graphed, peak_bytes, torch_device
+from benchmarks.options import add_device, listed, one_of, parsed
+from benchmarks.paired import Call, Spread, alternate
 from benchmarks.process import KEEP_MEMORY, description, restart_with
 from kerneldna_ops.models.counting import count_macs, count_parameters
 
 from .memory import activations_of_extra_layers, peak_in_its_own_process, weights
-from .pairs import KERNELDNA, LAYOUTS, MODES, PAIRS, RUN, STATIC, candidates, check, images
+from .pairs import KERNELDNA, MODES, PAIRS, RUN, STATIC, build, candidates, check, images
 from .table import TARGETS, Memory, Time, markdown
 
 
-def times(name: str, layout: str, batch: int, size: int, rounds: int) -> list[Time]:
-    networks = candidates(PAIRS[name], layout)
-    x = images(batch, size, layout)
-    check(networks, x)
-    macs = {which: count_macs(network, images(1, size, layout)) for which, network in networks.items()}
+@dataclass(frozen=True)
+class Setting:
+    layout: str
+    batch: int
+    size: int
+    dtype: str
+    device: str
+
+    def images(self) -> Tensor:
+        return images(self.batch, self.size, self.layout, self.dtype, self.device)
+
+    def calls(self, networks: Mapping[str, nn.Module], mode: str) -> dict[str, Call]:
+        x = self.images()
+        calls = {which: partial(RUN[mode], network, x) for which, network in networks.items()}
+        return calls if self.device == CPU else {which: graphed(call) for which, call in calls.items()}
+
+
+def times(name: str, of: Setting, rounds: int) -> list[Time]:
+    networks = candidates(PAIRS[name], of.layout, of.dtype, of.device)
+    check(networks, of.images(), of.dtype)
+    macs = {which: count_macs(network, of.images()[:1]) for which, network in networks.items()}
     rows = []
     for mode, wanted in MODES.items():
         chosen = {which: networks[which].train(mode == "training") for which in wanted if which in networks}
-        taken = alternate(
-            {which: partial(RUN[mode], network, x) for which, network in chosen.items()}, rounds, sample_seconds=0.2
-        )
+        taken = alternate(of.calls(chosen, mode), rounds, sample_seconds=0.2, clock=clock_of(of.device))
         for which, network in chosen.items():
             ratio = taken.ratio(which, STATIC)
             share = macs[which] / macs[STATIC]
             per_mac = Spread(ratio.median / share, ratio.low / share, ratio.high / share, ratio.count)
             counts = count_parameters(network), macs[which]
-            rows.append(Time(name, layout, mode, which, *counts, taken.time(which), ratio, per_mac, taken.undisturbed))
+            of_rounds = taken.time(which), ratio, per_mac, taken.undisturbed
+            rows.append(Time(name, of.layout, mode, which, *counts, *of_rounds))
             show(rows[-1])
     return rows
 
@@ -55,18 +77,33 @@ def show(time: Time) -> None:
     )
 
 
-def memory(name: str, layout: str, batch: int, size: int) -> list[Memory]:
-    extra = activations_of_extra_layers(name, batch, size)
+def memory(name: str, of: Setting) -> list[Memory]:
+    extra = activations_of_extra_layers(name, of.batch, of.size, of.dtype)
+    own = {which: weights(name, which, of.dtype) for which in (STATIC, KERNELDNA)}
     rows = []
     for mode in MODES:
-        static, ours = (
-            peak_in_its_own_process(name, which, layout, mode, batch, size) for which in (STATIC, KERNELDNA)
-        )
-        allowed = weights(name, STATIC) + static + (extra if mode == "training" else 0)
-        rows.append(Memory(name, layout, mode, static, ours, weights(name, STATIC), weights(name, KERNELDNA), allowed))
+        if of.device == CPU:
+            static, ours = (peak_in_its_own_process(name, which, of.layout, mode, of.batch, of.size) for which in own)
+        else:
+            static, ours = (peak_on_a_gpu(name, which, mode, of) for which in own)
+        allowed = own[STATIC] + static + (extra if mode == "training" else 0)
+        rows.append(Memory(name, of.layout, mode, static, ours, own[STATIC], own[KERNELDNA], allowed))
         sizes = ", ".join(f"{what} {value / 2**20:.1f}" for what, value in list(asdict(rows[-1]).items())[3:])
-        print(f"{name:17}{layout:14}{mode:9}peak MiB: {sizes}", flush=True)
+        print(f"{name:17}{of.layout:14}{mode:9}peak MiB: {sizes}", flush=True)
     return rows
+
+
+def peak_on_a_gpu(name: str, which: str, mode: str, of: Setting) -> int:
+    pair = PAIRS[name]
+    network = build(pair.static if which == STATIC else pair.kerneldna, of.layout)
+    network.to(torch_device(of.device), DTYPES[of.dtype]).train(mode == "training")
+    return peak_bytes(partial(RUN[mode], network, of.images()))
+
+
+def write(file: Path, figures: dict[str, Any], timed: list[Time], peaks: list[Memory], setting: str) -> None:
+    figures |= {"times": [asdict(row) for row in timed], "memory": [asdict(row) for row in peaks]}
+    file.write_text(json.dumps(figures, indent=1) + "\n")
+    file.with_suffix(".md").write_text(markdown(timed, peaks, figures["machine_info"], setting))
 
 
 def main() -> None:
@@ -74,29 +111,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", type=listed(one_of(PAIRS)), default=list(PAIRS), help="of " + ", ".join(PAIRS))
     parser.add_argument("--layouts", type=listed(one_of(LAYOUTS)), default=list(LAYOUTS))
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
+    parser.add_argument("--batch", type=int, help="default: 8 on the CPU, else 128")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="where to write the figures; the table goes beside it")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-
-    cells = list(product(options.networks, options.layouts))
-    timed = [row for cell in cells for row in times(*cell, options.batch, options.size, options.rounds)]
-    peaks = [row for cell in cells for row in memory(*cell, options.batch, options.size)]
-    machine = {name: value for name, value in description().items() if name != "package"}
-    text = markdown(timed, peaks, machine, f"Batch {options.batch}, {options.size}x{options.size}")
-    if options.json:
-        figures = {
-            "machine_info": machine,
-            "batch": options.batch,
-            "size": options.size,
-            "times": [asdict(row) for row in timed],
-            "memory": [asdict(row) for row in peaks],
-        }
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-        options.json.with_suffix(".md").write_text(text)
+    add_device(parser)
+    options = parsed(parser)
+    batch = options.batch or (8 if options.device == CPU else 128)
+    machine = {name: value for name, value in description(options.device).items() if name != "package"}
+    figures = {"machine_info": machine, "batch": batch, "size": options.size, "dtype": options.dtype}
+    setting = f"Batch {batch}, {options.size}x{options.size}, {options.dtype}"
+    timed: list[Time] = []
+    peaks: list[Memory] = []
+    for name, layout in product(options.networks, options.layouts):
+        of = Setting(layout, batch, options.size, options.dtype, options.device)
+        with tf32_as_in(options.dtype):
+            timed += times(name, of, options.rounds)
+            peaks += memory(name, of)
+        if options.json:
+            write(options.json, figures, timed, peaks, setting)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Peak memory of one pass of a network: a process per network, as in benchmarks/memory.py.
+"""Peak memory of one pass of a network on the CPU: a process per network, as in benchmarks/memory.py.
 
 The weights exist before. Folded weights that a network keeps from one pass to the next count, and so does scratch."""
 
@@ -8,6 +8,7 @@ import sys
 import torch
 from torch import Tensor, nn
 
+from benchmarks.cases import DTYPES
 from benchmarks.memory import warm_up_torch
 from benchmarks.process import RETURN_MEMORY, environment
 from kerneldna_ops._peak_memory import highest_during, resident
@@ -32,11 +33,11 @@ def peak(name: str, candidate: str, layout: str, mode: str, batch: int, size: in
     return scratch + highest_during(lambda: run(network, x))
 
 
-def weights(name: str, candidate: str) -> int:
+def weights(name: str, candidate: str, dtype: str = "float32") -> int:
     """Bytes of parameters and buffers."""
     pair = PAIRS[name]
     with torch.device("meta"):
-        network = pair.static() if candidate == STATIC else pair.kerneldna()
+        network = (pair.static() if candidate == STATIC else pair.kerneldna()).to(DTYPES[dtype])
     return sum(tensor.nbytes for tensor in [*network.parameters(), *network.buffers()])
 
 
@@ -65,7 +66,7 @@ def activations(network: nn.Module, x: Tensor) -> int:
     return total
 
 
-def activations_of_extra_layers(name: str, batch: int, size: int) -> int:
+def activations_of_extra_layers(name: str, batch: int, size: int, dtype: str = "float32") -> int:
     """Bytes that the KernelDNA network has to keep beyond what the static one keeps; counted at batch 2."""
     x = images(2, size, "nchw")
     pair = PAIRS[name]
@@ -73,7 +74,7 @@ def activations_of_extra_layers(name: str, batch: int, size: int) -> int:
         which: activations(build(make, "nchw"), x)
         for which, make in ((STATIC, pair.static), (KERNELDNA, pair.kerneldna))
     }
-    return (found[KERNELDNA] - found[STATIC]) * batch // 2
+    return (found[KERNELDNA] - found[STATIC]) * batch // 2 * DTYPES[dtype].itemsize // torch.float32.itemsize
 
 
 if __name__ == "__main__":

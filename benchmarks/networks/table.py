@@ -46,7 +46,7 @@ class Memory:
 def markdown(times: Sequence[Time], memory: Sequence[Memory], machine: Mapping[str, object], setting: str) -> str:
     parts = [
         "# The published networks beside their static twins\n",
-        f"{setting}, float32, {machine['threads']} threads of {machine['cpu']}, torch {machine['torch']},"
+        f"{setting}, {_where(machine)}, torch {machine['torch']},"
         f" commit {machine['commit']}. Made by `python -m benchmarks.networks`.\n",
         "Times are medians [quartiles]; ratios are to the static network, formed within rounds in which the networks"
         " take turns. Per MAC: divided by the ratio of multiplications. Forward is in eval mode with inference_mode;"
@@ -57,11 +57,20 @@ def markdown(times: Sequence[Time], memory: Sequence[Memory], machine: Mapping[s
             [_time(time) for time in times],
         ),
         "\n## Peak memory\n",
-        "MiB, in a process of its own. Allowed: the static network's with its weights, and in training the activations"
-        " of the layers that it does not have.\n",
+        "MiB, on the CPU in a process of its own. Allowed: the static network's with its weights, and in training the"
+        " activations of the layers that it does not have.\n",
         _table(["network", "layout", "pass", *SIZES, ""], [_memory(m) for m in memory]),
     ]
     return "\n".join(parts)
+
+
+def _where(machine: Mapping[str, object]) -> object:
+    return machine.get("gpu") or f"{machine['threads']} threads of {machine['cpu']}"
+
+
+def _milliseconds(time: Time) -> str:
+    seconds = time.seconds.median
+    return f"{1e3 * seconds:.{1 if seconds >= 0.01 else 3}f}" + ("" if time.undisturbed else " (disturbed)")
 
 
 def _time(time: Time) -> list[str]:
@@ -73,7 +82,7 @@ def _time(time: Time) -> list[str]:
         f"{time.macs / 1e9:.4g}",
         time.layout,
         time.mode,
-        f"{1e3 * time.seconds.median:.1f}" + ("" if time.undisturbed else " (disturbed)"),
+        _milliseconds(time),
         "1" if time.candidate == STATIC else _spread(time.ratio),
         "1" if time.candidate == STATIC else _spread(time.per_mac),
         f"{target}: {met}" if time.candidate == KERNELDNA else "",
