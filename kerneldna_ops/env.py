@@ -89,7 +89,11 @@ def _gpu(index: int) -> str:
 
 def _backends(device: str) -> dict[str, tuple[bool, str]]:
     """Asked about the smallest call with an attention per sample; a larger one may have reasons of its own."""
-    one = torch.ones(1, 1, 1, 1, device=device)
+    try:
+        one = torch.ones(1, 1, 1, 1, device=device)
+    except (RuntimeError, AssertionError) as error:  # what is wrong with a device is what a report is for
+        reason = f"PyTorch cannot use the device ({str(error).strip().splitlines()[0]})"
+        return dict.fromkeys(kerneldna_ops.backends.NAMES, (False, reason))
     return kerneldna_ops.explain_backends(one, one, channel_attention=one[0, 0])
 
 

@@ -42,6 +42,15 @@ def test_the_report_has_it_all(monkeypatch):
     assert "  reference: no, it is out of order" in lines
 
 
+def test_a_device_that_pytorch_cannot_use_is_reported(monkeypatch):
+    count = torch.cuda.device_count()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count + 1)
+    monkeypatch.setattr(env, "_gpu", lambda index: "a GPU")
+    at = (lines := env.report().splitlines()).index(f"cuda:{count}: a GPU")
+    assert all(re.match(r"  \w+: no, PyTorch cannot use the device \(.+\)$", line) for line in lines[at + 1 :])
+    assert len(lines[at + 1 :]) == len(backends.NAMES)
+
+
 def test_the_commit_is_that_of_the_package(monkeypatch, tmp_path):
     assert re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", env.commit() or "0000000")  # None in an unpacked archive
     monkeypatch.setattr(kerneldna_ops, "__file__", str(tmp_path / "__init__.py"))

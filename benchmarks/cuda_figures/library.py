@@ -39,7 +39,7 @@ def cuda_version(library: Path) -> str:
 def kernels(library: Path) -> Iterator[Kernel]:
     """Of all architectures. Raises RuntimeError where there is no PTX: launch bounds stand nowhere else."""
     if not (bounds := launch_bounds(_output("cuobjdump", "-ptx", library))):
-        raise RuntimeError(f"{library} has no PTX of a kernel; TORCH_CUDA_ARCH_LIST must end in +PTX")
+        raise RuntimeError(f"{library} has no PTX of a kernel; one of TORCH_CUDA_ARCH_LIST must have +PTX")
     names = demangled(sorted(bounds))
     with tempfile.TemporaryDirectory() as folder:
         _output("cuobjdump", "-xelf", "all", library.resolve(), cwd=folder)

@@ -2,11 +2,13 @@
 cuda-check` builds it and runs these tests; elsewhere they are skipped."""
 
 import os
+import re
 import shutil
 import sys
 
 import pytest
 from commands import ROOT, run
+from test_no_python import COMPILER
 from test_symbols import missing_where_it_is_needed, undefined
 from test_wheel import USE
 
@@ -68,6 +70,32 @@ def test_keeps_the_cuda_runtime_to_itself(cuda_library):
 
 def test_cpu_kernels_work_without_a_gpu(package):
     assert run_beside(package, USE.format(environment=str(package)))
+
+
+# Of a CUDA build of torch, as much as the question about a device needs; and the driver's library.
+TORCH_WITH_CUDA = """
+extern "C" int aoti_torch_get_current_cuda_stream(int, void **stream) { return *stream = nullptr, 0; }
+extern "C" int aoti_torch_create_device_guard(int, void **guard) { static int place; return *guard = &place, 0; }
+extern "C" int aoti_torch_delete_device_guard(void *) { return 0; }
+"""
+DRIVER = 'extern "C" int cuDriverGetVersion(int *version) { return *version = 12080, 0; }'
+ASK = "import torch, kerneldna_ops; print(torch.ops.kerneldna._cuda_refusal(0))"
+
+
+def stand_in(folder, name, source):
+    (folder / "source.cpp").write_text(source)
+    run([COMPILER, "-shared", "-fPIC", f"-Wl,-soname,{name}", folder / "source.cpp", "-o", folder / name])
+    return str(folder / name)
+
+
+@pytest.mark.skipif(shutil.which(COMPILER) is None, reason="needs a C++ compiler")
+def test_says_that_the_driver_is_too_old(package, tmp_path, monkeypatch):
+    """Where torch itself, built for an older CUDA, runs well: others answer then."""
+    stand_in(tmp_path, "libcuda.so.1", DRIVER)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    monkeypatch.setenv("LD_PRELOAD", stand_in(tmp_path, "libtorch_with_cuda.so", TORCH_WITH_CUDA))
+    sentence = r"the library was built with CUDA \d+\.\d, and the NVIDIA driver is for CUDA 12\.8 at most\n"
+    assert re.fullmatch(sentence, run_beside(package, ASK))
 
 
 def test_says_what_it_was_built_for(package, rows):
