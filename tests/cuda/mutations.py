@@ -155,6 +155,20 @@ GEMM = [
         "test_the_padding_stays_zero_whatever_multiplies_it[float16]",
     ),
     in_gemm(
+        "rows of two samples multiplied with the factors of one",
+        "rows[0].sample == rows[16 * Fragments - 1].sample ?",
+        "rows[0].sample == rows[8].sample ?",
+        "test_every_tile[wide-all-float16]",
+        file="row_factors.cuh",
+    ),
+    in_gemm(
+        "the padding of a warp of one sample left to what the factors make of it",
+        "!OneSample || in_image[i][e % 2] ? product : 0",
+        "product",
+        "test_the_padding_stays_zero_whatever_multiplies_it[float16]",
+        file="row_factors.cuh",
+    ),
+    in_gemm(
         "rows and columns of a fragment exchanged",
         "target[row_of(i, e / 2) * ld + warp_n() * kWarpN + j * 8 + threadIdx.x % 4 * 2 + e % 2]",
         "target[row_of(i, e % 2) * ld + warp_n() * kWarpN + j * 8 + threadIdx.x % 4 * 2 + e / 2]",

@@ -171,6 +171,7 @@ private:
         places[row_a(j)] = (in_image >> j & 1 ? rows[row_a(j)].sample : samples) * Math::kLdA;
     const T *const channel = static_cast<const T *>(p.source_scale.data);
     const T *const spatial = static_cast<const T *>(p.tap_scale.data);
+#pragma unroll 1
     for (int sample = threadIdx.x / Traits::kChunks; sample < samples; sample += Traits::kThreads / Traits::kChunks) {
       const int64_t n = place.first_sample + sample;
       const bool valid = channel_exists && n < p.geometry.batch;
@@ -253,7 +254,7 @@ __device__ void conv_gemm_tile(const ConvGemm &p, const GroupSizes &group, compu
   const int all = place.at.lattice.taps() * group.blocks;
   const int first = int(int64_t(all) * blockIdx.z / gridDim.z), last = int(int64_t(all) * (blockIdx.z + 1) / gridDim.z);
 
-  Math math;
+  Math math(rows);
   {
     ConvGemmLoader<Traits> loader(p, group, place, rows, samples, first);
 #pragma unroll

@@ -6,13 +6,15 @@
 // where Transposed, 64 n of one k; eight rows are an atom of 1024 bytes, in which row r has its 16-byte chunk c at
 // place c ^ r. So neither the copies to it nor the reads from it meet in a bank.
 //
-// By the machine code for sm_90a, 128x256x64 scaled products take 530 issue slots of a multiprocessor and 1152 cycles
-// of its shared memory beside 1024 of its tensor cores; a quarter of them by mma.sync, 128x128x32, take 446, 640 and,
-// at the 62 % of the rate that mma.sync is said to reach there, 413. Not verified on a GPU.
+// By the machine code for sm_90a, 128x256x64 scaled products take 1088 cycles of a multiprocessor's shared memory,
+// where the rows of a warp are of one sample (row_factors.cuh), beside 1024 of its tensor cores; 128x128x64 take 704
+// beside 512, and 128x64x64 take 512 beside 256, for which mma.sync takes 608 and, at the 62 % of the rate that it is
+// said to reach there, 413. Not verified on a GPU.
 #pragma once
 
 #include "dtypes.h"
 #include "ptx_sm90.h"
+#include "row_factors.cuh"
 
 namespace kerneldna::cuda {
 
@@ -37,7 +39,7 @@ public:
     return (column / kRow * kBlockK + row) * kRow + (chunk ^ row % 8) * 8 + column % 8;
   }
 
-  __device__ WgmmaMath() {
+  __device__ explicit WgmmaMath(const TileRow *rows) : factors(rows + warp_row()) {
 #pragma unroll
     for (int i = 0; i < kParts; ++i)
 #pragma unroll
@@ -49,21 +51,23 @@ public:
 
   // Leaves the last products under way: they still read b.
   template <bool Scaled> __device__ void step(const T *a, const T *b, const int *places, const T *scale) {
-    const int side = threadIdx.x % 32 / 16 * 8;
-    const T *const row = a + named_row() * kLdA + side;
-    const T *const factor_row = Scaled ? scale + places[named_row()] + side : nullptr;
+    const T *const row = a + (warp_row() + threadIdx.x % 16) * kLdA + threadIdx.x % 32 / 16 * 8;
+    const bool one_sample = Scaled && factors.are_of_one_sample();
+    if (one_sample)
+      factors.template begin_step<true>(places + warp_row(), scale);
+    else if (Scaled)
+      factors.template begin_step<false>(places + warp_row(), scale);
 #pragma unroll
     for (int i = 0; i < kBlockK / 16; ++i) {
       // The product before the last kFragments - 1 is done, and with it what it read.
       wgmma_wait<kFragments - 1>();
       uint32_t (&fragment)[4] = fragments[i % kFragments];
       ldmatrix_x4(fragment, row + i * 16);
-      if (Scaled) {
-        uint32_t factors[4];
-        ldmatrix_x4(factors, factor_row + i * 16);
-#pragma unroll
-        for (int e = 0; e < 4; ++e)
-          fragment[e] = multiply_pair<T>(fragment[e], factors[e]);
+      if (one_sample) {
+        factors.template load<true>(i * 16);
+        factors.template multiply<true>(fragment, 0, i * 16);
+      } else if (Scaled) {
+        factors.template multiply<false>(fragment, 0, i * 16);
       }
       wgmma_fence();
 #pragma unroll
@@ -95,9 +99,9 @@ private:
   static constexpr int kFragments = kBlockN == 128 ? 2 : 4;
   static_assert(sizeof(T) == 2 && kBlockN % kPart == 0);
 
-  // The row that this lane names to ldmatrix.
-  __device__ static int named_row() { return threadIdx.x / 32 * 16 + threadIdx.x % 16; }
+  __device__ static int warp_row() { return threadIdx.x / 32 * 16; }
 
+  RowFactors<T, 1, kLdA> factors;
   uint32_t fragments[kFragments][4];
   float sums[kParts][kSums];
 };

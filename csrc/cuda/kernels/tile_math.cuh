@@ -6,11 +6,12 @@
 //
 // A is stored [BlockM][kLdA], k adjacent. B is stored [BlockN][kLdB] with k adjacent, or, where Transposed,
 // [BlockK][kLdB] with n adjacent. The leading dimensions are padded so that the lanes of a warp read from different
-// banks.
+// banks. rows: what is known of the tile's rows.
 #pragma once
 
 #include "dtypes.h"
 #include "ptx.h"
+#include "row_factors.cuh"
 
 namespace kerneldna::cuda {
 
@@ -29,7 +30,7 @@ public:
   static constexpr int kBlockM = BlockM_, kBlockN = BlockN_, kBlockK = BlockK_;
   static constexpr int kThreads = WarpsM * WarpsN * 32;
 
-  __device__ FragmentMath() {
+  __device__ explicit FragmentMath(const TileRow * /*rows*/) {
 #pragma unroll
     for (int i = 0; i < kRows; ++i)
 #pragma unroll
@@ -73,13 +74,21 @@ public:
   static constexpr int kLdA = BlockK_ + 8, kLdB = (Transposed ? BlockN_ : BlockK_) + 8;
   __device__ static int at_b(int row, int column) { return row * kLdB + column; }
 
+  __device__ explicit TensorMath(const TileRow *rows) : Fragments(rows), factors(rows + warp_m() * kWarpM) {}
+
   template <bool Scaled> __device__ void step(const T *a, const T *b, const int *places, const T *scale) {
+    if (Scaled && factors.are_of_one_sample())
+      multiply<Scaled, true>(a, b, places, scale);
+    else
+      multiply<Scaled, false>(a, b, places, scale);
+  }
+
+private:
+  template <bool Scaled, bool OneSample>
+  __device__ void multiply(const T *a, const T *b, const int *places, const T *scale) {
     const int lane = threadIdx.x % 32;
-    const T *factor_row[kRows]; // that this lane names to ldmatrix
-#pragma unroll
-    for (int i = 0; i < kRows; ++i)
-      if (Scaled)
-        factor_row[i] = scale + places[named_row(i)] + lane / 16 * 8;
+    if (Scaled)
+      factors.template begin_step<OneSample>(places + warp_m() * kWarpM, scale);
     // Unrolled, the loads of the second half are brought so far forward that registers run out.
 #pragma unroll 1
     for (int k = 0; k < kBlockK; k += 16) {
@@ -92,17 +101,14 @@ public:
         else
           ldmatrix_x4(b_fragments[j], b + (n + lane % 8 + lane / 16 * 8) * kLdB + k + lane / 8 % 2 * 8);
       }
+      if (Scaled)
+        factors.template load<OneSample>(k);
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
         uint32_t a_fragment[4];
         ldmatrix_x4(a_fragment, a + named_row(i) * kLdA + k + lane / 16 * 8);
-        if (Scaled) {
-          uint32_t factors[4];
-          ldmatrix_x4(factors, factor_row[i] + k);
-#pragma unroll
-          for (int e = 0; e < 4; ++e)
-            a_fragment[e] = multiply_pair<T>(a_fragment[e], factors[e]);
-        }
+        if (Scaled)
+          factors.template multiply<OneSample>(a_fragment, i, k);
 #pragma unroll
         for (int j = 0; j < kColumns; ++j)
           mma_16x8x16<T>(sums[i][j], a_fragment, b_fragments[j / 2][j % 2 * 2], b_fragments[j / 2][j % 2 * 2 + 1]);
@@ -110,13 +116,14 @@ public:
     }
   }
 
-private:
   static_assert(sizeof(T) == 2 && BlockK_ % 16 == 0 && kWarpN % 16 == 0);
   // Rows of 80, 144 or 272 bytes: eight of them, 16 bytes each, meet different banks.
   static_assert(kLdA * 2 % 128 != 0 && kLdB * 2 % 128 != 0 && kLdA % 8 == 0 && kLdB % 8 == 0);
 
   // The row that this lane names to ldmatrix.
   __device__ static int named_row(int i) { return warp_m() * kWarpM + i * 16 + threadIdx.x % 16; }
+
+  RowFactors<T, kRows, kLdA> factors;
 };
 
 template <int BlockM_, int BlockN_, int BlockK_, int WarpsM, int WarpsN, bool Transposed>
@@ -126,6 +133,7 @@ class Tf32Math : public FragmentMath<BlockM_, BlockN_, BlockK_, WarpsM, WarpsN> 
   using Fragments::warp_m, Fragments::warp_n, Fragments::row_of;
 
 public:
+  using Fragments::Fragments;
   using Fragments::kBlockK;
   using T = float;
   static constexpr int kLdA = BlockK_ + 4, kLdB = Transposed ? BlockN_ + 8 : BlockK_ + 4;
@@ -181,7 +189,7 @@ public:
   static constexpr int kLdA = BlockK_ + 1, kLdB = (Transposed ? BlockN_ : BlockK_) + 1;
   __device__ static int at_b(int row, int column) { return row * kLdB + column; }
 
-  __device__ PlainMath() {
+  __device__ explicit PlainMath(const TileRow * /*rows*/) {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
 #pragma unroll
