@@ -370,4 +370,28 @@ SQUEEZE_EXCITE = [
     ),
 ]
 
-MUTATIONS = GEMM + WGMMA + WEIGHT + DEPTHWISE + SQUEEZE_EXCITE
+DEVICE = [
+    Mutation(
+        "launch: a kernel is allowed what its launch needs, and another thread's launch less",
+        "launch.cu",
+        "limits_of(launch.stream.device).shared_bytes),",
+        "static_cast<int>(launch.shared_bytes)),",
+        "test_device.py::test_a_kernel_is_allowed_all_shared_memory_and_once",
+    ),
+    Mutation(
+        "launch: overlap by what the GPU has, and not the code",
+        "launch.cu",
+        ".compiled >= 90",
+        ".capability >= 90",
+        "test_device.py::test_launches_overlap_only_where_the_code_can_wait[90-80-False]",
+    ),
+    Mutation(
+        "launch: products of sm_90a by what the GPU has, and not the code",
+        "conv_gemm_plan.cpp",
+        " || form.capability != limits.compiled",
+        "",
+        "test_device.py::test_products_of_sm_90a_are_chosen_only_where_they_were_compiled_for[90-80]",
+    ),
+]
+
+MUTATIONS = GEMM + WGMMA + WEIGHT + DEPTHWISE + SQUEEZE_EXCITE + DEVICE
