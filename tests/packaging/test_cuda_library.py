@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import pytest
+import torch
 from commands import ROOT, run
 from test_no_python import COMPILER
 from test_symbols import missing_where_it_is_needed, undefined
@@ -41,8 +42,8 @@ def rows(cuda_library):
     return figures.rows(kernels(cuda_library))
 
 
-def run_beside(package, code):
-    return run([sys.executable, "-c", code], cwd=package, env=os.environ | {"PYTHONPATH": str(package)})
+def run_beside(package, code, *arguments):
+    return run([sys.executable, "-c", code, *arguments], cwd=package, env=os.environ | {"PYTHONPATH": str(package)})
 
 
 def test_takes_nothing_from_torch_but_the_stable_abi(cuda_library):
@@ -72,14 +73,19 @@ def test_cpu_kernels_work_without_a_gpu(package):
     assert run_beside(package, USE.format(environment=str(package)))
 
 
-# Of a CUDA build of torch, as much as the question about a device needs; and the driver's library.
-TORCH_WITH_CUDA = """
-extern "C" int aoti_torch_get_current_cuda_stream(int, void **stream) { return *stream = nullptr, 0; }
+# As much of a CUDA build of torch, and of the driver, as the question about a device needs.
+TORCH_CUDA = 'extern "C" int aoti_torch_get_current_cuda_stream(int, void **stream) { return *stream = nullptr, 0; }'
+GUARD = """
 extern "C" int aoti_torch_create_device_guard(int, void **guard) { static int place; return *guard = &place, 0; }
 extern "C" int aoti_torch_delete_device_guard(void *) { return 0; }
 """
 DRIVER = 'extern "C" int cuDriverGetVersion(int *version) { return *version = 12080, 0; }'
-ASK = "import torch, kerneldna_ops; print(torch.ops.kerneldna._cuda_refusal(0))"
+ASK = """
+import ctypes, sys, torch, kerneldna_ops
+print(torch.ops.kerneldna._cuda_refusal(0))
+ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_LOCAL)
+print(torch.ops.kerneldna._cuda_refusal(0))
+"""
 
 
 def stand_in(folder, name, source):
@@ -89,13 +95,16 @@ def stand_in(folder, name, source):
 
 
 @pytest.mark.skipif(shutil.which(COMPILER) is None, reason="needs a C++ compiler")
-def test_says_that_the_driver_is_too_old(package, tmp_path, monkeypatch):
+@pytest.mark.skipif(torch.version.cuda is not None, reason="stands in for what this torch has")
+def test_finds_the_stream_of_torch_and_says_that_the_driver_is_too_old(package, tmp_path, monkeypatch):
     """Where torch itself, built for an older CUDA, runs well: others answer then."""
-    stand_in(tmp_path, "libcuda.so.1", DRIVER)
+    monkeypatch.setenv("LD_PRELOAD", stand_in(tmp_path, "libguard.so", GUARD))
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
-    monkeypatch.setenv("LD_PRELOAD", stand_in(tmp_path, "libtorch_with_cuda.so", TORCH_WITH_CUDA))
-    sentence = r"the library was built with CUDA \d+\.\d, and the NVIDIA driver is for CUDA 12\.8 at most\n"
-    assert re.fullmatch(sentence, run_beside(package, ASK))
+    stand_in(tmp_path, "libcuda.so.1", DRIVER)
+    before, after = run_beside(package, ASK, stand_in(tmp_path, "libtorch_cuda.so", TORCH_CUDA)).splitlines()
+    assert before == "this PyTorch was built without CUDA, and so has no CUDA stream to run on"
+    sentence = r"the library was built with CUDA \d+\.\d, and the NVIDIA driver is for CUDA 12\.8 at most"
+    assert re.fullmatch(sentence, after)
 
 
 def test_says_what_it_was_built_for(package, rows):
