@@ -2,14 +2,9 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
-
-import triton
 
 from .compiling import Binary
 from .sass import Instruction, count, disassemble, waits_for_all_wgmma
-
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 # How each kind of tensor-core instruction is called in machine code.
 TENSOR_OPCODES = {
@@ -57,7 +52,7 @@ class Figures:
 
 
 def figures(binary: Binary, arch: int) -> Figures:
-    sass, registers, stack = disassemble(binary.cubin, TOOLS)
+    ((sass, registers, stack),) = disassemble(binary.cubin).values()
     code = sass.instructions
     tensor = next((kind for kind, opcodes in TENSOR_OPCODES.items() if count(code, *opcodes)), "")
     opcodes = TENSOR_OPCODES.get(tensor, _PRODUCTS)

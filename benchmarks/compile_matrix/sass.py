@@ -4,6 +4,7 @@ A loop is what compilers call a natural loop: a jump back to a block through whi
 that was moved to the end of the kernel jumps back too, but is no loop.
 """
 
+import importlib.util
 import re
 import subprocess
 import tempfile
@@ -11,11 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 _LABEL = re.compile(r"\s*(\.L_x_\d+):")
 _INSTRUCTION = re.compile(r"\s*/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;")
 _TARGET = re.compile(r"`\((\.L_x_\d+)\)")
-_RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+)")
+_FUNCTION = re.compile(r"^\.text\.(\w+):$", re.MULTILINE)
+_RESOURCES = re.compile(r"Function (\w+):\s+REG:(\d+) STACK:(\d+)")
 # Waits until all wgmma that run are done.
 _WAIT_FOR_ALL = re.compile(r"WARPGROUP\.DEPBAR\S* gsb0, 0x0\b")
 
@@ -147,20 +150,37 @@ def _reachable(start: int, edges: dict[int, list[int]]) -> set[int]:
     return seen
 
 
-def disassemble(cubin: bytes, tools: Path) -> tuple[Sass, int, int]:
-    """The code, its registers a thread and its stack in bytes. tools: the folder of nvdisasm and cuobjdump."""
+class Code(NamedTuple):
+    """Of one kernel."""
+
+    sass: Sass
+    registers: int  # of a thread
+    stack: int  # bytes of a thread
+
+
+def disassemble(cubin: bytes) -> dict[str, Code]:
+    """Symbol of each kernel -> its code."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        code = _output(tools / "nvdisasm", "-c", file.name)
-        resources = _RESOURCES.search(_output(tools / "cuobjdump", "--dump-resource-usage", file.name))
-    if resources is None:
-        raise RuntimeError("cuobjdump printed no resource usage.")
-    return Sass.parse(code), int(resources[1]), int(resources[2])
+        code = functions(nvidia_tool("nvdisasm", "-c", file.name))
+        resources = _RESOURCES.findall(nvidia_tool("cuobjdump", "-res-usage", file.name))
+    return {symbol: Code(code[symbol], int(registers), int(stack)) for symbol, registers, stack in resources}
 
 
-def _output(*command: str | Path) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def functions(disassembly: str) -> dict[str, Sass]:
+    """By the symbol of each, what nvdisasm printed."""
+    parts = _FUNCTION.split(disassembly)[1:]
+    return {symbol: Sass.parse(text) for symbol, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def nvidia_tool(name: str, *arguments: str | Path, cwd: str | None = None) -> str:
+    """What nvdisasm or cuobjdump prints, which come with Triton."""
+    triton = importlib.util.find_spec("triton")
+    if triton is None or triton.origin is None:
+        raise RuntimeError(f"needs {name}, which comes with Triton: `pip install triton`")
+    tool = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / name
+    return subprocess.run([tool, *arguments], cwd=cwd, check=True, capture_output=True, text=True).stdout
 
 
 def count(instructions: Iterable[Instruction], *opcodes: str) -> int:

@@ -23,29 +23,25 @@ def rows(kernels: Iterable[Kernel]) -> list[Row]:
 
 
 def _row(kernel: Kernel) -> Row:
-    code = kernel.sass.instructions
-    mma = count(code, *_MMA)
-    products = _MMA if mma else _FMA
-    loop = kernel.sass.hot_loop(*products)
+    sass, registers, stack = kernel.code
+    code = sass.instructions
+    products = _MMA if count(code, *_MMA) else _FMA
+    loop = sass.hot_loop(*products)
     return {
         "kernel": kernel.name,
         "arch": kernel.arch,
-        "registers": kernel.registers,
-        "stack": kernel.stack,
-        "spill_stores": count(code, "STL"),
-        "spill_loads": count(code, "LDL"),
-        "shared": kernel.shared,
+        "registers": registers,
+        "stack": stack,
+        "spills": count(code, "STL", "LDL"),
         "threads": kernel.threads,
         "planned_blocks": kernel.planned_blocks,
-        "blocks": blocks(kernel.registers, kernel.threads),
+        "blocks": blocks(registers, kernel.threads),
         "code": len(code) * _INSTRUCTION_BYTES,
-        "mma": mma,
-        "ldmatrix": count(code, "LDSM"),
+        "mma": count(code, *_MMA),
         "cp_async": count(code, "LDGSTS"),
-        "fma": count(code, *_FMA),
         "loop": len(loop),
         "loop_products": count(loop, *products),
-        "loop_spills": count(loop, "STL", "LDL"),
+        "loop_ldmatrix": count(loop, "LDSM"),
         "loop_waits": waits_for_all_wgmma(loop),
     }
 

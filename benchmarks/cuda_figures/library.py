@@ -1,30 +1,22 @@
 """The kernels in a built op library, with their machine code."""
 
-import importlib.util
-import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.compile_matrix.sass import Sass
+from benchmarks.compile_matrix.sass import Code, disassemble, nvidia_tool
 
 _CUBIN = re.compile(r"\.sm_(\w+)\.cubin$")
-_CODE = re.compile(r"^\.text\.(\w+):$", re.MULTILINE)
-_RESOURCES = re.compile(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)")
 
 
 @dataclass(frozen=True)
 class Kernel:
     name: str  # "conv_gemm_kernel<__half, 128>"
     arch: str  # "90a"
-    sass: Sass
-    registers: int  # of a thread
-    stack: int  # bytes of a thread
-    shared: int  # bytes known to the compiler: none of the dynamic ones that kernels use
+    code: Code
     threads: int  # of a block, at most, from __launch_bounds__; 0 where the kernel has none
     planned_blocks: int  # of a multiprocessor, at least, from __launch_bounds__
 
@@ -38,20 +30,17 @@ def cuda_version(library: Path) -> str:
 
 def kernels(library: Path) -> Iterator[Kernel]:
     """Of all architectures. Raises RuntimeError where there is no PTX: launch bounds stand nowhere else."""
-    if not (bounds := launch_bounds(_output("cuobjdump", "-ptx", library))):
+    if not (bounds := launch_bounds(nvidia_tool("cuobjdump", "-ptx", library))):
         raise RuntimeError(f"{library} has no PTX of a kernel; one of TORCH_CUDA_ARCH_LIST must have +PTX")
     names = demangled(sorted(bounds))
     with tempfile.TemporaryDirectory() as folder:
-        _output("cuobjdump", "-xelf", "all", library.resolve(), cwd=folder)
+        nvidia_tool("cuobjdump", "-xelf", "all", library.resolve(), cwd=folder)
         for cubin in sorted(Path(folder).iterdir()):
             found = _CUBIN.search(cubin.name)
             if found is None:
                 raise RuntimeError(f"cuobjdump gave a file whose name says no architecture: {cubin.name}")
-            code = dict(functions(_output("nvdisasm", "-c", cubin)))
-            for symbol, *resources in _RESOURCES.findall(_output("cuobjdump", "-res-usage", cubin)):
-                registers, stack, shared = map(int, resources)
-                sass = Sass.parse(code[symbol])
-                yield Kernel(names[symbol], found[1], sass, registers, stack, shared, *bounds[symbol])
+            for symbol, code in disassemble(cubin.read_bytes()).items():
+                yield Kernel(names[symbol], found[1], code, *bounds[symbol])
 
 
 def launch_bounds(ptx: str) -> dict[str, tuple[int, int]]:
@@ -63,12 +52,6 @@ def launch_bounds(ptx: str) -> dict[str, tuple[int, int]]:
         blocks = re.search(r"\.minnctapersm (\d+)", head)
         bounds[symbol] = int(threads[1]) if threads else 0, int(blocks[1]) if blocks else 0
     return bounds
-
-
-def functions(disassembly: str) -> Iterator[tuple[str, str]]:
-    """The symbol of each function and its part of what nvdisasm printed."""
-    parts = _CODE.split(disassembly)[1:]
-    return zip(parts[::2], parts[1::2], strict=True)
 
 
 def demangled(symbols: list[str]) -> dict[str, str]:
@@ -88,17 +71,3 @@ def short_name(name: str) -> str:
             break
     without_parameters = name[:end] if name.endswith(")") else name
     return re.sub(r"(\w+|\(anonymous namespace\))::", "", without_parameters.removeprefix("void "))
-
-
-def tool(name: str) -> str:
-    """cuobjdump or nvdisasm: of the CUDA toolkit, or those that Triton has."""
-    triton = importlib.util.find_spec("triton")
-    folders = [f"{home}/bin" for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if home]
-    folders += [f"{folder}/backends/nvidia/bin" for folder in (triton.submodule_search_locations if triton else ())]
-    if (found := shutil.which(name, path=os.pathsep.join([os.environ["PATH"], *folders]))) is None:
-        raise RuntimeError(f"needs {name}, which comes with the CUDA toolkit and with Triton")
-    return found
-
-
-def _output(name: str, *arguments: str | Path, cwd: str | None = None) -> str:
-    return subprocess.run([tool(name), *arguments], cwd=cwd, check=True, capture_output=True, text=True).stdout

@@ -9,21 +9,13 @@ Row = Mapping[str, Any]
 # Kernels that multiply on the tensor cores in every 16-bit type, and in float32 where TF32 is allowed.
 TENSOR_KERNELS = ("conv_gemm_kernel", "conv_weight_gradient_kernel")
 _TENSOR_TYPES = re.compile(r"\b(__half|__nv_bfloat16|\w*Tf32\w*)\b")
-# Kernels that may use thread-local memory, and why.
-KNOWN_SPILLS: dict[str, str] = {}
 
 
 def violations(row: Row) -> Iterator[str]:
     """Sentences; none if the kernel keeps the rules."""
     name = f"{row['kernel']} on sm_{row['arch']}"
-    used = row["stack"] or row["spill_stores"] or row["spill_loads"]
-    if used and row["kernel"] not in KNOWN_SPILLS:
-        yield (
-            f"{name}: {row['spill_stores']} stores and {row['spill_loads']} loads of thread-local memory,"
-            f" {row['stack']} bytes; 0 allowed."
-        )
-    if row["loop_spills"]:
-        yield f"{name}: {row['loop_spills']} loads and stores of thread-local memory in the loop; 0 allowed anywhere."
+    if row["stack"] or row["spills"]:
+        yield f"{name}: {row['spills']} loads and stores of thread-local memory, {row['stack']} bytes; 0 allowed."
     if row["threads"] == 0:
         yield f"{name}: no __launch_bounds__, so that nothing says how many registers it may have."
     elif row["blocks"] < max(row["planned_blocks"], 1):
@@ -45,8 +37,8 @@ def wants_tensor_cores(kernel: str, arch: str) -> bool:
 
 
 def missing(rows: Iterable[Row]) -> Iterator[str]:
-    """Sentences for kernels that one architecture has and another has not, for exceptions that none needs, and where no
-    kernel of a family loads ahead: that takes vectors, so one for unaligned operands may do without."""
+    """Sentences for kernels that one architecture has and another has not, and where no kernel of a family loads ahead:
+    that takes vectors, so one for unaligned operands may do without."""
     rows = list(rows)
     archs = sorted({row["arch"] for row in rows})
     for kernel in sorted({row["kernel"] for row in rows}):
@@ -57,6 +49,3 @@ def missing(rows: Iterable[Row]) -> Iterator[str]:
         for arch in archs:
             if not any(row["cp_async"] for row in rows if row["arch"] == arch and row["kernel"].startswith(family)):
                 yield f"{family} on sm_{arch}: no cp.async in any of them."
-    spilling = {row["kernel"] for row in rows if row["stack"] or row["spill_stores"] or row["spill_loads"]}
-    for kernel in sorted(set(KNOWN_SPILLS) - spilling):
-        yield f"{kernel} may use thread-local memory, but does not: no exception is needed."

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .rules import KNOWN_SPILLS
-
 Row = dict[str, Any]
 
 _ROOT = Path(__file__).parents[2]
@@ -22,11 +20,10 @@ _COLUMNS = {
     "planned_blocks": "planned",
     "code": "code KB",
     "mma": "mma",
-    "ldmatrix": "ldmatrix",
     "cp_async": "cp.async",
-    "fma": "fma",
     "loop": "loop",
     "loop_products": "products in it",
+    "loop_ldmatrix": "ldmatrix in it",
 }
 
 
@@ -66,7 +63,7 @@ def _lines(cuda: str, rows: list[Row]) -> Iterator[str]:
     yield ""
     yield "* threads: of a block, at most; blocks: of a multiprocessor, as many as registers allow; planned: at least,"
     yield "  both from `__launch_bounds__`; shared memory is all dynamic"
-    yield "* mma, ldmatrix, cp.async, fma: instructions of each kind in the whole kernel"
+    yield "* mma, cp.async: instructions of each kind in the whole kernel"
     yield "* loop: instructions of the innermost loop with most products (mma, or fma in a kernel that has none), those"
     yield "  included that only some of its steps run"
     yield ""
@@ -75,11 +72,8 @@ def _lines(cuda: str, rows: list[Row]) -> Iterator[str]:
     for row in filter(_is_shown, rows):
         yield f"| `{row['kernel']}` | " + " | ".join(_cell(name, row[name]) for name in _COLUMNS) + " |"
     yield ""
-    spilling = [row for row in rows if row["stack"] or row["spill_stores"] or row["spill_loads"]]
-    yield f"{len(spilling)} of all {len(rows)} use thread-local memory{':' if spilling else '.'}"
-    for row in spilling:
-        stores, loads, why = row["spill_stores"], row["spill_loads"], KNOWN_SPILLS.get(row["kernel"], "not allowed")
-        yield f"* `{row['kernel']}` sm_{row['arch']}: {stores} stores, {loads} loads, {row['stack']} bytes; {why}"
+    spilling = sum(bool(row["stack"] or row["spills"]) for row in rows)
+    yield f"{spilling} of all {len(rows)} use thread-local memory."
 
 
 def _is_shown(row: Row) -> bool:
