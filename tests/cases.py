@@ -235,6 +235,32 @@ LARGE = [
 
 CASES = SMALL + LARGE
 
+# For kernels on a card: sizes on no edge of a tile, channels of whole vectors unless the name says otherwise.
+LAST = {"input_layout": "channels_last", "weight_layout": "channels_last"}
+CARD = [
+    Case("card_kernel_3x3", (5, 40, 7, 9), 72, padding=(1, 1), **LAST),
+    Case("card_stride_2x2", (6, 64, 14, 12), 40, stride=(2, 2), padding=(1, 1), input_layout="channels_last"),
+    Case("card_kernel_1x1", (3, 72, 13, 9), 136, (1, 1), input_layout="channels_last"),
+    Case("card_depthwise_stride_2x2", (3, 72, 13, 12), 72, stride=(2, 2), padding=(1, 1), groups=72),
+    Case("card_odd_everything", (3, 37, 9, 11), 29, (3, 2), (2, 1), (1, 0), (2, 1)),
+    Case("card_samples_beyond_a_box", (35, 32, 7, 7), 24, padding=(1, 1), filter=ABSENT),
+    Case("card_groups_2_dilation_2x2", (2, 128, 9, 8), 64, padding=(2, 2), dilation=(2, 2), groups=2),
+    Case("card_one_sample", (1, 64, 7, 7), 136, padding=(1, 1), input_layout="sliced"),
+    Case("card_depthwise_5x5", (2, 40, 9, 8), 40, (5, 5), padding=(2, 2), groups=40, **LAST),
+    Case("card_pointwise_stride_2x2", (3, 64, 8, 10), 72, (1, 1), stride=(2, 2)),
+    Case("card_static", (3, 40, 6, 7), 40, (5, 5), padding=(2, 2), channel=STATIC, filter=STATIC, spatial=STATIC),
+    # Rows and columns of one, samples that share a tile, one pixel, none.
+    Case("card_one_row", (3, 32, 1, 19), 24, (1, 3), padding=(0, 1), **LAST),
+    Case("card_one_column", (3, 32, 19, 1), 24, (3, 1), padding=(1, 0), **LAST),
+    Case("card_maps_of_2x2", (19, 64, 2, 2), 48, padding=(1, 1), **LAST),
+    Case("card_maps_of_4x4_stride_2x2", (9, 64, 4, 4), 48, stride=(2, 2), padding=(1, 1), **LAST),
+    Case("card_one_pixel_2048_channels", (1, 2048, 1, 1), 40, (1, 1)),
+    Case("card_no_samples", (0, 32, 5, 4), 24, padding=(1, 1)),
+    # More tiles than a card has multiprocessors.
+    Case("card_full_64_filters", (48, 64, 28, 28), 64, padding=(1, 1), spatial=ABSENT, **LAST),
+    Case("card_full_512_filters", (64, 256, 14, 14), 512, (1, 1), spatial=ABSENT, **LAST),
+]
+
 
 def named(name: str) -> Case:
     (case,) = (case for case in CASES if case.name == name)

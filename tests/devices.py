@@ -52,7 +52,7 @@ def explained(name: str, dtype: torch.dtype = torch.float16, allow_tf32: bool = 
 
 def usual_backends(name: str) -> list[str]:
     """What is tested unless the command line says otherwise. tests/cuda has a sample for the others: they are slow."""
-    usual = (*backends.AUTOMATIC, "cuda_host") if name == "stand-in" else backends.AUTOMATIC
+    usual = {*backends.AUTOMATIC, "cuda_host"} - {"cpu"} if name == "stand-in" else backends.AUTOMATIC
     return [backend for backend, (runs, _) in explained(name).items() if runs and backend in usual]
 
 

@@ -39,10 +39,14 @@ def reference(call: Call) -> Tensor:
 
 @functools.cache
 def output(case: Case) -> Truth:
-    call, products = build(case), math.prod(case.weight[1:])
+    return output_of(case, build(case))
+
+
+def output_of(case: Case, call: Call) -> Truth:
+    """call has the shapes of the case, and values of its own."""
     loops = case.products <= LARGEST_FOR_LOOPS
     value, size = (oracle.conv(*c) if loops else reference(c) for c in (call, map_tensors(Tensor.abs, call)))
-    return Truth("output", value, largest(size), products)
+    return Truth("output", value, largest(size), math.prod(case.weight[1:]))
 
 
 @functools.cache
@@ -51,8 +55,6 @@ def gradients(case: Case) -> tuple[Truth | None, ...]:
 
 
 def gradients_of(case: Case, call: Call, grad: Tensor) -> tuple[Truth | None, ...]:
-    """call has the shapes of the case, and values of its own."""
-
     def backward(call: Call, grad: Tensor) -> Gradients:
         loops = case.products <= LARGEST_FOR_LOOPS
         return oracle.conv_backward(grad, *call) if loops else by_autograd(reference, call, grad)
@@ -92,7 +94,11 @@ def plain_outputs(case: Case, dtype: torch.dtype, device: torch.device = CPU) ->
 
 @functools.cache
 def _plain_outputs(case: Case, dtype: torch.dtype, device: torch.device) -> list[tuple[Tensor]]:
-    return [(form(build(case, dtype, device)).cpu(),) for form in plain_forms(case)]
+    return plain_outputs_of(case, build(case, dtype, device))
+
+
+def plain_outputs_of(case: Case, call: Call) -> list[tuple[Tensor]]:
+    return [(form(call).cpu(),) for form in plain_forms(case)]
 
 
 def plain_gradients(case: Case, dtype: torch.dtype, device: torch.device = CPU) -> list[Gradients]:
