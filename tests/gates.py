@@ -5,16 +5,17 @@ import math
 import torch
 import torch.nn.functional as F
 
+from cases import CPU
 from tolerance import Truth, assert_within, largest
 
 
-def arguments(shape, dtype, hidden=None):
+def arguments(shape, dtype, hidden=None, device=CPU):
     """Values of a size that leaves the gate far from 0 and 1; the means of the channels differ."""
     channels = shape[1]
     hidden = hidden or channels // 4 + 1
     input = torch.randn(shape) + torch.randn(channels, 1, 1)
     fc1, fc2 = torch.randn(hidden, channels) * channels**-0.5, torch.randn(channels, hidden) * hidden**-0.5
-    return [t.to(dtype) for t in (input, fc1, torch.randn(hidden), fc2, torch.randn(channels))]
+    return [t.to(device, dtype) for t in (input, fc1, torch.randn(hidden), fc2, torch.randn(channels))]
 
 
 def plain(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias):
@@ -23,7 +24,7 @@ def plain(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias):
 
 
 def truth(args):
-    args = [None if t is None else t.double() for t in args]
+    args = [None if t is None else t.cpu().double() for t in args]
     input, fc1_weight, fc1_bias, fc2_weight, fc2_bias = [None if t is None else t.abs() for t in args]
     hidden = F.linear(input.mean((2, 3)), fc1_weight.flatten(1), fc1_bias)
     logits = F.linear(hidden, fc2_weight.flatten(1), fc2_bias)

@@ -4,7 +4,6 @@ They work on channels_last tensors without a copy; an NCHW tensor is brought int
 """
 
 import functools
-import logging
 import math
 import threading
 from collections.abc import Sequence
@@ -18,11 +17,8 @@ from . import _limits
 
 _native_conv = torch.ops.kerneldna._native_conv
 _native_conv_backward = torch.ops.kerneldna._native_conv_backward
-_cuda_refusal = torch.ops.kerneldna._cuda_refusal
 _allow_tf32 = torch.ops.kerneldna._allow_tf32
 squeeze_excite = torch.ops.kerneldna._native_squeeze_excite
-
-_log = logging.getLogger("kerneldna_ops")
 
 _LARGEST_GRID_AXIS = 65_535  # blocks of channels, and taps where each has a block
 _BLOCK_CHANNELS = 64  # of the smallest tile (csrc/cuda/kernels/conv_gemm.h)
@@ -50,9 +46,7 @@ def runs_on(input: Tensor) -> tuple[bool, str]:
 @functools.cache
 def _refusal(device: int) -> str:
     """What the library's kernels have against a device, its driver or this torch, or nothing."""
-    refusal: str = _cuda_refusal(device)
-    if refusal and not _limits.too_old(torch.device("cuda", device)):
-        _log.warning("cuda does not run on cuda:%d: %s", device, refusal)
+    refusal: str = torch.ops.kerneldna._cuda_refusal(device)
     return refusal
 
 

@@ -6,14 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cases import CPU
 from kerneldna_ops.nn import ChildConv2d, SqueezeExcite
 
 
-def in_dtype(layer, dtype):
+def in_dtype(layer, dtype, device=CPU):
     """A copy in another precision; the copy of a child borrows from a copy of its parent in that precision."""
-    layer = copy.deepcopy(layer).to(dtype)
+    layer = copy.deepcopy(layer).to(device, dtype)
     if isinstance(layer, ChildConv2d):
-        layer.parent.to(dtype)
+        layer.parent.to(device, dtype)
     return layer
 
 
@@ -47,8 +48,8 @@ def child(layer: ChildConv2d, input: Tensor) -> Tensor:
     adapter, parent = layer.adapter, layer.parent
     batch, features = len(input), hidden(adapter.se, input)
     c = gate(adapter.se, input)
-    f = torch.ones(batch, layer.out_channels, dtype=input.dtype)
-    s = torch.ones(batch, *layer.kernel_size, dtype=input.dtype)
+    f = input.new_ones(batch, layer.out_channels)
+    s = input.new_ones(batch, *layer.kernel_size)
     if adapter.filter == "static":
         f = f * (1 + adapter.filter_attention)
     if adapter.filter == "dynamic":

@@ -10,7 +10,7 @@ from torch import nn
 
 from kerneldna_ops.nn import ChildConv2d
 from layouts import IMAGES
-from tolerance import Truth, assert_within
+from tolerance import Truth, assert_within, plain_dtype
 
 pytestmark = pytest.mark.usefixtures("threads")
 
@@ -30,9 +30,10 @@ def assert_formula(child, input):
 @pytest.mark.parametrize("filter", CHOICES)
 @pytest.mark.parametrize("spatial", CHOICES)
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_attentions(filter, spatial, mode):
+def test_attentions(device, filter, spatial, mode):
     child = child_of(nn.Conv2d(8, 12, (3, 2), bias=False), filter=filter, spatial=spatial).train(mode == "train")
-    input = torch.randn(3, 8, 6, 5, dtype=torch.float64, requires_grad=True)
+    child = in_dtype(child, torch.float64, device)
+    input = torch.randn(3, 8, 6, 5, dtype=torch.float64, device=device, requires_grad=True)
     output = child(input)
     expected = plain_layers.child(child, input)
     torch.testing.assert_close(output, expected)
@@ -91,14 +92,15 @@ def test_output_takes_the_memory_format_of_the_input():
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["published", "dynamic"])
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_dtypes(mode, dynamic, dtype):
+def test_dtypes(device, mode, dynamic, dtype):
     options = {"filter": "dynamic", "spatial": "dynamic"} if dynamic else {}
-    child = child_of(nn.Conv2d(8, 12, 3, padding=1), bias=True, **options).train(mode == "train")
-    rounded = in_dtype(child, dtype)
-    input = torch.randn(3, 8, 6, 5).to(dtype)
+    child = child_of(nn.Conv2d(8, 16, 3, padding=1), bias=True, **options).train(mode == "train")
+    rounded = in_dtype(child, dtype, device)
+    input = torch.randn(3, 8, 6, 5).to(device, dtype)
+    low = plain_dtype(dtype, device)
     with torch.no_grad():
-        truth = plain_layers.child(in_dtype(rounded, torch.float64), input.double())
-        plain = plain_layers.child(in_dtype(rounded, dtype), input)
+        truth = plain_layers.child(in_dtype(rounded, torch.float64), input.cpu().double())
+        plain = plain_layers.child(in_dtype(rounded, low, device), input.to(low))
         output = rounded(input)
     assert output.dtype == dtype
     assert_within([output], [Truth("output", truth, 50.0, math.inf)], [[plain]])

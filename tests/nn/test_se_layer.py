@@ -9,10 +9,12 @@ import torch
 from plain_layers import in_dtype, randomise
 from torch import nn
 
+from cases import CPU
+from kerneldna_ops import use_backend
 from kerneldna_ops.nn import SqueezeExcite
 from kerneldna_ops.nn._trainable_gate import TrainableGate
 from layouts import IMAGES
-from tolerance import Truth, assert_within
+from tolerance import Truth, assert_within, largest, plain_dtype
 
 pytestmark = pytest.mark.usefixtures("threads")
 
@@ -23,14 +25,15 @@ def layer(channels=12, **options):
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("shape", [(3, 12, 5, 7), (2, 12, 1, 1), (9, 12, 4, 3)], ids=str)
-def test_formula(shape, mode, dtype):
+def test_formula(device, shape, mode, dtype):
     se = layer()
     se.train(mode == "train")
-    input = torch.randn(shape).to(dtype)
+    input = torch.randn(shape).to(device, dtype)
     # The rounding of the parameters to the dtype is no error of the layer.
-    rounded = in_dtype(se, dtype)
-    truth = plain_layers.gate(in_dtype(rounded, torch.float64), input.double())
-    plain = plain_layers.gate(in_dtype(rounded, dtype), input)
+    rounded = in_dtype(se, dtype, device)
+    low = plain_dtype(dtype, device)
+    truth = plain_layers.gate(in_dtype(rounded, torch.float64), input.cpu().double())
+    plain = plain_layers.gate(in_dtype(rounded, low, device), input.to(low))
     with torch.no_grad():
         result = rounded(input)
     assert result.dtype == dtype
@@ -171,6 +174,37 @@ def test_parameter_changed_before_its_gradient_is_noticed():
         se.fc2.weight.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         gate.sum().backward()
+
+
+CARD = [((3, 19, 7, 5), 5), ((4, 67, 2, 3), 33), ((33, 20, 1, 2), 17), ((5, 40, 20, 17), 16)]
+
+
+@pytest.mark.on("cuda", "stand-in")
+@pytest.mark.without_backends("composite", "reference", "cuda", "cuda_host")
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize(("shape", "hidden"), CARD, ids=str)
+def test_a_step_on_a_card(device, backend, dtype, shape, hidden, mode):
+    """Gate, all gradients and the statistics, which have kernels of their own, against the layers in float64."""
+    se = in_dtype(layer(shape[1], hidden=hidden).train(mode == "train"), dtype)
+    input = (torch.randn(shape) + torch.randn(shape[1], 1, 1)).to(dtype)
+    weights = torch.linspace(-1, 2, shape[0] * shape[1], dtype=torch.float64).view(shape[:2])
+
+    def step(which, precision, place):
+        copied, x = in_dtype(se, precision, place), input.to(place, precision).requires_grad_()
+        with use_backend(which):
+            gate = copied(x)
+        assert (getattr(gate.grad_fn, "kernels", None) is not None) == (which == "triton")
+        gradients = torch.autograd.grad((gate * weights.to(gate)).sum(), [x, *copied.parameters()])
+        return [gate.detach(), *gradients, copied.bn.running_mean, copied.bn.running_var]
+
+    exact = step("composite", torch.float64, CPU)
+    plain = step("composite", plain_dtype(dtype, device), device)
+    # The gradients lose much where terms cancel, in the statistics above all; how much, plain PyTorch shows.
+    truths = [Truth(f"result {i}", value, 4 * largest(value), math.inf) for i, value in enumerate(exact)]
+    results, again = (step(backend, dtype, device) for _ in range(2))
+    assert_within(results, truths, [plain])
+    for both in zip(results, again, strict=True):
+        assert torch.equal(*both)
 
 
 LAYER_BY_LAYER = {

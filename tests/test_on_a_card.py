@@ -1,0 +1,227 @@
+"""The op as a part of PyTorch on a card, by every backend: compiled, cast, mapped, in graphs, streams and threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+import truths
+from cases import LAST, PATTERNS, STATIC, Case, build, grad_output
+from devices import CARDS, skip_unless_it_runs
+from kerneldna_ops import use_backend
+from tolerance import assert_within
+
+pytestmark = pytest.mark.usefixtures("threads")
+
+conv = torch.ops.kerneldna.conv
+
+CASE = Case("on_a_card", (3, 16, 5, 6), 24, padding=(1, 1), **LAST)
+KINDS = {
+    "per_sample": CASE,
+    "published": CASE.but(**PATTERNS["published"]),
+    "static": CASE.but(channel=STATIC, filter=STATIC, spatial=STATIC),
+    "contiguous_stride_2x2": CASE.but(input_layout="contiguous", weight_layout="contiguous", stride=(2, 2)),
+}
+HALF = torch.float16  # the interpreter has no bfloat16
+on_a_card = pytest.mark.on(*CARDS)
+on_cuda = pytest.mark.on("cuda")
+every_kind = pytest.mark.parametrize("case", KINDS.values(), ids=KINDS)
+not_by_hand = pytest.mark.without_backends("reference")
+
+
+@pytest.fixture
+def example(device, backend):
+    """The tensors of a call and the gradient of its output, with the backend in use."""
+    call = build(CASE, HALF, device)
+    skip_unless_it_runs(backend, call)
+    with use_backend(backend):
+        yield call, grad_output(CASE, HALF, device)
+
+
+def step(call, grad, function=conv):
+    """The output and all gradients."""
+    leaves = truths.map_tensors(lambda tensor: tensor.detach().requires_grad_(), call)
+    output = function(*leaves)
+    gradients = torch.autograd.grad(output, [leaf for leaf in leaves.tensors if leaf is not None], grad)
+    return [output.detach(), *gradients]
+
+
+def assert_right(case, results, dtype, device):
+    """Results of a step against the float64 truth."""
+    output, *gradients = results
+    given = iter(gradients)
+    gradients = [None if tensor is None else next(given) for tensor in build(case).tensors]
+    assert_within([output], [truths.output(case)], truths.plain_outputs(case, dtype, device))
+    assert_within(gradients, truths.gradients(case), truths.plain_gradients(case, dtype, device))
+
+
+def assert_same(results, expected):
+    for result, value in zip(results, expected, strict=True):
+        assert torch.equal(result.to(value.device), value)
+
+
+@on_a_card
+@every_kind
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
+def test_the_automatic_choice(device, case, half):
+    assert_right(case, step(build(case, half, device), grad_output(case, half, device)), half, device)
+
+
+@on_a_card
+@not_by_hand
+def test_opcheck(example):
+    call, grad = example
+    leaves = truths.map_tensors(lambda tensor: tensor.detach().requires_grad_(), call)
+    torch.library.opcheck(conv.default, tuple(leaves))
+    torch.library.opcheck(torch.ops.kerneldna.conv_backward.default, (grad, *call, [True] * 6))
+
+
+@on_a_card
+@not_by_hand
+@every_kind
+def test_compiled(device, backend, case):
+    """Into one graph, with all gradients; on the stand-in without code generation, which test_registrations.py has."""
+    torch._dynamo.reset()
+    call, grad = build(case, HALF, device), grad_output(case, HALF, device)
+    skip_unless_it_runs(backend, call)
+    options = {} if device.type == "cuda" else {"backend": "aot_eager"}
+    compiled = torch.compile(lambda *args: conv(*args), fullgraph=True, **options)
+    with use_backend(backend):
+        assert_right(case, step(call, grad, compiled), HALF, device)
+
+
+@on_a_card
+@not_by_hand
+@pytest.mark.parametrize("low", [torch.float16, torch.bfloat16], ids=str)
+def test_autocast(device, backend, low):
+    """What tensors cast by hand give, bit by bit, and gradients in the precision of their tensors."""
+    call, grad = build(CASE, torch.float32, device), grad_output(CASE, low, device)
+    by_hand = truths.map_tensors(lambda tensor: tensor.to(low), call)
+    skip_unless_it_runs(backend, by_hand)
+    with use_backend(backend):
+        with torch.autocast(device.type, dtype=low):
+            output, *gradients = step(call, grad)
+        expected, *expected_gradients = step(by_hand, grad)
+    assert_same([output], [expected])
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+    assert_same(gradients, [gradient.float() for gradient in expected_gradients])
+
+
+@on_a_card
+@not_by_hand
+def test_vmap(example):
+    """Over the batched inputs and channel attentions, with one weight."""
+    call, _ = example
+    inputs, attentions = (torch.stack([t, -t, t / 2]) for t in (call.input, call.channel_attention))
+
+    def one(input, attention):
+        return conv(*call._replace(input=input, channel_attention=attention))
+
+    mapped = torch.func.vmap(one)(inputs, attentions)
+    for result, sign in zip(mapped, (1, 1, 1 / 4), strict=True):  # each factor is a power of two: exact in any order
+        without_bias = call._replace(bias=None)
+        expected = conv(*without_bias) * sign + call.bias[:, None, None]
+        torch.testing.assert_close(result, expected, rtol=4e-3, atol=4e-3)
+
+
+@on_a_card
+@not_by_hand
+def test_a_step_on_a_thread_of_its_own(example, device, backend):
+    """Autograd runs the backward of a card on yet another thread, which must know the backend and the device.
+
+    Two at a time on a card; Triton's interpreter keeps in one place for all threads which program it is in.
+    """
+    call, grad = example
+    expected = step(call, grad)
+
+    def on_a_thread():
+        with use_backend(backend):
+            return step(call, grad)
+
+    with ThreadPoolExecutor(2 if device.type == "cuda" else 1) as pool:
+        for results in [pool.submit(on_a_thread) for _ in range(4)]:
+            assert_same(results.result(), expected)
+
+
+@on_cuda
+@not_by_hand
+def test_graph(example):
+    """Captured once, replayed with other values in the same places."""
+    call, grad = example
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step(call, grad)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = step(call, grad)
+    for tensor in (grad, *call.tensors):
+        tensor.mul_(-1.5)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert_same(results, step(call, grad))
+
+
+@on_cuda
+@not_by_hand
+def test_graphed_callables(example):
+    call, grad = example
+
+    def tensors():
+        return tuple(tensor.detach().clone().requires_grad_() for tensor in call.tensors)
+
+    graphed = torch.cuda.make_graphed_callables(lambda *given: conv(*given, *call[6:]), tensors())
+    expected = step(call, grad)
+    for _ in range(2):
+        leaves = tensors()
+        output = graphed(*leaves)
+        gradients = torch.autograd.grad(output, leaves, grad)
+        assert_same([output.detach(), *gradients], expected)
+
+
+@on_cuda
+@not_by_hand
+def test_a_stream_that_is_not_the_default(example):
+    """Behind work on that stream on which the tensors depend: what runs on another stream reads zeros."""
+    call, grad = example
+    expected = step(call, grad)
+    late = truths.map_tensors(torch.zeros_like, call)
+    late_grad = torch.zeros_like(grad)
+    torch.cuda.synchronize()
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(50_000_000)
+        for tensor, value in zip((*late.tensors, late_grad), (*call.tensors, grad), strict=True):
+            tensor.copy_(value)
+        results = step(late, late_grad)
+    side.synchronize()
+    assert_same(results, expected)
+
+
+@on_cuda
+@not_by_hand
+def test_a_second_device(example, device):
+    """While the first is the current one."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    call, grad = example
+    second = torch.device("cuda", 1)
+    assert torch.cuda.current_device() == device.index
+    results = step(truths.map_tensors(lambda tensor: tensor.to(second), call), grad.to(second))
+    assert {result.device for result in results} == {second}
+    assert_right(CASE, [result.cpu() for result in results], HALF, device)
+
+
+@on_cuda
+@not_by_hand
+def test_nothing_waits_for_the_card(example):
+    """A call that synchronises holds up the host, and cannot be captured."""
+    call, grad = example
+    step(call, grad)
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(call, grad)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)

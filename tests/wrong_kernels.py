@@ -1,0 +1,24 @@
+"""pytest -p wrong_kernels: the last number of each output of Triton's form P and of the CUDA kernels is off.
+
+For test_stand_in.py: tests that pass even so would find nothing on a card.
+"""
+
+from kerneldna_ops.backends import cuda_host
+
+
+def pytest_collection_finish():
+    from kerneldna_ops.triton_kernels import conv_forward  # how its kernels are defined is decided by then
+
+    right, right_on_the_host = conv_forward.forward, cuda_host.conv
+
+    def wrong(*args, **named):
+        product = right(*args, **named)
+        product.y.view(-1)[-1] += 0.5
+        return product
+
+    def wrong_on_the_host(*args):
+        output = right_on_the_host(*args)
+        output[-1, -1, -1, -1] += 0.5
+        return output
+
+    conv_forward.forward, cuda_host.conv = wrong, wrong_on_the_host
