@@ -220,15 +220,13 @@ def last_line(text: str) -> str:
     return (text.strip().splitlines() or ["it says nothing"])[-1]
 
 
-def choose_cuda(sources: list[str]) -> tuple[Toolkit | None, str]:
+def choose_cuda() -> tuple[Toolkit | None, str]:
     """The CUDA toolkit to build with, or None and why the build is CPU-only. Whether a GPU is present plays no part."""
     forced = switch("KERNELDNA_FORCE_CUDA")
     if switch("KERNELDNA_NO_CUDA"):
         if forced:
             raise SystemExit("KERNELDNA_NO_CUDA and KERNELDNA_FORCE_CUDA exclude each other, both are set")
         return None, "KERNELDNA_NO_CUDA is set"
-    if forced and not sources:
-        raise SystemExit("KERNELDNA_FORCE_CUDA is set, but this version of kerneldna-ops has no CUDA sources yet")
     if not forced and not torch.version.cuda:
         return None, "so is this torch; KERNELDNA_FORCE_CUDA=1 builds CUDA kernels all the same"
     if toolkit := find_toolkit():
@@ -237,10 +235,8 @@ def choose_cuda(sources: list[str]) -> tuple[Toolkit | None, str]:
     advice = "install NVIDIA's, conda's cuda-toolkit or pip's nvidia-cuda-nvcc and nvidia-cuda-cccl, or set CUDA_HOME"
     if forced:
         raise SystemExit(f"KERNELDNA_FORCE_CUDA is set, but {missing}: {advice}")
-    return (
-        None,
-        f"this torch is for CUDA {torch.version.cuda}, but {missing}; for CUDA kernels {advice}, and build again",
-    )
+    why_not = f"this torch is for CUDA {torch.version.cuda}, but {missing}"
+    return None, f"{why_not}; for CUDA kernels {advice}, and build again"
 
 
 class Arch(NamedTuple):
@@ -310,7 +306,7 @@ def common_flags() -> list[str]:
 
 
 def extension() -> Extension:
-    sources, cuda_sources = find_sources(".cpp"), find_sources(".cu")
+    sources = find_sources(".cpp")
     if not IS_X86_64:
         sources = [source for source in sources if not vector_suffix(source)]
     flags = common_flags()
@@ -319,14 +315,14 @@ def extension() -> Extension:
     link_flags = ["-lgcc", "-Wl,-z,defs", *([] if switch("DEBUG") else ["-Wl,--strip-debug"])]
     compile_flags = {}
     options: dict[str, list[str]] = {}
-    toolkit, why_not = choose_cuda(cuda_sources)
+    toolkit, why_not = choose_cuda()
     cuda_about = f"not built (CPU only): {why_not}"
     if toolkit:
         version = nvcc_version()
         archs = choose_archs(os.environ.get("TORCH_CUDA_ARCH_LIST"), version)
         names = " ".join(arch.name for arch in archs)
         cuda_about = f"{version} from {toolkit.home} for {names}"
-        sources += cuda_sources
+        sources += find_sources(".cu")
         flags += ["-DUSE_CUDA", "-DKERNELDNA_WITH_CUDA"]
         flags += [f'-DKERNELDNA_CUDA_VERSION="{version}"', f'-DKERNELDNA_CUDA_ARCHS="{names}"']
         arch_flags = dict.fromkeys(flag for arch in archs for flag in arch.flags)
