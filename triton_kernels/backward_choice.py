@@ -13,7 +13,7 @@ import torch
 
 from .config import Config
 from .conv_weight_gradient import weight_blocks
-from .cost_model import DEVICES, Device, device_of
+from .cost_model import DEVICES, Device, device_of, product_rate
 from .launch import cdiv
 from .problem import Problem
 
@@ -121,7 +121,8 @@ def use_blocks(problem: Problem, wanted: Wanted, device: Device) -> bool:
     """
     if not (wanted.filter or wanted.spatial):
         return False
-    tensor_flop = device.flop_per_clock / LANES_PER_CLOCK
+    cycles = device.multiprocessors * device.clock * 1e3  # of all multiprocessors, in a microsecond
+    tensor_flop = product_rate(problem, device) / cycles / LANES_PER_CLOCK
     per_element = BLOCKS_INSTRUCTIONS + wanted.filter * BLOCKS_INSTRUCTIONS_FOR_FILTER
     blocks = 1 + per_element * tensor_flop / (2 * problem.out_height * problem.out_width) + wanted.input
     taps = TAPS_INSTRUCTIONS * tensor_flop / (2 * (problem.out_channels // problem.groups))
@@ -169,7 +170,7 @@ def _split(config: Config, problem: Problem, device: Device, most: int) -> Confi
     """
     tiles = weight_blocks(problem, config) * problem.groups
     parts = problem.macs // max(problem.out_pixels, 1) * 2 * 4 / (device.memory * 1e12)
-    products = 2 * problem.macs / (device.tensor * 1e12)
+    products = 2e-6 * problem.macs / product_rate(problem, device)
 
     def seconds(split: int) -> float:
         waves = cdiv(tiles * split, device.multiprocessors)

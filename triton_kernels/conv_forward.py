@@ -36,6 +36,7 @@ from .config import Config
 from .launch import cdiv, launch
 from .operands import Scale, input_precision
 from .problem import Problem
+from .tf32 import rounded_copy
 
 
 # fmt: off
@@ -244,7 +245,7 @@ def conv_reduce_kernel(
 @triton.jit(do_not_specialize=["OH", "OW", "tiles"])
 def conv_dot_kernel(
     dots, sums, OH, OW, tiles, O: tl.constexpr, CLASS_H: tl.constexpr, CLASS_W: tl.constexpr, SEGMENTS: tl.constexpr,
-    SPLIT_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    SPLIT_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BT: tl.constexpr,
 ):
     """sums [N, O] of dots [SPLIT_K, classes, tiles, SEGMENTS, O]: the tiles that hold pixels of a sample, in order."""
     i_n = tl.program_id(0)
@@ -256,10 +257,12 @@ def conv_dot_kernel(
         class_w = i % CLASS_W
         P = ((OH - class_h + CLASS_H - 1) // CLASS_H) * ((OW - class_w + CLASS_W - 1) // CLASS_W)
         if P > 0:
-            for tile in range(i_n * P // BM, ((i_n + 1) * P + BM - 1) // BM):
-                segment = i_n - tile * BM // P
-                offset = ((i * tiles + tile).to(tl.int64) * SEGMENTS + segment) * O
-                b_sum += tl.load(dots + offset + o_n, mask=m_n, other=0.0)
+            last = ((i_n + 1) * P + BM - 1) // BM
+            for first in range(i_n * P // BM, last, BT):
+                o_t = first + tl.arange(0, BT)
+                offset = ((i * tiles + o_t).to(tl.int64) * SEGMENTS + i_n - o_t * BM // P) * O
+                m_t = (o_t < last)[:, None] & m_n[None, :]
+                b_sum += tl.sum(tl.load(dots + offset[:, None] + o_n[None, :], mask=m_t, other=0.0), 0)
     tl.store(sums + i_n.to(tl.int64) * O + o_n, b_sum, mask=m_n)
 # fmt: on
 
@@ -340,7 +343,7 @@ def _run(x, w, problem, config, g, f, bias, dot_with, sizes, transposed):  # typ
     launch(
         conv_kernel,
         (tiles * cdiv(o, config.block_n), problem.groups * class_h * class_w, split_k),
-        *(x, w, scale.tensor, after.tensor, bias, out, dot_with, dots),
+        *(x, rounded_copy(w), scale.tensor, after.tensor, bias, out, dot_with, dots),
         *(batch, height, width, out_height, out_width, scale.sample_stride, scale.tap_stride, after.sample_stride),
         *(tiles, k_steps),
         *(k, o, problem.groups, *problem.kernel_size, *problem.stride, *problem.dilation, *problem.padding),
@@ -369,15 +372,22 @@ def _run(x, w, problem, config, g, f, bias, dot_with, sizes, transposed):  # typ
         )
     if dots is None:
         return Result(y, None)
-    sums = x.new_empty(batch, channels, dtype=torch.float32)
+    return Result(y, sample_sums(dots, batch, out_height, out_width, (class_h, class_w), block_m))
+
+
+def sample_sums(dots: Tensor, batch: int, height: int, width: int, classes: tuple[int, int], block_m: int) -> Tensor:
+    """[N, O] of dots [splits, classes, tiles of block_m pixels, segments, O], for images of height x width."""
+    split_k, _, tiles, segments, channels = dots.shape
+    sums = dots.new_empty(batch, channels)
     launch(
         conv_dot_kernel,
         (batch, cdiv(channels, 128), 1),
-        *(dots, sums, out_height, out_width, tiles, channels, class_h, class_w),
+        *(dots, sums, height, width, tiles, channels, *classes),
         SEGMENTS=segments,
         SPLIT_K=split_k,
         BM=block_m,
         BN=128,
+        BT=8,
         num_warps=4,
     )
-    return Result(y, sums)
+    return sums

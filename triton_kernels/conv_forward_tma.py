@@ -22,7 +22,6 @@ boxes of w with three dimensions (the same), programs that work on one tile afte
 memory of its own, so that two of them no longer share a multiprocessor), and plain stores instead of those of the TMA.
 """
 
-import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
@@ -35,6 +34,7 @@ from .cost_model import box as box_of
 from .launch import cdiv, interpreted, launch
 from .operands import Scale, input_precision
 from .problem import Problem
+from .tf32 import TMA_ROUNDS, operand, rounded, rounded_copy
 
 
 # fmt: off
@@ -124,11 +124,11 @@ def conv_tma_kernel(
                 b_g = tl.load(p_g + (t * stride_gt + k), mask=(k + o_k < C)[None, :], other=0.0)
         if SWAPPED:
             if HAS_G:
-                b_w = b_w * b_g
+                b_w = rounded(b_w * b_g, PRECISION)
             b_acc = tl.dot(b_w, b_x.reshape(BM, BK).T, b_acc, input_precision=PRECISION)
         else:
             if HAS_G:
-                b_x = b_x.reshape(NB, TH * TW, BK) * b_g[:, None, :]
+                b_x = rounded(b_x.reshape(NB, TH * TW, BK) * b_g[:, None, :], PRECISION)
             b_acc = tl.dot(b_x.reshape(BM, BK), b_w.T, b_acc, input_precision=PRECISION)
 
         v += 1
@@ -177,7 +177,7 @@ def _refusal(problem: Problem, config: Config) -> str:
             return f"form {form} needs a stride that divides the input, {name} is {size} and the stride {stride}"
     if problem.stride[1] > 1 and problem.in_channels % config.block_k:
         return f"form {form} with a stride needs in_channels divisible by {config.block_k}, not {problem.in_channels}"
-    if problem.dtype is torch.float32 and input_precision() == "ieee" and not interpreted:
+    if problem.exact and not interpreted:
         return f"form {form} computes float32 in TF32 only, which PyTorch is set not to use for convolutions"
     return ""
 
@@ -204,7 +204,7 @@ def forward(
         return Result(y, None)
 
     swapped = config.form == "S"
-    x, w = _aligned(x), _aligned(w)
+    x, w = _aligned(x), _aligned(w if TMA_ROUNDS else rounded_copy(w))
     x_view = x.view(batch, problem.height // stride_h, stride_h, problem.width // stride_w, stride_w * channels)
     if problem.taps > 1 and channels % block_k:
         w = F.pad(w, (0, -channels % block_k))
@@ -215,9 +215,9 @@ def forward(
     launch(
         conv_tma_kernel,
         (boxes * cdiv(filters, config.block_n), 1, 1),
-        _descriptor(x_view, samples, box_height, 1, box_width, block_k),
-        _descriptor(w.flatten(1), config.block_n, block_k),
-        _descriptor(y, samples, box_height, box_width, stored),
+        operand(x_view, samples, box_height, 1, box_width, block_k),
+        operand(w.flatten(1), config.block_n, block_k),
+        TensorDescriptor.from_tensor(y, [samples, box_height, box_width, stored]),
         *(scale.tensor, after.tensor, bias),
         *(batch, problem.height, problem.width, out_height, out_width),
         *(scale.sample_stride, scale.tap_stride, after.sample_stride),
@@ -242,8 +242,3 @@ def forward(
 def _aligned(tensor: Tensor) -> Tensor:
     """Descriptors need addresses of a multiple of 16 bytes, which a slice of a tensor may not have."""
     return tensor.clone() if tensor.data_ptr() % 16 else tensor
-
-
-def _descriptor(tensor: Tensor, *box: int) -> TensorDescriptor:
-    """The TMA reads from addresses that are multiples of 16 bytes, as every tensor has them that is no slice."""
-    return TensorDescriptor.from_tensor(tensor if tensor.data_ptr() % 16 == 0 else tensor.clone(), list(box))

@@ -32,6 +32,7 @@ from .conv_weight_gradient import first_pixels, next_pixels, weight_blocks, with
 from .launch import cdiv, launch
 from .operands import Scale, input_precision
 from .problem import Problem
+from .tf32 import rounded_copy
 
 
 # fmt: off
@@ -80,8 +81,8 @@ def sample_blocks_kernel(
         b_n, b_h, b_w = first_n, first_h, first_w
         b_d = tl.zeros((BC, BO), tl.float32)
         for _ in tl.range(0, tl.cdiv(P, BP), num_stages=STAGES):
-            # Beyond the sample x starts over, and gy is zero.
-            m_x = (within(b_h, H) & within(b_w, W))[None, :]
+            # Beyond the sample both are zero, for zero times an infinite x would not be.
+            m_x = ((b_p < P) & within(b_h, H) & within(b_w, W))[None, :]
             m_y = (b_p < P)[:, None]
             if C % BC != 0:
                 m_x = m_x & m_c[:, None]
@@ -155,7 +156,7 @@ def sample_gradients(
     launch(
         sample_blocks_kernel,
         (weight_blocks(problem, config), groups, config.split_k),
-        *(x, grad_output, w, scale.tensor, after.tensor, weight_parts, filter_parts, scale_parts, batch),
+        *(x, rounded_copy(grad_output), w, scale.tensor, after.tensor, weight_parts, filter_parts, scale_parts, batch),
         *(problem.height, problem.width, problem.out_height, problem.out_width),
         *(scale.sample_stride, scale.tap_stride, after.sample_stride, cdiv(batch, config.split_k)),
         *(channels, filters, groups, *problem.kernel_size),

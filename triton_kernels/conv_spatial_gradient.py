@@ -27,11 +27,12 @@ import triton.language as tl
 from torch import Tensor
 
 from .config import Config
-from .conv_forward import conv_dot_kernel, dot_segments, first_tap, store_sample_sums
+from .conv_forward import dot_segments, first_tap, sample_sums, store_sample_sums
 from .conv_weight_gradient import within
 from .launch import cdiv, launch
 from .operands import Scale, input_precision
 from .problem import Problem
+from .tf32 import rounded_copy
 
 
 # fmt: off
@@ -182,14 +183,14 @@ def spatial_gradients(
     out_pixels = problem.out_height * problem.out_width
     dx = torch.empty_like(x)
     sums = x.new_zeros(batch, taps, groups * blocks * out_pixels, dtype=torch.float32)
-    dots_shape = (stride_h * stride_w, tiles, segments, in_channels)
+    dots_shape = (1, stride_h * stride_w, tiles, segments, in_channels)
     dots = x.new_empty(dots_shape, dtype=torch.float32) if for_channel else None
     before = Scale(x, 0) if f is None else f
     after = Scale(x, 0) if c is None else c
     launch(
         spatial_gradient_kernel,
         (tiles * blocks, groups * stride_h * stride_w, 1),
-        *(grad_output, w, before.tensor, s, after.tensor, x, dx, dots, sums, batch),
+        *(grad_output, rounded_copy(w), before.tensor, s, after.tensor, x, dx, dots, sums, batch),
         *(problem.height, problem.width, problem.out_height, problem.out_width),
         *(before.sample_stride, after.sample_stride, tiles),
         *(channels, filters, groups, *problem.kernel_size),
@@ -208,15 +209,5 @@ def spatial_gradients(
     ds = sums.sum(2)
     if dots is None:
         return SpatialGradients(dx, None, ds)
-    dc = x.new_empty(batch, in_channels, dtype=torch.float32)
-    launch(
-        conv_dot_kernel,
-        (batch, cdiv(in_channels, 128), 1),
-        *(dots, dc, problem.height, problem.width, tiles, in_channels, stride_h, stride_w),
-        SEGMENTS=segments,
-        SPLIT_K=1,
-        BM=config.block_m,
-        BN=128,
-        num_warps=4,
-    )
+    dc = sample_sums(dots, batch, problem.height, problem.width, problem.stride, config.block_m)
     return SpatialGradients(dx, dc, ds)

@@ -22,6 +22,7 @@ from .config import Config
 from .launch import cdiv, launch
 from .operands import Scale, input_precision
 from .problem import Problem
+from .tf32 import rounded, rounded_copy
 
 
 # fmt: off
@@ -108,7 +109,7 @@ def weight_gradient_kernel(
             b_x = b_x * tl.load(p_g + b_n.to(tl.int64)[None, :] * stride_gn, mask=m_x, other=0.0)
         if HAS_F:
             p_sample = p_f + (b_m // (OH * OW)).to(tl.int64)[:, None] * stride_fn
-            b_y = b_y * tl.load(p_sample, mask=m_y, other=0.0)
+            b_y = rounded(b_y * tl.load(p_sample, mask=m_y, other=0.0), PRECISION)
         b_acc = tl.dot(b_x, b_y, b_acc, input_precision=PRECISION)
         b_m += BP
         b_n, b_h, b_w = next_pixels(b_n, b_h, b_w, tap, OH, OW, KW, SH, SW, DH, DW, PH, PW, BP)
@@ -141,7 +142,7 @@ def weight_gradient(
     launch(
         weight_gradient_kernel,
         (weight_blocks(problem, config), problem.groups, split_k),
-        *(x, grad_output, scale.tensor, after.tensor, parts, problem.batch),
+        *(x, rounded_copy(grad_output) if f is None else grad_output, scale.tensor, after.tensor, parts, problem.batch),
         *(problem.height, problem.width, problem.out_height, problem.out_width),
         *(scale.sample_stride, scale.tap_stride, after.sample_stride),
         steps,

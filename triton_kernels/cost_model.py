@@ -104,7 +104,7 @@ def rank(problem: Problem, configs: Iterable[Config], device: Device) -> list[Ra
 
 
 def predict(problem: Problem, config: Config, device: Device) -> Prediction:
-    """The forward convolution, float32 taken for TF32. Grouped problems may have any number of groups but C."""
+    """The forward convolution. Grouped problems may have any number of groups but C."""
     programs = pixel_tiles(problem, config) * _cdiv(_filters(problem), config.block_n)
     programs *= problem.groups * config.split_k
     rounds = _cdiv(programs, device.multiprocessors)
@@ -142,7 +142,7 @@ def composite(problem: Problem, device: Device) -> float:
 def grouped(problem: Problem, device: Device) -> float:
     """Microseconds of the convolution with a group and a weight for every sample."""
     weights = problem.batch * _weight_bytes(problem)
-    compute = 2 * problem.macs / (_tensor_rate(problem, device) * GROUPED_EFFICIENCY)
+    compute = 2 * problem.macs / (product_rate(problem, device) * GROUPED_EFFICIENCY)
     memory = (_pixel_bytes(problem) + weights + _output_bytes(problem)) / _per_microsecond(device.memory)
     return GROUPED_STREAMS // 2 * LAUNCH + (GROUPED_STREAMS - 1) * _stream(weights, device) + max(compute, memory)
 
@@ -222,7 +222,7 @@ def _step(problem: Problem, config: Config, device: Device) -> dict[str, float]:
     flop = 2 * config.block_m * config.block_n * config.block_k
     slots = loop_instructions(problem, config, device) * config.num_warps / _SCHEDULERS
     return {
-        "tensor": flop / (_tensor_rate(problem, device) / device.multiprocessors),
+        "tensor": flop / (product_rate(problem, device) / device.multiprocessors),
         "issue": slots / (device.clock * 1e3),
         "l2": _step_bytes(problem, config) / _per_multiprocessor(device.l2, device),
     }
@@ -265,7 +265,7 @@ def _side_by_side(problem: Problem, config: Config, device: Device) -> int:
 
 def _roofline(problem: Problem, device: Device) -> float:
     memory = (_pixel_bytes(problem) + _weight_bytes(problem) + _output_bytes(problem)) / _per_microsecond(device.memory)
-    return max(2 * problem.macs / _tensor_rate(problem, device), memory)
+    return max(2 * problem.macs / product_rate(problem, device), memory)
 
 
 def _input_bytes(problem: Problem) -> int:
@@ -296,8 +296,11 @@ def _stream(size: int, device: Device) -> float:
     return size / _per_microsecond(device.l2 if size < device.l2_size * 0.5e6 else device.memory)
 
 
-def _tensor_rate(problem: Problem, device: Device) -> float:
-    """Operations a microsecond."""
+def product_rate(problem: Problem, device: Device) -> float:
+    """Operations a microsecond; those of exact float32 run beside the tensor cores."""
+    if problem.exact:
+        lanes = 64 if device.arch == 80 else 128
+        return 2 * lanes * device.multiprocessors * device.clock * 1e3
     return device.tensor * 1e6 / (2 if problem.dtype == torch.float32 else 1)
 
 

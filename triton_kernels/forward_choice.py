@@ -11,7 +11,6 @@ from . import conv_forward, conv_forward_tma
 from .config import Config
 from .cost_model import Device, pixel_tiles, rank
 from .launch import cdiv
-from .operands import input_precision
 from .problem import Problem
 
 # The module of a form, which has a function forward.
@@ -25,17 +24,12 @@ _STEPS_OF_A_PROGRAM = 8
 _CONFIGS = Path(__file__).parent / "configs"
 
 
+@functools.lru_cache(maxsize=4096)
 def candidates(problem: Problem, device: Device) -> tuple[Config, ...]:
     """At most MOST_CANDIDATES configurations, the one predicted to be fastest first.
 
     Several splits of the reduction of one tile count as one candidate, its best.
     """
-    return _candidates(problem, device, input_precision())
-
-
-@functools.lru_cache(maxsize=4096)
-def _candidates(problem: Problem, device: Device, precision: str) -> tuple[Config, ...]:
-    """precision, on which depends what the forms take, is here because the answer is kept."""
     fitting = [config for config in _ranked(problem.size_class, device) if _fits(problem, config)]
     return tuple(fitting[:MOST_CANDIDATES])
 

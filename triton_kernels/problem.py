@@ -22,6 +22,7 @@ class Problem:
     """One call of the op, of input [N, C_in, H, W] and weight [C_out, C_in/groups, KH, KW].
 
     has_g: whether a scale per sample stands on the reduction axis (channel or spatial attention per sample).
+    exact: whether float32 is multiplied in float32, and not in TF32.
     """
 
     batch: int
@@ -36,6 +37,7 @@ class Problem:
     groups: int = 1
     dtype: torch.dtype = torch.bfloat16
     has_g: bool = True
+    exact: bool = False
 
     @classmethod
     def of(
@@ -54,7 +56,8 @@ class Problem:
         out_channels, _, *kernel_size = weight.shape
         pairs = (tuple(pair) for pair in (kernel_size, stride, padding, dilation))
         has_g = operands.per_sample(channel_attention, spatial_attention)
-        return cls(batch, in_channels, out_channels, height, width, *pairs, groups, input.dtype, has_g)
+        exact = input.dtype is torch.float32 and operands.input_precision() == "ieee"
+        return cls(batch, in_channels, out_channels, height, width, *pairs, groups, input.dtype, has_g, exact)
 
     @property
     def out_height(self) -> int:

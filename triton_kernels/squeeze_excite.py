@@ -51,7 +51,8 @@ def load_means(sums, o_n, o_c, N, C, P, parts, BN: tl.constexpr, BC: tl.constexp
     m_s = (o_n < N)[:, None] & (o_c < C)[None, :]
     p_s = sums + (o_n * parts * C)[:, None] + o_c[None, :]
     b_s = tl.zeros((BN, BC), tl.float32)
-    for part in range(parts):
+    # Few samples have many parts: their sums are on the way together, not one after the other.
+    for part in tl.range(0, parts, loop_unroll_factor=8 if BN == 16 else 1):
         b_s += tl.load(p_s + part * C, mask=m_s, other=0.0)
     return b_s * (1.0 / P)
 

@@ -125,6 +125,7 @@ def features_backward_kernel(
     if BATCH_STATISTICS:
         n = N.to(tl.float32)
         b_da = b_da - (b_dbeta / n)[None, :] - b_xhat * (b_dgamma / n)[None, :]
+        b_da = tl.where(m_h, b_da, 0.0)
     b_scale = tl.load(gamma + o_r, mask=m_r, other=0.0).to(tl.float32) * tl.load(rstd + o_r, mask=m_r, other=0.0)
     b_dz = (b_da * b_scale[None, :]).to(dz.dtype.element_ty)
     tl.store(dz + o_h, b_dz, mask=m_h)

@@ -133,6 +133,17 @@ def test_not_finite(choice, value, name):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
+def test_infinite_pixels_are_not_multiplied_by_the_zeros_beyond_a_sample():
+    """Three pixels of a block of 16: of positive numbers the sum is infinite, and not NaN."""
+    case = Case("three_pixels", (2, 2, 1, 3), 2, (1, 1), channel=ABSENT, filter=SAMPLE, spatial=ABSENT)
+    call = truths.map_tensors(torch.Tensor.abs, build(case, torch.float32))
+    call.input[:, 0, 0, 0] = torch.inf
+    of_weight = run(case, call, grad_output(case, torch.float32).abs(), BLOCKS)[1]
+    assert (of_weight[:, 0] == torch.inf).all()
+    assert of_weight[:, 1].isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
 def test_an_infinite_factor_does_not_reach_a_tap_that_sees_only_padding():
     case = Case("one_column", (2, 3, 2, 1), 2, (1, 3), padding=(0, 1))
     call = build(case, torch.float32)

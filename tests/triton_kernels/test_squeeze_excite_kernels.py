@@ -231,6 +231,21 @@ def test_only_some_gradients():
     assert [name for name, parameter in se.named_parameters() if parameter.grad is not None] == ["fc1.weight"]
 
 
+def test_rows_beyond_the_samples_are_zero():
+    """What would stand there, the gradient through the statistics, overflows in float16; infinity times 0 is NaN."""
+    se = layer(6, 3)
+    with torch.no_grad():
+        for value in (se.bn.weight, se.bn.bias, se.fc2.weight):
+            value.fill_(1.0)
+        se.fc2.bias.fill_(-3.0)
+    se.half()
+    input = torch.ones(3, 6, 2, 3, dtype=torch.float16, requires_grad=True)
+    with use_backend("triton"):
+        gate = se(input)
+    gate.backward(torch.full_like(gate, 1000.0))
+    assert se.fc1.weight.grad.isfinite().all()
+
+
 def test_launches_of_training():
     """Three forward, two backward."""
     se = layer(64, 16).to("meta")
