@@ -60,7 +60,7 @@ host-sanitize: build ## the tests of the CUDA kernels on the CPU under the addre
 	$(BIN)/python tests/sanitizers/host_kernels.py address,undefined tests/cuda -k "not sanitizers"
 	$(BIN)/python tests/sanitizers/host_kernels.py thread tests/cuda -k "$(RACES)"
 
-bench: build ## all measurements and their report in benchmarks/results/ (a quarter of an hour on an idle machine)
+bench: build ## all measurements on the CPU and their report in benchmarks/results/ (a quarter of an hour on an idle machine)
 	mkdir -p $(RESULTS)
 	$(KEEP_MEMORY) $(BIN)/python -m pytest benchmarks/bench_latency.py -q --benchmark-json=$(RESULTS)/latency.json
 	$(BIN)/python -m benchmarks.memory --json $(RESULTS)/memory.json
@@ -69,7 +69,7 @@ bench: build ## all measurements and their report in benchmarks/results/ (a quar
 	$(BIN)/python -m benchmarks.import_time
 	$(BIN)/python -m benchmarks.report $(RESULTS)
 
-networks: build ## time for each multiplication, and memory, of the published networks in benchmarks/results/networks.* (10 minutes)
+networks: build ## time for each multiplication, and memory, of the published networks on the CPU in benchmarks/results/networks.* (10 minutes)
 	$(BIN)/python -m benchmarks.networks --json $(RESULTS)/networks.json
 
 frontier: build ## accuracy against size and time on Fashion-MNIST in benchmarks/results/frontier/ (2 hours; SHORT=1: 10 minutes; DEVICE=cuda; DATA=folder)
@@ -81,8 +81,8 @@ gpu-compile: build ## the tables of compiled Triton kernels, and the predicted t
 	PYTHONPATH=$(OLDEST_TRITON) $(BIN)/python -m benchmarks.compile_matrix
 	$(BIN)/python -m benchmarks.compile_matrix.predictions
 
-gpu-check: ## on a machine with an NVIDIA GPU, torch and triton: is all right and how fast, in benchmarks/results/gpu/ (10 minutes)
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check
+gpu-check: ## on a machine with an NVIDIA GPU and the package installed: its tests, then its benchmarks, in benchmarks/results/gpu/ (MINUTES=9)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check $(if $(MINUTES),--minutes $(MINUTES))
 
 cuda-library: .venv/installed ## the op library with its CUDA kernels, in build/cuda/lib/ (needs nvcc, no GPU)
 	KERNELDNA_FORCE_CUDA=1 $(BIN)/python setup.py -q build_ext --build-lib $(CUDA_LIBRARY)

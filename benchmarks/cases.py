@@ -158,9 +158,9 @@ def with_tensors(operands: Operands, change: Callable[[Tensor], Tensor], differe
 @contextmanager
 def tf32_as_in(dtype: str) -> Iterator[None]:
     """While it lasts, cuDNN's convolutions and the op's may use TF32 or not, as the dtype says."""
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = "tf32" if dtype == "tf32" else "ieee"
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = dtype == "tf32"
     try:
         yield
     finally:
-        torch.backends.cudnn.conv.fp32_precision = before
+        torch.backends.cudnn.allow_tf32 = before

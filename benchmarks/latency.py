@@ -79,9 +79,7 @@ def said(case: Case, left_out: dict[str, LeftOut]) -> list[str]:
     return [f"{'WRONG' if o.wrong else 'left out'}: {name}, {case.name}: {o.why}" for name, o in left_out.items()]
 
 
-def main() -> None:
-    restart_with(KEEP_MEMORY)
-    started = time.monotonic()
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_cases(parser, modes=["forward"], candidates=["op"])
     parser.add_argument("--rounds", type=int, default=15)
@@ -89,7 +87,13 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="first let kerneldna_ops.warmup find the op's fastest way")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no case after so many")
     parser.add_argument("--json", type=Path, help="where to write the figures, or to add them")
-    options = parsed(parser)
+    return parser
+
+
+def main() -> None:
+    restart_with(KEEP_MEMORY)
+    started = time.monotonic()
+    options = parsed(parser())
     machine = description(options.device)
     print(", ".join(f"{key}: {value}" for key, value in machine.items()))
     file = File(options.json, {k: v for k, v in machine.items() if k != "package"}) if options.json else None

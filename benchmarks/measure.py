@@ -133,6 +133,6 @@ def measure(case: Case, calls: dict[str, Call], left_out: dict[str, LeftOut], ro
     """On a GPU the time of the device, and beside it that of the host and peak memory."""
     measured = Measured(alternate(calls, rounds, clock=clock_of(case.device)), left_out)
     if case.device != CPU:
-        measured.host = alternate(calls, HOST_ROUNDS, clock=host_clock)
+        measured.host = alternate(calls, min(rounds, HOST_ROUNDS), clock=host_clock)
         measured.peaks = {name: peak_bytes(call) for name, call in calls.items()}
     return measured

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from kerneldna_ops.functional import modulated_conv2d
 
-from .options import listed
+from .cases import tf32_as_in
+from .devices import CPU, clock_of, torch_device
+from .options import add_device, listed, parsed
 from .paired import Rounds, alternate
 from .process import KEEP_MEMORY, description, restart_with
 
@@ -85,12 +87,13 @@ def path_length(form: str, inputs: Inputs) -> Sequence[Tensor]:
 MODES = {"forward": forward, "training": training, "path length": path_length}
 
 
-def make_inputs(batch: int, size: int) -> Inputs:
+def make_inputs(batch: int, size: int, device: str = CPU) -> Inputs:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch, CHANNELS, size, size, generator=generator)
     weight = torch.randn(CHANNELS, CHANNELS, 3, 3, generator=generator)
     styles = 1 + 0.5 * torch.randn(batch, CHANNELS, generator=generator)
-    return x.requires_grad_(), weight.requires_grad_(), styles.requires_grad_()
+    x, weight, styles = (tensor.to(torch_device(device)).requires_grad_() for tensor in (x, weight, styles))
+    return x, weight, styles
 
 
 def forms_of(mode: str) -> list[str]:
@@ -98,15 +101,15 @@ def forms_of(mode: str) -> list[str]:
     return [form for form in FORMS if mode != "path length" or form != "static"]
 
 
-def measure(mode: str, batch: int, size: int, rounds: int) -> Rounds:
-    inputs = make_inputs(batch, size)
+def measure(mode: str, batch: int, size: int, rounds: int, device: str = CPU) -> Rounds:
+    inputs = make_inputs(batch, size, device)
     calls = {form: partial(MODES[mode], form, inputs) for form in forms_of(mode)}
     truth = calls["fused"]()
     for form in ("op", "not fused"):
         for result, expected in zip(calls[form](), truth, strict=True):
             error = ((result - expected).abs().max() / expected.abs().max()).item()
             assert error <= TOLERANCE, f"{form}, {mode} {size} b{batch}: off by {error:.1e} of the range"
-    return alternate(calls, rounds)
+    return alternate(calls, rounds, clock=clock_of(device))
 
 
 def row(mode: str, batch: int, size: int, rounds: Rounds) -> dict[str, object]:
@@ -137,24 +140,28 @@ def table(rows: Sequence[dict], machine: dict[str, str | int]) -> str:
     return "\n".join([*lines, "", f"Made by `python -m benchmarks.modulated`: {about}.", ""])
 
 
-def main() -> None:
-    restart_with(KEEP_MEMORY)
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=listed(int), default=[4, 8, 16, 32, 64])
     parser.add_argument("--batches", type=listed(int), default=[1, 4])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=2)
+    add_device(parser)
     parser.add_argument("--results", type=Path, help="the folder in which to write modulated.json and modulated.md")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    return parser
+
+
+def main() -> None:
+    restart_with(KEEP_MEMORY)
+    options = parsed(parser())
 
     rows = []
     for mode, batch, size in product(MODES, options.batches, options.sizes):
-        rounds = measure(mode, batch, size, options.rounds)
+        with tf32_as_in("float32"):
+            rounds = measure(mode, batch, size, options.rounds, options.device)
         rows.append(row(mode, batch, size, rounds))
         ratios = ", ".join(f"{name} {ratio['median']:.2f}" for name, ratio in rows[-1]["ratios"].items())
         print(f"{mode}, {size}, batch {batch}: {ratios}{'' if rounds.undisturbed else ', DISTURBED'}", flush=True)
-    machine = {name: value for name, value in description().items() if name != "package"}
+    machine = {name: value for name, value in description(options.device).items() if name != "package"}
     if options.results:
         (options.results / "modulated.md").write_text(table(rows, machine))
         saved = {"machine_info": machine, "rows": rows}

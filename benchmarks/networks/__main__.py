@@ -106,8 +106,7 @@ def write(file: Path, figures: dict[str, Any], timed: list[Time], peaks: list[Me
     file.with_suffix(".md").write_text(markdown(timed, peaks, figures["machine_info"], setting))
 
 
-def main() -> None:
-    restart_with(KEEP_MEMORY)
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", type=listed(one_of(PAIRS)), default=list(PAIRS), help="of " + ", ".join(PAIRS))
     parser.add_argument("--layouts", type=listed(one_of(LAYOUTS)), default=list(LAYOUTS))
@@ -117,7 +116,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path, help="where to write the figures; the table goes beside it")
     add_device(parser)
-    options = parsed(parser)
+    return parser
+
+
+def main() -> None:
+    restart_with(KEEP_MEMORY)
+    options = parsed(parser())
     batch = options.batch or (8 if options.device == CPU else 128)
     machine = {name: value for name, value in description(options.device).items() if name != "package"}
     figures = {"machine_info": machine, "batch": batch, "size": options.size, "dtype": options.dtype}
