@@ -258,7 +258,7 @@ def test_meta_tensors_give_the_shape():
 def test_what_the_benchmark_times_agrees(mode, monkeypatch):
     """measure() itself compares the op and both published forms before it times them."""
     monkeypatch.setattr(modulated, "CHANNELS", 8)
-    monkeypatch.setattr(modulated, "alternate", lambda calls, rounds: Rounds({form: [2.0] for form in calls}, False))
+    monkeypatch.setattr(modulated, "alternate", lambda calls, *_, **__: Rounds({form: [2.0] for form in calls}, False))
     row = modulated.row(mode, 2, 5, modulated.measure(mode, batch=2, size=5, rounds=1))
     assert f"| {mode}, 8@5, batch 2, disturbed | 2000.0 | 1.00 [1.00, 1.00] |" in modulated.table([row], {})
     monkeypatch.setitem(modulated.FORMS, "op", lambda *inputs: 1.01 * modulated.op(*inputs))
