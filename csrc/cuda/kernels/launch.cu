@@ -11,7 +11,7 @@ namespace kerneldna::cuda {
 namespace {
 
 // Stands for all kernels, which are compiled for the same architectures.
-__global__ void probe_kernel() {}
+__global__ void __launch_bounds__(32) probe_kernel() {}
 
 std::string version_name(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
