@@ -21,10 +21,12 @@ TEST_PROCESSES ?= 2
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build host-kernels demo test mutants host-sanitize bench networks frontier gpu-compile gpu-check cuda-library cuda-check cuda-figures lint format wheel clean
+.PHONY: help venv build host-kernels demo test mutants host-sanitize sanitize-gpu bench networks frontier gpu-compile gpu-check cuda-library cuda-check cuda-figures lint format wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo "With a torch of your own, and without .venv (an NVIDIA card, say):"
+	@echo "  pip install --no-build-isolation -e '.[test]' && python -m pytest tests"
 
 venv: .venv/installed ## the virtual environment .venv, with torch as pinned in constraints.txt and the package installed editable
 
@@ -50,8 +52,11 @@ build/cuda_host/made: .venv/installed $(filter csrc/%,$(CXX_SOURCES)) tests/cuda
 demo: build ## train on real images three ways and write runs/demo/ (5 minutes)
 	$(BIN)/python -m kerneldna_ops.demo
 
-test: build host-kernels ## all tests, in TEST_PROCESSES processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
+# Where there is an NVIDIA card, what runs on it has a run of its own: see tests/test_cpu.py.
+test: build host-kernels ## all tests, in TEST_PROCESSES processes, on the CPU and on an NVIDIA card if there is one
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --device cpu
+	! $(BIN)/python -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --device cuda
 
 mutants: build host-kernels ## whether a test fails for each of a list of mistakes in the CUDA kernels (5 minutes)
 	$(BIN)/python tests/cuda/mutants.py
@@ -59,6 +64,9 @@ mutants: build host-kernels ## whether a test fails for each of a list of mistak
 host-sanitize: build ## the tests of the CUDA kernels on the CPU under the address, undefined-behaviour and thread sanitizers
 	$(BIN)/python tests/sanitizers/host_kernels.py address,undefined tests/cuda -k "not sanitizers"
 	$(BIN)/python tests/sanitizers/host_kernels.py thread tests/cuda -k "$(RACES)"
+
+sanitize-gpu: ## on a machine with an NVIDIA card: a sample of the tests there under NVIDIA's compute-sanitizer
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/sanitizers/gpu.py
 
 bench: build ## all measurements on the CPU and their report in benchmarks/results/ (a quarter of an hour on an idle machine)
 	mkdir -p $(RESULTS)

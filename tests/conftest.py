@@ -35,8 +35,6 @@ if torch.version.cuda is None:
     TORCHVISION.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 FOLDER = Path(__file__).parent
-# Kernels that these tests call are interpreted, by tensors of the CPU.
-INTERPRETED = FOLDER / "triton_kernels"
 
 # The same examples on every run of continuous integration, new ones on every run by hand.
 hypothesis.settings.register_profile(
@@ -65,11 +63,14 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "tf32: convolutions in float32 may take TF32")
     config.addinivalue_line("markers", "sanitizer_sample: what `make sanitize-gpu` runs")
     config.stash[NOT_RUN] = Counter()
-    names = tested_devices(config)
-    if "cuda" in names and not torch.cuda.is_available():
-        raise pytest.UsageError("--device cuda cannot run here: torch.cuda.is_available() is False")
+    names = asked_devices(config)
     if "stand-in" in names and len(names) > 1:
         raise pytest.UsageError("--device stand-in needs a process of its own")
+    if "cuda" not in names:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # commands take a card where they see one
+    elif not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda cannot run here: torch.cuda.is_available() is False")
+    names = tested_devices(config)
     define_triton_kernels(interpreted="cuda" not in names, always="stand-in" in names)
     for backend in config.getoption("backend") or ():
         reasons = [f"on {name}, {devices.explained(name)[backend][1]}" for name in names]
@@ -98,8 +99,14 @@ def define_triton_kernels(interpreted, always):
             importlib.import_module(f"{triton_kernels.__name__}.{module.name}")
 
 
-def tested_devices(config):
+def asked_devices(config):
     return config.getoption("device") or devices.present()
+
+
+def tested_devices(config):
+    """In this process: what runs on the CPU gets one without a card, where Triton's kernels are interpreted."""
+    asked = asked_devices(config)
+    return ["cuda"] if "cuda" in asked else asked
 
 
 def tested_backends(config, device):
@@ -110,8 +117,11 @@ def tested_backends(config, device):
 
 
 def pytest_report_header(config):
-    lines = [] if torch.cuda.is_available() else ["device cuda: not tested, torch.cuda.is_available() is False"]
-    for device in tested_devices(config):
+    names = tested_devices(config)
+    lines = [] if "cuda" in names else ["device cuda: not tested, it was not asked for or there is none"]
+    if names != asked_devices(config):
+        lines.append("device cpu: tested by test_cpu.py in a process of its own")
+    for device in names:
         where = f" ({torch.cuda.get_device_name(0)})" if device == "cuda" else ""
         lines.append(f"device {device}{where}: tested")
         for backend, (_, reason) in devices.explained(device).items():
@@ -192,14 +202,12 @@ def parameters_of(item):
 
 
 def pytest_collection_modifyitems(config, items):
-    names = tested_devices(config)
+    names, elsewhere = tested_devices(config), "cpu" in asked_devices(config)
+    on_the_cpu = "on the CPU, " + ("by test_cpu.py in a process of its own" if elsewhere else "by --device cpu")
 
     def reason(item):
-        if INTERPRETED in item.path.parents and "cuda" in names:
-            return "interpreted kernels: test_interpreted.py runs these in a process of its own"
-        if "cpu" not in names and not isinstance(parameters_of(item).get("device", "cpu"), torch.device | None):
-            return "on the CPU only: --device cpu"
-        return None
+        takes_a_device = isinstance(parameters_of(item).get("device", "cpu"), torch.device | None)
+        return on_the_cpu if "cpu" not in names and not takes_a_device else None
 
     reasons = [(item, reason(item)) for item in items]
     config.stash[NOT_RUN].update(why for _, why in reasons if why)

@@ -44,23 +44,48 @@ def emulator():
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--device", "stand-in", *arguments]
-    return subprocess.run(command, cwd=Path(__file__).parent, env=os.environ, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    environment = os.environ | {"PYTHONPATH": "."}
+    return subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True)
 
 
 def test_a_sample_passes():
-    done = run(*FILES, "-k", SAMPLE)
+    done = run("--device", "stand-in", *FILES, "-k", SAMPLE)
     assert done.returncode == 0, done.stdout[-3000:]
     # What it leaves out it says, with the reason.
     assert "needs --device cuda and a backend that has its kernels there" in done.stdout
-    assert "x on the CPU only: --device cpu" in done.stdout
+    assert "x on the CPU, by --device cpu" in done.stdout
 
 
 @pytest.mark.parametrize("backend", ["triton", "cuda_host"])
 def test_a_wrong_kernel_is_found(backend):
     arguments = ["test_forms.py", "test_exact.py", "-k", "test_output_on_the and not depthwise or one_row and plain"]
-    done = run("-p", "wrong_kernels", "--backend", backend, *arguments)
+    done = run("--device", "stand-in", "-p", "wrong_kernels", "--backend", backend, *arguments)
     assert done.returncode == 1, done.stdout[-3000:]
     assert " failed" in done.stdout
     assert " passed" not in done.stdout.splitlines()[-1], done.stdout[-3000:]
     assert "output: off by 0.5 in" in done.stdout
+
+
+COLLECTED = [
+    "test_forms.py::test_output[cuda-triton-tf32-card_maps_of_2x2]",
+    "test_forms.py::test_gradients[cuda-cuda-bfloat16-card_one_row]",
+    "test_conv_gradients.py::test_gradients[cuda-composite-float64-groups_2]",
+    "test_exact.py::test_sums_of_ones_are_exact[cuda-triton-bfloat16-eights-channels_last-all_static]",
+    "test_on_a_card.py::test_graph[cuda-cuda]",
+    "test_on_a_card.py::test_a_second_device[cuda-triton]",
+    "test_cpu.py::test_the_tests_of_the_cpu[cuda]",
+]
+
+
+def test_what_is_collected_where_there_is_a_card():
+    """All of it on the card, in TF32 too; what runs on the CPU, in the process of test_cpu.py."""
+    files = sorted({test.split("::")[0] for test in COLLECTED})
+    wanted = {f"tests/{test}" for test in COLLECTED}
+    done = run("-p", "pretended_card", "--collect-only", *files, "test_oracle.py")
+    assert done.returncode == 0, done.stdout[-3000:]
+    collected = done.stdout.splitlines()
+    assert wanted <= set(collected), wanted - set(collected)
+    elsewhere = [test for test in collected if "[cpu-" in test or "[nowhere" in test or "test_oracle" in test]
+    assert all("on_the_stand_in" in test for test in elsewhere)
+    assert "x on the CPU, by test_cpu.py in a process of its own" in done.stdout
