@@ -9,7 +9,7 @@ from torch import Tensor
 
 import kerneldna_ops
 
-from .candidates import CANDIDATES, Candidate, arguments, reference
+from .candidates import CANDIDATES, COMPILED, Candidate, arguments, reference
 from .cases import DIFFERENTIABLE, MODES, Case, Operands, make_operands, tf32_as_in, with_tensors
 from .devices import CPU, clock_of, operand_sets, peak_bytes
 from .paired import Rounds, alternate, host_clock
@@ -115,6 +115,8 @@ class Check:
 
 def checked_calls(case: Case, names: Sequence[str], checked: bool = True) -> tuple[dict[str, Call], dict[str, LeftOut]]:
     """The calls of the named candidates, ready to be timed and known to answer rightly, and why others are not."""
+    if set(names) & set(COMPILED):
+        torch.compiler.reset()  # code compiled for other cases counts against a limit, beyond which none is compiled
     sets = {which: sets_of(case, which) for which in {CANDIDATES[name].static_modulation for name in names}}
     check = Check(case)
     calls, left_out = {}, {}

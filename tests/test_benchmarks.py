@@ -1,6 +1,7 @@
 """The parts of benchmarks/ that a figure depends on and that can be wrong without anybody noticing."""
 
 import argparse
+import functools
 import json
 import sys
 from types import SimpleNamespace
@@ -71,6 +72,19 @@ def test_candidates_are_checked_in_every_dtype(named):
     assert left_out == {}
     (output, *_) = calls["op"]()
     assert output.dtype is cases.DTYPES[named]
+
+
+def test_every_case_is_compiled_for_however_many_there_are(monkeypatch):
+    from torch._dynamo.utils import counters
+
+    eager = functools.cache(lambda call: torch.compile(call, dynamic=False, backend="eager"))
+    monkeypatch.setattr(candidates, "compiled", eager)
+    for batch in range(1, torch._dynamo.config.recompile_limit + 2):
+        before = counters["stats"]["unique_graphs"]
+        case = Case(Shape.parse("8@3"), batch, "nchw", "forward")
+        _, left_out = measure.checked_calls(case, ["compiled_composite"])
+        assert left_out == {}
+        assert counters["stats"]["unique_graphs"] == before + 1
 
 
 FORGETS_C = candidates.Candidate("forgets c", lambda o: candidates.static(o) * o.filter[:, :, None, None])
