@@ -21,13 +21,13 @@ void check_attention(const char *op, const char *name, const OptionalTensor &att
         bracketed(per_sample), " (per sample) or ", bracketed(fixed), " (static), got ", shape_of(*attention));
 }
 
+} // namespace
+
 int64_t out_size(int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
   using Wide = __int128; // a huge dilation must not wrap into a plausible size
   const Wide span = Wide(in) + 2 * Wide(padding) - Wide(dilation) * (kernel - 1) - 1;
   return span < 0 ? 0 : int64_t(span / stride) + 1;
 }
-
-} // namespace
 
 ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
                      const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,

@@ -20,6 +20,9 @@ struct ConvShape {
   int64_t groups;
 };
 
+// Of the output along an axis; 0 where the kernel does not fit into the input.
+int64_t out_size(int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation);
+
 // Throws one sentence that names the argument, what was expected and what came.
 ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
                      const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,

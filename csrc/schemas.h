@@ -29,9 +29,3 @@
   "(Tensor grad, Tensor fc1_weight, Tensor bn_weight, Tensor fc2_weight, Tensor gate, Tensor means, "                  \
   "Tensor features, Tensor xhat, Tensor rstd, int pixels, bool from_batch) "                                           \
   "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
-
-// relu(conv + residual): a convolution and what may follow it in a network, in one.
-#define KERNELDNA_CONV_ADD_RELU_ARGUMENTS                                                                              \
-  "(Tensor input, Tensor weight, Tensor? bias, Tensor? channel_attention, "                                            \
-  "Tensor? filter_attention, Tensor? spatial_attention, Tensor? residual, bool relu, SymInt[2] stride, "               \
-  "SymInt[2] padding, SymInt[2] dilation, SymInt groups) -> Tensor"

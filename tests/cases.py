@@ -231,6 +231,14 @@ LARGE = [
     Case("depthwise_wide_7x7", (2, 20, 15, 14), 20, (7, 7), padding=(3, 3), groups=20),
     Case("depthwise_many_channels", (2, 277, 5, 6), 277, padding=(1, 1), groups=277),
     Case("depthwise_wide_multiplier_2", (2, 24, 15, 14), 48, padding=(1, 1), groups=24),
+    # Channels and filters in eights, which alone some kernels take.
+    Case("eights", (3, 40, 7, 6), 24, padding=(1, 1)),
+    Case("eights_pointwise_stride_2x1", (2, 16, 7, 6), 72, (1, 1), (2, 1)),
+    Case("eights_stride_3x2_dilation_1x2", (2, 24, 8, 11), 16, (3, 2), (3, 2), (1, 0), (1, 2)),
+    Case("eights_groups_2", (2, 64, 5, 6), 80, (2, 3), padding=(1, 1), groups=2),
+    Case("eights_depthwise", (3, 24, 6, 7), 24, padding=(1, 1), groups=24),
+    Case("eights_depthwise_5x5_stride_2x2", (2, 16, 9, 8), 16, (5, 5), (2, 2), (2, 2), groups=16),
+    Case("eights_depthwise_7x7", (2, 40, 8, 9), 40, (7, 7), padding=(3, 3), groups=40),
 ]
 
 CASES = SMALL + LARGE
@@ -277,6 +285,7 @@ REPRESENTATIVE = [
     named("tiles_cross_samples"),
     named("stride_2x2_small_maps"),
     named("pointwise_stride_2x2"),
+    named("eights"),
 ]
 
 # The child layer as published, a plain convolution, and each attention alone in each form.

@@ -11,23 +11,23 @@
 namespace kerneldna::cuda {
 namespace {
 
-Tensor run(const char *op, const ConvShape &shape, const Tensor &input, const Tensor &weight, OptionalTensor bias,
+constexpr const char *kOp = "kerneldna::conv";
+
+Tensor run(const ConvShape &shape, const Tensor &input, const Tensor &weight, OptionalTensor bias,
            const OptionalTensor &channel_attention, OptionalTensor filter_attention,
-           const OptionalTensor &spatial_attention, const OptionalTensor &residual, bool relu) {
-  check_countable(op, shape);
+           const OptionalTensor &spatial_attention) {
+  check_taken(kOp, shape, input);
   if (is_depthwise(shape))
-    return depthwise_forward(shape, input, weight, bias, channel_attention, filter_attention, spatial_attention,
-                             residual, relu);
+    return depthwise_forward(shape, input, weight, bias, channel_attention, filter_attention, spatial_attention);
   const Tensor output = empty_image({shape.batch, shape.out_channels, shape.out_height, shape.out_width}, input);
   if (shape.batch > 0) {
     const Queue queue(input);
-    const Tensor source = with_adjacent_channels(input);
+    const Tensor source = in_vectors(input);
     Attention channel(channel_attention, 1), spatial(spatial_attention, 2);
     const FoldedWeight folded = folded_weight(shape, weight, {channel.fixed, std::nullopt, spatial.fixed}, queue);
 
     ConvGemm call{};
     call.geometry = geometry_of(shape);
-    call.relu = relu;
     call.source = image_of(source);
     call.weight = folded.data;
     call.source_scale = scale_of(channel.per_sample, 1);
@@ -35,11 +35,6 @@ Tensor run(const char *op, const ConvShape &shape, const Tensor &input, const Te
     call.target = image_of(output);
     call.target_scale = scale_of(filter_attention, 1);
     call.bias = scale_of(bias, 1).data;
-    Tensor added;
-    if (residual) {
-      added = with_adjacent_channels(*residual);
-      call.residual = image_of(added);
-    }
     const Limits &limits = limits_of(Stream(queue).device);
     run_conv_gemm(call, plan_conv_gemm(call, math_of(input.scalar_type()), limits), input, queue);
   }
@@ -50,29 +45,9 @@ Tensor native_conv(const Tensor &input, const Tensor &weight, const OptionalTens
                    const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
                    const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding,
                    const Ints &dilation, int64_t groups) {
-  constexpr const char *op = "kerneldna::conv";
-  const ConvShape shape = check_conv(op, input, weight, bias, channel_attention, filter_attention, spatial_attention,
+  const ConvShape shape = check_conv(kOp, input, weight, bias, channel_attention, filter_attention, spatial_attention,
                                      stride, padding, dilation, groups);
-  return run(op, shape, input, weight, bias, channel_attention, filter_attention, spatial_attention, std::nullopt,
-             false);
-}
-
-// kerneldna::_conv_add_relu: what follows a convolution in a residual network, in its epilogue.
-Tensor conv_add_relu(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
-                     const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
-                     const OptionalTensor &spatial_attention, const OptionalTensor &residual, bool relu,
-                     const Ints &stride, const Ints &padding, const Ints &dilation, int64_t groups) {
-  constexpr const char *op = "kerneldna::_conv_add_relu";
-  const ConvShape shape = check_conv(op, input, weight, bias, channel_attention, filter_attention, spatial_attention,
-                                     stride, padding, dilation, groups);
-  if (residual) {
-    check_like_input(op, "residual", *residual, input);
-    check(has_shape(*residual, {shape.batch, shape.out_channels, shape.out_height, shape.out_width}), op,
-          ": residual must have the shape of the output, ",
-          bracketed({shape.batch, shape.out_channels, shape.out_height, shape.out_width}), ", got ",
-          shape_of(*residual));
-  }
-  return run(op, shape, input, weight, bias, channel_attention, filter_attention, spatial_attention, residual, relu);
+  return run(shape, input, weight, bias, channel_attention, filter_attention, spatial_attention);
 }
 
 #ifndef KERNELDNA_HOST_EXECUTION
@@ -80,14 +55,12 @@ Tensor conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bia
             const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
             const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding, const Ints &dilation,
             int64_t groups) {
-  constexpr const char *op = "kerneldna::conv";
-  const ConvShape shape = check_conv(op, input, weight, bias, channel_attention, filter_attention, spatial_attention,
+  const ConvShape shape = check_conv(kOp, input, weight, bias, channel_attention, filter_attention, spatial_attention,
                                      stride, padding, dilation, groups);
   if (selected_in_python(call_class(shape, input, spatial_attention)))
     return selected_conv(input, weight, bias, channel_attention, filter_attention, spatial_attention, stride, padding,
                          dilation, groups);
-  return run(op, shape, input, weight, bias, channel_attention, filter_attention, spatial_attention, std::nullopt,
-             false);
+  return run(shape, input, weight, bias, channel_attention, filter_attention, spatial_attention);
 }
 #endif
 
@@ -101,7 +74,6 @@ KERNELDNA_CUDA_KERNELS(m) {
   m.impl("conv", KERNELDNA_BOX(&kerneldna::cuda::conv));
   m.impl("_native_conv", KERNELDNA_BOX(&kerneldna::cuda::native_conv));
 #endif
-  m.impl("_conv_add_relu", KERNELDNA_BOX(&kerneldna::cuda::conv_add_relu));
 }
 
 #endif

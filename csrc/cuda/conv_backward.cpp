@@ -15,7 +15,7 @@ namespace {
 
 constexpr const char *kOp = "kerneldna::conv_backward";
 
-// One call; the tensors have adjacent channels, and the weight has taken in what is static.
+// One call; the images are read in vectors of channels, and the weight has taken in what is static.
 struct Call {
   const ConvShape &shape;
   Tensor grad_output, input;
@@ -35,7 +35,7 @@ AttentionSums sums_of(const ConvGemm &call, const ConvGemmPlan &plan) {
 }
 
 Tensor pixel_sums(const ConvGemmPlan &plan, int64_t taps, int64_t channels, const Tensor &like) {
-  return empty({plan.sum_slots, taps, channels}, compute_dtype(like.scalar_type()), like);
+  return empty({plan.sum_slots, taps, channels}, ScalarType::Float, like);
 }
 
 // The gradients of the input and, where not null, of the channel attention per sample.
@@ -59,7 +59,7 @@ Tensor input_gradient(const Call &of, bool for_input, Tensor *channel_gradient) 
   if (channel_gradient) {
     sums = pixel_sums(plan, 1, shape.in_channels, of.input);
     call.partner = image_of(of.input);
-    call.pixel_sums = sums.mutable_data_ptr();
+    call.pixel_sums = sums.mutable_data_ptr<float>();
   }
   run_conv_gemm(call, plan, of.input, of.stream);
   if (channel_gradient) {
@@ -82,7 +82,7 @@ void filter_and_tap_gradients(const Call &of, Tensor *filter_gradient, Tensor *s
   call.partner = image_of(of.grad_output);
   const ConvGemmPlan plan = plan_conv_gemm(call, math_of(of.input.scalar_type()), limits_of(of.stream.device));
   const Tensor sums = pixel_sums(plan, shape.kernel_height * shape.kernel_width, shape.out_channels, of.input);
-  call.pixel_sums = sums.mutable_data_ptr();
+  call.pixel_sums = sums.mutable_data_ptr<float>();
   run_conv_gemm(call, plan, of.input, of.stream);
 
   AttentionSums of_tiles = sums_of(call, plan);
@@ -96,7 +96,7 @@ void filter_and_tap_gradients(const Call &of, Tensor *filter_gradient, Tensor *s
 Gradients run(const ConvShape &shape, const Tensor &grad_output, const Tensor &input, const Tensor &weight,
               const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
               const OptionalTensor &spatial_attention, const std::vector<bool> &output_mask) {
-  check_countable(kOp, shape);
+  check_taken(kOp, shape, input);
   if (is_depthwise(shape))
     return depthwise_backward(shape, grad_output, input, weight, channel_attention, filter_attention, spatial_attention,
                               output_mask);
@@ -116,8 +116,8 @@ Gradients run(const ConvShape &shape, const Tensor &grad_output, const Tensor &i
 
   const FoldedWeight folded = folded_weight(shape, weight, fixed, queue);
   const Call call{shape,
-                  with_adjacent_channels(grad_output),
-                  with_adjacent_channels(input),
+                  in_vectors(grad_output),
+                  in_vectors(input),
                   folded.data,
                   scale_of(channel.per_sample, 1),
                   scale_of(filter.per_sample, 1),

@@ -29,9 +29,9 @@ Tensor grad_input(const ConvShape &shape, const Tensor &grad_output, const Tenso
 
 Tensor depthwise_forward(const ConvShape &shape, const Tensor &input, const Tensor &weight, OptionalTensor bias,
                          OptionalTensor channel_attention, OptionalTensor filter_attention,
-                         OptionalTensor spatial_attention, const OptionalTensor &residual, bool relu) {
+                         OptionalTensor spatial_attention) {
   const Queue queue(input);
-  const Tensor source = with_adjacent_channels(input);
+  const Tensor source = in_vectors(input);
   const Tensor output = empty_image({shape.batch, shape.out_channels, shape.out_height, shape.out_width}, input);
   Depthwise conv{};
   conv.geometry = geometry_of(shape);
@@ -42,12 +42,6 @@ Tensor depthwise_forward(const ConvShape &shape, const Tensor &input, const Tens
   conv.target_scale = scale_of(filter_attention, 1);
   conv.spatial = scale_of(spatial_attention, 2);
   conv.bias = scale_of(bias, 1).data;
-  conv.relu = relu;
-  Tensor added;
-  if (residual) {
-    added = with_adjacent_channels(*residual);
-    conv.residual = image_of(added);
-  }
   depthwise_conv(conv, stored_of(input.scalar_type()), queue);
   return in_layout_of(output, input);
 }
@@ -58,7 +52,7 @@ Gradients depthwise_backward(const ConvShape &shape, const Tensor &grad_output, 
   const ScalarType dtype = input.scalar_type();
   const Queue queue(input);
   const Stream stream = queue;
-  const Tensor grad = with_adjacent_channels(grad_output);
+  const Tensor grad = in_vectors(grad_output);
   const Scale channel = scale_of(channel_attention, 1), filter = scale_of(filter_attention, 1),
               spatial = scale_of(spatial_attention, 2);
 
@@ -79,7 +73,7 @@ Gradients depthwise_backward(const ConvShape &shape, const Tensor &grad_output, 
   if (!output_mask[1] && !output_mask[3] && !output_mask[4] && !output_mask[5])
     return gradients;
 
-  const Tensor source = with_adjacent_channels(input);
+  const Tensor source = in_vectors(input);
   const auto target = [](bool wanted, Tensor &gradient) { return wanted ? gradient.mutable_data_ptr() : nullptr; };
   DepthwiseGrads grads{};
   grads.geometry = geometry_of(shape);
@@ -97,8 +91,8 @@ Gradients depthwise_backward(const ConvShape &shape, const Tensor &grad_output, 
   grads.grad_filter = target(output_mask[4], std::get<4>(gradients));
   grads.grad_spatial = target(output_mask[5], std::get<5>(gradients));
   const Stored stored = stored_of(dtype);
-  const Tensor workspace = empty({depthwise_workspace(grads, stored, stream.device)}, compute_dtype(dtype), input);
-  grads.workspace = workspace.mutable_data_ptr();
+  const Tensor workspace = empty({depthwise_workspace(grads, stored, stream.device)}, ScalarType::Float, input);
+  grads.workspace = workspace.mutable_data_ptr<float>();
   depthwise_correlation(grads, stored, stream);
   return gradients;
 }

@@ -6,10 +6,9 @@
 
 namespace kerneldna::cuda {
 
-// The output, with a residual of its shape added and then passed through ReLU, where wanted.
 Tensor depthwise_forward(const ConvShape &shape, const Tensor &input, const Tensor &weight, OptionalTensor bias,
                          OptionalTensor channel_attention, OptionalTensor filter_attention,
-                         OptionalTensor spatial_attention, const OptionalTensor &residual, bool relu);
+                         OptionalTensor spatial_attention);
 
 // The gradients that output_mask asks for, in the order of kerneldna::conv_backward, and empty tensors for the others.
 Gradients depthwise_backward(const ConvShape &shape, const Tensor &grad_output, const Tensor &input,

@@ -1,9 +1,9 @@
 #if defined(KERNELDNA_WITH_CUDA) || defined(KERNELDNA_HOST_EXECUTION)
 
 #include "conv_weight.h"
+#include "kernels/alignment.h"
 #include "kernels/conv_weight_gradient.h"
 #include "kernels/weight_fold.h"
-#include "tf32.h"
 
 namespace kerneldna::cuda {
 namespace {
@@ -13,10 +13,11 @@ Weight weight_of(const Tensor &weight) {
           weight.stride(3)};
 }
 
-// Whether the weight stands as [C_out, taps, C_in / groups] in memory.
+// Whether the weight stands as [C_out, taps, C_in / groups] in memory, from a multiple of 16 bytes on.
 bool is_folded(const Tensor &weight) {
-  const bool one_axis = weight.size(1) == 1 || weight.size(2) * weight.size(3) == 1;
-  return is_channels_last(weight) || (weight.is_contiguous() && one_axis);
+  const bool is_pointwise = weight.size(2) * weight.size(3) == 1;
+  return (is_channels_last(weight) || (weight.is_contiguous() && is_pointwise)) &&
+         is_aligned(weight.const_data_ptr(), {}, 1);
 }
 
 // Static attentions, made contiguous, which must live as long as the fold.
@@ -32,8 +33,8 @@ Tensor partial_gradients(ConvWeightGradient &gradient, const Tensor &like, Strea
   plan_conv_weight_gradient(gradient, stored, limits_of(stream.device));
   const Tensor partial =
       empty({gradient.parts, g.out_channels, int64_t(g.kernel_height) * g.kernel_width, g.in_channels / g.groups},
-            compute_dtype(like.scalar_type()), like);
-  gradient.partial = partial.mutable_data_ptr();
+            ScalarType::Float, like);
+  gradient.partial = partial.mutable_data_ptr<float>();
   conv_weight_gradient(gradient, stored, stream);
   return partial;
 }
@@ -63,13 +64,12 @@ WeightGradients weight_gradients(const ConvShape &shape, const Tensor &grad_outp
   gradient.channel = channel;
   gradient.filter = filter;
   gradient.spatial = spatial;
-  gradient.tf32 = tf32_allowed();
   const Tensor partial = partial_gradients(gradient, input, stream);
 
   FixedAttentions contiguous = fixed;
   WeightUnfold unfold{};
   unfold.fold = fold_of(shape, weight, contiguous);
-  unfold.partial = partial.const_data_ptr();
+  unfold.partial = partial.const_data_ptr<float>();
   unfold.parts = gradient.parts;
   WeightGradients gradients;
   if (wanted.weight) {
@@ -87,8 +87,8 @@ WeightGradients weight_gradients(const ConvShape &shape, const Tensor &grad_outp
   unfold.grad_channel = make(wanted.channel, {shape.in_channels}, gradients.channel);
   unfold.grad_filter = make(wanted.filter, {shape.out_channels}, gradients.filter);
   unfold.grad_spatial = make(wanted.spatial, {shape.kernel_height, shape.kernel_width}, gradients.spatial);
-  const Tensor workspace = empty({unfold_workspace(unfold)}, compute_dtype(weight.scalar_type()), weight);
-  unfold_weight(unfold, workspace.mutable_data_ptr(), stored_of(weight.scalar_type()), stream);
+  const Tensor workspace = empty({unfold_workspace(unfold)}, ScalarType::Float, weight);
+  unfold_weight(unfold, workspace.mutable_data_ptr<float>(), stored_of(weight.scalar_type()), stream);
   return gradients;
 }
 

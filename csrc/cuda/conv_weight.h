@@ -13,7 +13,7 @@ struct FixedAttentions {
 };
 
 // [C_out, taps, C_in / groups], contiguous: the weight times the fixed attentions. The weight itself, where it stands,
-// if it is in channels_last and nothing is fixed.
+// if it is in channels_last, aligned, and nothing is fixed.
 struct FoldedWeight {
   Tensor keeps_alive;
   const void *data;
@@ -28,7 +28,7 @@ struct WantedOfWeight {
   bool weight, channel, filter, spatial;
 };
 
-// grad_output and input have adjacent channels; the scales are those per sample. Float32 in TF32 if this thread may.
+// grad_output and input are read in vectors of channels; the scales are those per sample.
 WeightGradients weight_gradients(const ConvShape &shape, const Tensor &grad_output, const Tensor &input,
                                  const Tensor &weight, const FixedAttentions &fixed, const Scale &channel,
                                  const Scale &filter, const Scale &spatial, const WantedOfWeight &wanted,

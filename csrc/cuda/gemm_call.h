@@ -1,17 +1,17 @@
 // From the tensors of a call to launches of conv_gemm (kernels/conv_gemm.h): what forward and backward share.
 #pragma once
 
+#include "conv_refusal.h"
 #include "host.h"
 #include "kernels/conv_gemm.h"
 
 namespace kerneldna::cuda {
 
-// Throws one sentence if a size does not fit into the kernels' 32 bits.
-void check_countable(const char *op, const ConvShape &shape);
+// Throws one sentence if the kernels do not take a call, whose float32 this thread may multiply in TF32 or not
+// (tf32.h).
+void check_taken(const char *op, const ConvShape &shape, const Tensor &input);
 
-bool is_depthwise(const ConvShape &shape);
-
-// How numbers of a dtype are multiplied; float32 in TF32 if this thread may (tf32.h).
+// How numbers of a dtype are multiplied.
 ConvMath math_of(ScalarType dtype);
 
 // An attention as the matrix product sees it: factors of each sample, or what the weight can take in once for all.

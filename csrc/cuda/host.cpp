@@ -1,6 +1,11 @@
 #if defined(KERNELDNA_WITH_CUDA) || defined(KERNELDNA_HOST_EXECUTION)
 
 #include "host.h"
+
+#include "kernels/alignment.h"
+
+#include <limits>
+
 #ifndef KERNELDNA_HOST_EXECUTION
 #include "torch_stream.h"
 #endif
@@ -19,13 +24,11 @@ Queue::Queue([[maybe_unused]] const Tensor &tensor) : stream{} {
 
 Stored stored_of(ScalarType dtype) {
   switch (dtype) {
-  case ScalarType::Double:
-    return Stored::f64;
   case ScalarType::Float:
     return Stored::f32;
   case ScalarType::Half:
     return Stored::f16;
-  default: // check_dtype lets no other through
+  default: // conv_refusal.h lets no other through
     return Stored::bf16;
   }
 }
@@ -50,10 +53,17 @@ Geometry geometry_of(const ConvShape &shape) {
   return geometry;
 }
 
-Tensor with_adjacent_channels(const Tensor &image) {
-  if (image.stride(1) == 1 || image.size(1) == 1)
+Tensor in_vectors(const Tensor &image) {
+  const auto are_vectors = [](const Tensor &tensor) {
+    const Image image = image_of(tensor);
+    return tensor.stride(1) == 1 && is_aligned(image, tensor.element_size()) &&
+           tensor.size(3) * image.column_stride <= std::numeric_limits<int32_t>::max();
+  };
+  if (are_vectors(image))
     return image;
-  return torch::stable::contiguous(image, MemoryFormat::ChannelsLast);
+  const Tensor copy = torch::stable::contiguous(image, MemoryFormat::ChannelsLast);
+  // What is contiguous already has not been copied. New memory is aligned.
+  return are_vectors(copy) ? copy : torch::stable::clone(copy);
 }
 
 int64_t stepped_stride(const Tensor &tensor, int64_t dim) { return tensor.size(dim) > 1 ? tensor.stride(dim) : 0; }
@@ -71,15 +81,22 @@ Scale scale_of(OptionalTensor &attention, int64_t static_dim) {
   if (!attention)
     return {nullptr, 0};
   const bool per_sample = is_per_sample(attention, static_dim);
-  int64_t expected = 1;
-  bool adjacent = true;
-  for (int64_t dim = attention->dim() - 1; dim >= int64_t(per_sample); --dim) {
-    adjacent = adjacent && (attention->stride(dim) == expected || attention->size(dim) == 1);
-    expected *= attention->size(dim);
-  }
-  if (!adjacent)
+  const auto sample_stride = [&] { return per_sample ? stepped_stride(*attention, 0) : 0; };
+  const auto is_readable = [&] {
+    int64_t expected = 1;
+    for (int64_t dim = attention->dim() - 1; dim >= int64_t(per_sample); --dim) {
+      if (attention->stride(dim) != expected && attention->size(dim) != 1)
+        return false;
+      expected *= attention->size(dim);
+    }
+    // Factors of channels and filters are read 16 bytes at a time, those of taps one by one.
+    return static_dim > 1 || is_aligned(attention->const_data_ptr(), {sample_stride()}, attention->element_size());
+  };
+  if (!is_readable())
     attention = torch::stable::contiguous(*attention);
-  return {attention->const_data_ptr(), per_sample ? stepped_stride(*attention, 0) : 0};
+  if (!is_readable()) // it was contiguous already
+    attention = torch::stable::clone(*attention);
+  return {attention->const_data_ptr(), sample_stride()};
 }
 
 Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype, const Tensor &like) {

@@ -45,15 +45,16 @@ Geometry geometry_of(const ConvShape &shape);
 // 0 for a stride that is never stepped over, which says nothing: not that what stands there is unaligned, above all.
 int64_t stepped_stride(const Tensor &tensor, int64_t dim);
 
-// The tensor itself where its channels are adjacent in memory, else a channels_last copy.
-Tensor with_adjacent_channels(const Tensor &image);
+// The tensor itself where its channels can be read in vectors of 16 bytes, else a channels_last copy: channels are
+// adjacent, pixels start at multiples of 16 bytes, and offsets within a row fit into 32 bits.
+Tensor in_vectors(const Tensor &image);
 Image image_of(const Tensor &image);
 
 // Whether an attention has a factor for each sample; static_dim is the number of its dimensions without them.
 bool is_per_sample(const OptionalTensor &attention, int64_t static_dim);
 
 // The factors of an attention where they stand, or null if there is none. Where its last dimensions are not contiguous,
-// `attention` becomes a copy, which must live as long as the scale.
+// or factors of channels not aligned to 16 bytes, `attention` becomes a copy, which must live as long as the scale.
 Scale scale_of(OptionalTensor &attention, int64_t static_dim);
 
 Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype, const Tensor &like);

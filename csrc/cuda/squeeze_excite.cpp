@@ -13,6 +13,9 @@ namespace {
 
 constexpr const char *op = "kerneldna::squeeze_excite";
 
+// Which torch's own operators do as well.
+bool is_double(const Tensor &input) { return input.scalar_type() == ScalarType::Double; }
+
 Tensor as_contiguous(const Tensor &tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
@@ -56,7 +59,7 @@ Tensor run(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &
   const Stored stored = stored_of(input.scalar_type());
   const Stream stream = queue;
   se.shares = shares_of_sample(se, stored, limits_of(stream.device));
-  const Tensor products = empty({se.batch, se.shares, se.hidden}, compute_dtype(input.scalar_type()), input);
+  const Tensor products = empty({se.batch, se.shares, se.hidden}, ScalarType::Float, input);
   se.products = products.mutable_data_ptr();
   squeeze_excite(se, stored, stream);
   return gate;
@@ -65,6 +68,7 @@ Tensor run(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &
 Tensor native(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &fc1_bias, const Tensor &fc2_weight,
               const OptionalTensor &fc2_bias) {
   check_squeeze_excite(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias);
+  check(!is_double(input), op, ": the CUDA kernels have none for float64");
   return run(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias);
 }
 
@@ -72,7 +76,7 @@ Tensor native(const Tensor &input, const Tensor &fc1_weight, const OptionalTenso
 Tensor selected(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &fc1_bias, const Tensor &fc2_weight,
                 const OptionalTensor &fc2_bias) {
   check_squeeze_excite(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias);
-  if (selected_in_python(squeeze_excite_class(input)))
+  if (is_double(input) || selected_in_python(squeeze_excite_class(input)))
     return selected_squeeze_excite(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias);
   return run(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias);
 }

@@ -4,7 +4,6 @@ They work on channels_last tensors without a copy; an NCHW tensor is brought int
 """
 
 import functools
-import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -13,32 +12,33 @@ import torch
 from torch import Tensor
 
 from ..triton_kernels.operands import input_precision
-from . import _limits
 
 _native_conv = torch.ops.kerneldna._native_conv
 _native_conv_backward = torch.ops.kerneldna._native_conv_backward
 _allow_tf32 = torch.ops.kerneldna._allow_tf32
+_cuda_conv_refusal = torch.ops.kerneldna._cuda_conv_refusal
 squeeze_excite = torch.ops.kerneldna._native_squeeze_excite
 
-_LARGEST_GRID_AXIS = 65_535  # blocks of channels, and taps where each has a block
-_BLOCK_CHANNELS = 64  # of the smallest tile (csrc/cuda/kernels/conv_gemm.h)
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def can_run(input: Tensor, *args: Any) -> tuple[bool, str]:
     runs, reason = runs_on(input)
-    if runs and (against := too_large(input, *args)):
+    if runs and (against := call_refusal(input, *args)):
         return False, against
     return runs, reason
 
 
 def runs_on(input: Tensor) -> tuple[bool, str]:
-    """Whether the CUDA kernels run on tensors of this device; if not, why."""
+    """Whether the CUDA kernels run on tensors of this device and dtype; if not, why."""
     if not torch._C._dispatch_has_kernel_for_dispatch_key("kerneldna::_native_conv", "CUDA"):
         return False, "the C++ library was built without CUDA"
     if torch.version.cuda is None:
         return False, f"torch {torch.__version__} was built without CUDA"
     if input.device.type != "cuda":
         return False, f"input is on {input.device}, not on a CUDA device"
+    if reason := without_kernel(input):
+        return False, reason
     refusal = _refusal(input.device.index)
     return not refusal, refusal or "fused CUDA kernels"
 
@@ -50,7 +50,11 @@ def _refusal(device: int) -> str:
     return refusal
 
 
-def too_large(
+def without_kernel(input: Tensor) -> str:
+    return "" if input.dtype in _DTYPES else f"it has no kernel for {str(input.dtype).removeprefix('torch.')}"
+
+
+def call_refusal(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -62,23 +66,10 @@ def too_large(
     dilation: Sequence[int],
     groups: int,
 ) -> str:
-    """The reason against the sizes of a call, or nothing."""
-    padded = (size + 2 * before for size, before in zip(input.shape[2:], padding, strict=True))
-    sizes = {
-        **_limits.sizes(input, weight, stride, padding, dilation),
-        "pixels in a row or column of the padded input": max(padded),
-        "pixels of stride or dilation": max(*stride, *dilation),
-    }
-    if reason := _limits.too_large(sizes):
-        return reason
-    depthwise = 1 < groups == input.shape[1]
-    channels = max(input.shape[1], weight.shape[0]) // groups
-    blocks = groups * math.ceil(channels / _BLOCK_CHANNELS)
-    if not depthwise and blocks > _LARGEST_GRID_AXIS:
-        return f"groups times blocks of {_BLOCK_CHANNELS} channels is {blocks}, over {_LARGEST_GRID_AXIS}"
-    if (taps := math.prod(weight.shape[2:])) > _LARGEST_GRID_AXIS:
-        return f"its kernels take at most {_LARGEST_GRID_AXIS} taps, not {taps}"
-    return ""
+    """Why the kernels do not take a call, or nothing: csrc/cuda/conv_refusal.h says it to C++, too."""
+    sizes = (input.shape, weight.shape, stride, padding, dilation, groups, input.dtype.itemsize)
+    reason: str = _cuda_conv_refusal(*sizes, input_precision() == "tf32")
+    return reason
 
 
 def conv(*args: Any) -> Tensor:

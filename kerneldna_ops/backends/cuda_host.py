@@ -10,22 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..triton_kernels.operands import input_precision
 from . import cuda
 
 
 def can_run(input: Tensor, *args: Any) -> tuple[bool, str]:
     runs, reason = runs_on(input)
-    if runs and (against := cuda.too_large(input, *args)):
+    if runs and (against := cuda.call_refusal(input, *args)):
         return False, against
     return runs, reason
 
 
 def runs_on(input: Tensor) -> tuple[bool, str]:
-    """Whether the kernels run on tensors of this device here; if not, why."""
+    """Whether the kernels run on tensors of this device and dtype here; if not, why."""
     if reason := _module_missing():
         return False, reason
     if input.device.type != "cpu":
         return False, f"input is on {input.device}, not on the CPU"
+    if reason := cuda.without_kernel(input):
+        return False, reason
     return True, "the CUDA kernels' source, run on the CPU"
 
 
@@ -42,13 +45,19 @@ def _module_missing() -> str:
 
 
 def conv(*args: Any) -> Tensor:
+    _pass_tf32_on()
     output: Tensor = torch.ops.kerneldna_cuda_host.conv(*args)
     return output
 
 
 def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
+    _pass_tf32_on()
     grads: tuple[Tensor | None, ...] = torch.ops.kerneldna_cuda_host.conv_backward(*args)
     return grads
+
+
+def _pass_tf32_on() -> None:
+    torch.ops.kerneldna_cuda_host._allow_tf32(input_precision() == "tf32")
 
 
 def squeeze_excite(*args: Any) -> Tensor:

@@ -22,3 +22,18 @@ def host_execution_by_default():
     reset()
     yield
     reset()
+
+
+def name_of(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+@pytest.fixture(params=[torch.float32, torch.float16, torch.bfloat16], ids=name_of)
+def stored(request):
+    """The dtypes that there are CUDA kernels for."""
+    return request.param
+
+
+@pytest.fixture(params=[torch.float16, torch.bfloat16], ids=name_of)
+def half(request):
+    return request.param

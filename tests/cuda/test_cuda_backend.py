@@ -11,7 +11,7 @@ from kerneldna_ops import backends, explain_backends, use_backend
 from kerneldna_ops.backends import _tuned, cuda, cuda_host
 from kerneldna_ops.functional import conv2d
 
-CALL = build(named("kernel_3x3_padding_1x1"), torch.float32)
+CALL = build(named("eights"), torch.float16)
 STATIC_SPATIAL = CALL._replace(spatial_attention=CALL.spatial_attention[0])
 GRID = "its kernels count to 2147483647"
 
@@ -45,8 +45,22 @@ def gpu(monkeypatch):
 
 def test_runs_on_a_gpu(gpu):
     assert cuda.can_run(*on_a_gpu(CALL)) == (True, "fused CUDA kernels")
-    double = build(named("kernel_3x3_padding_1x1"), torch.float64)
-    assert cuda.can_run(*on_a_gpu(double))[0]
+    assert cuda.runs_on(OnAGpu(CALL.input)) == (True, "fused CUDA kernels")
+
+
+def test_float64_is_for_composite(gpu):
+    double = build(named("eights"), torch.float64)
+    assert cuda.can_run(*on_a_gpu(double)) == (False, "it has no kernel for float64")
+    assert cuda.runs_on(OnAGpu(double.input)) == (False, "it has no kernel for float64")
+    assert backends.select("conv", on_a_gpu(double), on_a_gpu(double)) is backends.load("composite")
+
+
+def test_float32_where_torch_allows_tf32(gpu, monkeypatch):
+    call = on_a_gpu(build(named("eights"), torch.float32))
+    reason = "it multiplies float32 in TF32, which torch does not allow its convolutions here"
+    assert cuda.can_run(*call) == (False, reason)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert cuda.can_run(*call)[0]
 
 
 def test_a_library_without_cuda(gpu, monkeypatch):
@@ -84,79 +98,53 @@ def test_here_the_reason_is_told():
     assert str(raised.value).endswith(reason)
 
 
+def large(input, weight, **geometry):
+    """A call of sizes that nobody has the memory for."""
+    absent = dict.fromkeys(("bias", "channel_attention", "filter_attention", "spatial_attention"))
+    one = torch.empty(1, 1, 1, 1, dtype=torch.float16)
+    tensors = {"input": one.expand(input), "weight": one.expand(weight), **absent}
+    return CALL._replace(**{"padding": (0, 0), **tensors, **geometry})
+
+
+# What else is refused: test_cuda_host_op.py
 LARGE = {
-    "weight": (
-        {"input": torch.empty(1, 1, 1, 1).expand(1, 2**16, 1, 1)},
-        (2**16, 2**16, 1, 1),
-        f"4294967296 elements in the weight, {GRID}",
-    ),
+    "weight": (large((1, 2**16, 1, 1), (2**16, 2**16, 1, 1)), f"4294967296 elements in the weight, {GRID}"),
     "sample of the input": (
-        {"input": torch.empty(1, 1, 1, 1).expand(1, 2**16, 2**8, 2**8)},
-        (1, 2**16, 1, 1),
+        large((1, 2**16, 2**8, 2**8), (8, 2**16, 1, 1)),
         f"4294967296 elements in a sample, {GRID}",
     ),
-    "sample of the output": (
-        {"input": torch.empty(1, 1, 1, 1).expand(1, 1, 2**8, 2**8)},
-        (2**16, 1, 1, 1),
-        f"4294967296 elements in a sample, {GRID}",
-    ),
-    "groups": (
-        {"input": torch.empty(1, 1, 1, 1).expand(1, 140_000, 3, 3), "groups": 70_000},
-        (140_000, 2, 1, 1),
-        "groups times blocks of 64 channels is 70000, over 65535",
-    ),
-    "filters": (
-        {"input": torch.empty(1, 1, 1, 1)},
-        (2**23, 1, 1, 1),
-        "groups times blocks of 64 channels is 131072, over 65535",
-    ),
-    "taps": (
-        {"input": torch.empty(1, 1, 256, 256)},
-        (1, 1, 256, 256),
-        "its kernels take at most 65535 taps, not 65536",
-    ),
+    "sample of the output": (large((1, 8, 2**8, 2**8), (2**16, 8, 1, 1)), f"4294967296 elements in a sample, {GRID}"),
+    "filters": (large((1, 8, 1, 1), (2**23, 8, 1, 1)), "groups times blocks of 64 channels is 131072, over 65535"),
+    "taps": (large((1, 8, 256, 256), (8, 8, 256, 256)), "its kernels take at most 65535 taps, not 65536"),
     "stride": (
-        {"input": torch.empty(1, 1, 3, 3), "stride": (1, 2**40)},
-        (1, 1, 1, 1),
+        large((1, 8, 3, 3), (8, 8, 1, 1), stride=(1, 2**40)),
         f"1099511627776 pixels of stride or dilation, {GRID}",
     ),
     "dilation": (
-        {"input": torch.empty(1, 1, 3, 3), "dilation": (2**31, 1)},
-        (1, 1, 1, 1),
+        large((1, 8, 3, 3), (8, 8, 1, 1), dilation=(2**31, 1)),
         f"2147483648 pixels of stride or dilation, {GRID}",
     ),
     "padding": (
-        {"input": torch.empty(1, 1, 3, 3), "padding": (2**30, 0), "stride": (2**30, 1)},
-        (1, 1, 1, 1),
+        large((1, 8, 3, 3), (8, 8, 1, 1), padding=(2**30, 0), stride=(2**30, 1)),
         f"2147483651 pixels in a row or column of the padded input, {GRID}",
     ),
 }
 
 
-def large_call(which):
-    change, weight, reason = LARGE[which]
-    absent = dict.fromkeys(("bias", "channel_attention", "filter_attention", "spatial_attention"))
-    weight = torch.empty(1, 1, 1, 1).expand(weight)
-    return CALL._replace(**{"padding": (0, 0), **absent, "weight": weight, **change}), reason
-
-
 @pytest.mark.parametrize("which", LARGE)
 def test_sizes_that_the_kernels_do_not_count(gpu, monkeypatch, which):
-    call, reason = large_call(which)
+    call, reason = LARGE[which]
     assert cuda.can_run(*on_a_gpu(call)) == (False, reason)
     monkeypatch.setattr(cuda_host, "_module_missing", lambda: "")
     assert cuda_host.can_run(*call) == (False, reason)
 
 
 def test_many_depthwise_channels_are_no_problem(gpu):
-    call, _ = large_call("groups")
-    weight = torch.empty(1, 1, 1, 1).expand(140_000, 1, 1, 1)
-    assert cuda.can_run(*on_a_gpu(call._replace(weight=weight, groups=140_000)))[0]
+    assert cuda.can_run(*on_a_gpu(large((1, 140_000, 3, 3), (140_000, 1, 3, 3), groups=140_000)))[0]
 
 
 def test_a_batch_may_be_as_large_as_it_likes(gpu):
-    input = torch.empty(1, 1, 1, 1).expand(2**20, 3, 2**7, 2**7)
-    assert cuda.can_run(*on_a_gpu(CALL._replace(input=input)))[0]
+    assert cuda.can_run(*on_a_gpu(large((2**20, 8, 2**7, 2**7), (8, 8, 3, 3))))[0]
 
 
 # cuda_host

@@ -13,51 +13,37 @@ import torch
 
 from cases import build, grad_output, named
 from kerneldna_ops import use_backend
+from kerneldna_ops.backends import cuda_host
 from kerneldna_ops.functional import conv2d
 
 host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs kerneldna_ops._cuda_host (`make host-kernels`)")
 
-CASE = named("kernel_3x3_padding_1x1")
-CALL = build(CASE, torch.float32)
-GRAD = grad_output(CASE, torch.float32)
+CASE = named("eights")
+CALL = build(CASE, torch.float16)
 conv, conv_backward = torch.ops.kerneldna_cuda_host.conv, torch.ops.kerneldna_cuda_host.conv_backward
 
-SHAPES = (
-    "no_samples",
-    "kernel_1x1_stride_2x2",
-    "kernel_3x2_stride_2x1",
-    "kernel_3x3_stride_3x2",
-    "groups_3",
-    "depthwise_multiplier_3",
-    "depthwise_dilation",
-    "tiles_cross_samples",
-)
-
-
-RIGHT = f"(test_output[ or test_gradients[) and ({' or '.join(SHAPES)})"
-ZEROS_AND_MASKS = "zeros and depthwise or test_only and kernel_1x1"
-FILES = "test_conv_forward.py", "test_conv_gradients.py", "test_properties.py"
+FILES = "test_conv_forward.py", "test_conv_gradients.py"
 
 
 def test_what_every_backend_passes(tests_pass_with):
-    tests_pass_with({}, "--backend", "cuda_host", *FILES, "-k", f"{RIGHT} or {ZEROS_AND_MASKS} or valid_call")
+    right = "(test_output[ or test_gradients[ or test_only) and eights"
+    tests_pass_with({}, "--backend", "cuda_host", *FILES, "-k", right)
 
 
-CHECKS = "opcheck_of_conv[all-per_sample or opcheck_of_conv_backward[111111 or fake_tensors"
-REGISTRATIONS = f"{CHECKS} or compiles_into and published or by_hand or vmap and not compile"
-
-
-def test_what_runs_on_whatever_backend_was_chosen(tests_pass_with):
-    """These tests call the op without naming one."""
-    files = "test_registrations.py", "test_autocast.py", "test_vmap.py"
-    tests_pass_with({"KERNELDNA_BACKEND": "cuda_host"}, *files, "-k", REGISTRATIONS)
+@pytest.mark.parametrize("case", [CASE, named("eights_depthwise")], ids=str)
+def test_opcheck(case):
+    call = [part.requires_grad_() if isinstance(part, torch.Tensor) else part for part in build(case, torch.float16)]
+    grad, mask = grad_output(case, torch.float16), [True] * 6
+    with use_backend("cuda_host"):
+        torch.library.opcheck(torch.ops.kerneldna.conv.default, call)
+        torch.library.opcheck(torch.ops.kerneldna.conv_backward.default, (grad, *call, mask))
 
 
 SCRIPT = """
 import logging, torch
 logging.basicConfig(level=logging.DEBUG, format="%(message)s")
-shapes = (2, 3, 5, 4), (4, 3, 3, 3), (4,), (2, 3), (2, 4), (2, 3, 3)
-leaves = [torch.randn(shape, requires_grad=True) for shape in shapes]
+shapes = (2, 8, 5, 4), (16, 8, 3, 3), (16,), (2, 8), (2, 16), (2, 3, 3)
+leaves = [torch.randn(shape, dtype=torch.float16, requires_grad=True) for shape in shapes]
 import kerneldna_ops
 output = torch.ops.kerneldna.conv(*leaves, [1, 1], [1, 1])
 output.sum().backward()
@@ -65,8 +51,9 @@ assert all(leaf.grad.isfinite().all() for leaf in leaves)
 from kerneldna_ops import _cuda_host as host
 assert host.launches()
 host.clear_launches()
-gate = torch.ops.kerneldna.squeeze_excite(leaves[0].detach(), torch.ones(2, 3), None, torch.ones(3, 2), None)
-assert gate.shape == (2, 3)
+weights = torch.ones(2, 8, dtype=torch.float16), torch.ones(8, 2, dtype=torch.float16)
+gate = torch.ops.kerneldna.squeeze_excite(leaves[0].detach(), weights[0], None, weights[1], None)
+assert gate.shape == (2, 8)
 assert host.launches()
 """
 
@@ -98,7 +85,8 @@ def launches():
 def both_ops(call):
     mask = [tensor is not None for tensor in call.tensors]
     shape = (len(call.input), len(call.weight), *conv2d(**call._asdict(), backend="composite").shape[2:])
-    return (lambda: conv(*call)), (lambda: conv_backward(torch.ones(shape), *call, mask))
+    grad = torch.ones(shape, dtype=call.input.dtype)
+    return (lambda: conv(*call)), (lambda: conv_backward(grad, *call, mask))
 
 
 def test_an_old_gpu_is_refused(launches):
@@ -110,27 +98,96 @@ def test_an_old_gpu_is_refused(launches):
     assert launches() == []
 
 
-def test_a_grid_past_the_limits_is_refused(launches):
-    channels = 2 * 65_536
-    call = CALL._replace(
-        input=torch.ones(1, channels, 1, 1),
-        weight=torch.ones(channels, 2, 1, 1),
-        **dict.fromkeys(("bias", "channel_attention", "filter_attention", "spatial_attention")),
-        padding=(0, 0),
-        groups=channels // 2,
-    )
-    with pytest.raises(RuntimeError, match=r"^kernel conv_gemm: a grid of blocks has .* not \(1, 65536, 1\)$"):
-        conv(*call)
-    assert "conv_gemm" not in [kernel for kernel, *_ in launches()]
+ABSENT = dict.fromkeys(("bias", "channel_attention", "filter_attention", "spatial_attention"))
+
+
+def call_of(input, weight, dtype=torch.float16, **geometry):
+    call = CALL._replace(input=torch.ones(input, dtype=dtype), weight=torch.ones(weight, dtype=dtype), **ABSENT)
+    return call._replace(**{"padding": (0, 0), **geometry})
+
+
+# What composite does as well: cuda/conv_refusal.h
+REFUSED = {
+    "float64": (call_of((1, 8, 4, 4), (8, 8, 1, 1), torch.float64), "it has no kernel for float64"),
+    "float32": (
+        call_of((1, 8, 4, 4), (8, 8, 1, 1), torch.float32),
+        "it multiplies float32 in TF32, which torch does not allow its convolutions here",
+    ),
+    "channels": (
+        call_of((1, 12, 4, 4), (8, 12, 1, 1)),
+        "it reads 8 channels at a time, and the call has 12 channels and 8 filters",
+    ),
+    "filters": (
+        call_of((1, 8, 4, 4), (3, 8, 1, 1)),
+        "it reads 8 channels at a time, and the call has 8 channels and 3 filters",
+    ),
+    "channels of a group": (
+        call_of((1, 80, 4, 4), (64, 20, 1, 1), groups=4),
+        "it reads 8 channels at a time, and a group has 20 channels and 16 filters",
+    ),
+    "small groups": (
+        call_of((1, 96, 4, 4), (128, 24, 1, 1), groups=4),
+        "a group has 24 channels and 32 filters, and below 32 of either its tiles of 64 are mostly empty",
+    ),
+    "grid": (
+        call_of((1, 32 * 65536, 1, 1), (32 * 65536, 32, 1, 1), groups=65536),
+        "groups times blocks of 64 channels is 65536, over 65535",
+    ),
+    "depthwise channels": (
+        call_of((1, 12, 4, 4), (12, 1, 3, 3), groups=12),
+        "it reads 8 channels at a time, and the call has 12 channels and 12 filters",
+    ),
+    "depthwise multiplier": (
+        call_of((1, 8, 4, 4), (16, 1, 3, 3), groups=8),
+        "its depthwise kernels make one output channel of each input channel, not 2",
+    ),
+    "depthwise dilation": (
+        call_of((1, 8, 9, 9), (8, 1, 3, 3), groups=8, dilation=(2, 1)),
+        "its depthwise kernels are not dilated",
+    ),
+    "depthwise width": (
+        call_of((1, 8, 4, 4), (8, 1, 3, 2), groups=8),
+        "its depthwise kernels are 3 or 5 wide with a stride of 1 or 2, or 7 wide with a stride of 1, and at most 8 "
+        "high, not [3, 2] with a stride of 1",
+    ),
+    "depthwise stride": (
+        call_of((1, 8, 9, 9), (8, 1, 7, 7), groups=8, stride=(1, 2)),
+        "its depthwise kernels are 3 or 5 wide with a stride of 1 or 2, or 7 wide with a stride of 1, and at most 8 "
+        "high, not [7, 7] with a stride of 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_composite_does_as_well_is_refused(launches, what):
+    """By both ops, and by the backends, which name the same reason."""
+    call, reason = REFUSED[what]
+    for op in both_ops(call):
+        with pytest.raises(RuntimeError, match=f"kernels do not take this call: {re.escape(reason)}$"):
+            op()
+    assert launches() == []
+    runs, said = cuda_host.can_run(*call)
+    assert (runs, said) == (False, reason)
+
+
+def test_the_smallest_groups_that_are_taken():
+    call = call_of((1, 64, 4, 4), (64, 32, 1, 1), groups=2)
+    torch.testing.assert_close(conv(*call), torch.full((1, 64, 4, 4), 32.0, dtype=torch.float16))
+
+
+def test_float32_is_taken_in_tf32_alone(monkeypatch):
+    call = call_of((1, 8, 4, 4), (8, 8, 1, 1), torch.float32)
+    depthwise = call_of((1, 8, 4, 4), (8, 1, 3, 3), torch.float32, groups=8)
+    assert cuda_host.can_run(*depthwise)[0]
+    assert not cuda_host.can_run(*call)[0]
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert cuda_host.can_run(*call)[0]
+    torch.testing.assert_close(conv2d(**call._asdict(), backend="cuda_host"), torch.full((1, 8, 4, 4), 8.0))
 
 
 def test_an_output_that_cannot_be_allocated(launches):
-    call = CALL._replace(
-        input=torch.ones(1, 1, 1, 1).expand(2**44, 1, 1, 1),
-        weight=torch.ones(1, 1, 1, 1),
-        **dict.fromkeys(("bias", "channel_attention", "filter_attention", "spatial_attention")),
-        padding=(0, 0),
-    )
+    call = call_of((1, 8, 1, 1), (8, 8, 1, 1))
+    call = call._replace(input=call.input.expand(2**42, 8, 1, 1))
     with pytest.raises(RuntimeError, match=r"you tried to allocate 70368744177664 bytes"):
         conv(*call)
     assert launches() == []
@@ -139,9 +196,9 @@ def test_an_output_that_cannot_be_allocated(launches):
 @pytest.mark.parametrize("name", ["stride", "dilation"])
 def test_a_geometry_past_32_bits_is_refused(launches, name):
     call = CALL._replace(weight=CALL.weight[..., :1, :1], spatial_attention=None, **{name: (1, 2**40)})
-    sentence = f"the CUDA kernels count the elements of a {name} up to 2147483647, got {2**40}"
+    sentence = f"the CUDA kernels do not take this call: {2**40} pixels of stride or dilation, its kernels count to"
     for op in both_ops(call):
-        with pytest.raises(RuntimeError, match=f"^kerneldna::conv(_backward)?: {sentence}$"):
+        with pytest.raises(RuntimeError, match=f"^kerneldna::conv(_backward)?: {sentence} 2147483647$"):
             op()
     assert launches() == []
 
@@ -149,8 +206,7 @@ def test_a_geometry_past_32_bits_is_refused(launches, name):
 @pytest.mark.parametrize("kernel", [1, 2])
 def test_the_largest_stride(kernel):
     """Nothing takes a time that grows with it, nor overflows."""
-    absent = dict.fromkeys(("bias", "channel_attention", "filter_attention", "spatial_attention"))
-    call = CALL._replace(weight=CALL.weight[..., :kernel, :kernel], stride=(2**31 - 1,) * 2, padding=(0, 0), **absent)
+    call = CALL._replace(weight=CALL.weight[..., :kernel, :kernel], stride=(2**31 - 1,) * 2, padding=(0, 0), **ABSENT)
     conv_op, backward_op = both_ops(call)
     torch.testing.assert_close(conv_op(), conv2d(**call._asdict(), backend="composite"))
     torch.testing.assert_close(backward_op()[0], conv_transposed(call))
@@ -197,9 +253,7 @@ def with_channels_adjacent(case, dtype):
     )
 
 
-WIDE = CASE.but(input=(3, 16, 5, 4), filters=24)
-WIDE_DEPTHWISE = CASE.but(input=(3, 16, 5, 4), filters=16, groups=16)
-every_kernel = pytest.mark.parametrize("case", [WIDE, WIDE_DEPTHWISE], ids=["gemm", "depthwise"])
+every_kernel = pytest.mark.parametrize("case", [CASE, named("eights_depthwise")], ids=["gemm", "depthwise"])
 
 
 def everything(call, grad):
@@ -209,8 +263,8 @@ def everything(call, grad):
 
 @every_kernel
 @pytest.mark.parametrize("change", [misaligned, expanded])
-def test_memory_that_is_misaligned_or_shared(case, dtype, change):
-    call, grad = with_channels_adjacent(case, dtype)
+def test_memory_that_is_misaligned_or_shared(case, half, change):
+    call, grad = with_channels_adjacent(case, half)
     tensors = [change(tensor) for tensor in (grad, *call.tensors)]
     changed = everything(call._replace(**dict(zip(call._fields, tensors[1:], strict=False))), tensors[0])
     copies = [tensor.clone(memory_format=torch.preserve_format) for tensor in tensors]

@@ -46,27 +46,27 @@ def laid_out(args, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("shape", "hidden"), IN_ONE, ids=str)
-def test_one_launch(shape, hidden, layout, dtype):
-    check(squeeze_excite, laid_out(arguments(shape, dtype, hidden), layout))
+def test_one_launch(shape, hidden, layout, stored):
+    check(squeeze_excite, laid_out(arguments(shape, stored, hidden), layout))
     assert launched() == (ONE, [shape[0]])
 
 
 @pytest.mark.parametrize("multiprocessors", [MANY, FEW])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("shape", "hidden"), IN_TWO, ids=str)
-def test_two_launches(shape, hidden, layout, multiprocessors, dtype):
+def test_two_launches(shape, hidden, layout, multiprocessors, stored):
     host.set_limits(multiprocessors)
-    check(squeeze_excite, laid_out(arguments(shape, dtype, hidden), layout))
+    check(squeeze_excite, laid_out(arguments(shape, stored, hidden), layout))
     assert launched()[0] == TWO
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 5, 9])
-def test_samples_that_share_blocks(batch, dtype):
-    """Groups of four, in float64 of two, the last of them not full; the same in another number of blocks."""
-    args = arguments((batch, 520, 2, 3), dtype, 129)
+def test_samples_that_share_blocks(batch, stored):
+    """Groups of four, the last of them not full; the same in another number of blocks."""
+    args = arguments((batch, 520, 2, 3), stored, 129)
     host.set_limits(FEW)
     check(squeeze_excite, args)
-    group = 2 if dtype is torch.float64 else 4
+    group = 4
     slabs = 9
     kernels, (squeezing, exciting) = launched()
     assert kernels == TWO
@@ -78,9 +78,9 @@ def test_samples_that_share_blocks(batch, dtype):
 
 
 @pytest.mark.parametrize(("batch", "hidden"), [(1, 1), (7, 3)])
-def test_more_channels_than_a_block_has_room_for(batch, hidden, dtype):
+def test_more_channels_than_a_block_has_room_for(batch, hidden, stored):
     host.set_limits(FEW, 99 << 10)
-    check(squeeze_excite, arguments((batch, 24000, 1, 1), dtype, hidden))
+    check(squeeze_excite, arguments((batch, 24000, 1, 1), stored, hidden))
     assert launched()[0] == TWO
 
 
@@ -117,15 +117,15 @@ def test_without_bias(absent, shape, hidden):
 
 @pytest.mark.parametrize("layout", WEIGHTS)
 @pytest.mark.parametrize("channels", [24, 520])
-def test_weights_of_any_layout(channels, layout, dtype):
-    args = arguments((2, channels, 2, 2), dtype, 130)
+def test_weights_of_any_layout(channels, layout, stored):
+    args = arguments((2, channels, 2, 2), stored, 130)
     args[1], args[3] = (WEIGHTS[layout](args[i][..., None, None]) for i in (1, 3))
     check(squeeze_excite, args)
 
 
-def test_tensors_that_start_anywhere(dtype):
+def test_tensors_that_start_anywhere(stored):
     """Contiguous, but no vector of 16 bytes can be read where they start."""
-    args = [t.new_empty(t.numel() + 1)[1:].view_as(t).copy_(t) for t in arguments((2, 64, 4, 4), dtype, 16)]
+    args = [t.new_empty(t.numel() + 1)[1:].view_as(t).copy_(t) for t in arguments((2, 64, 4, 4), stored, 16)]
     for layout in (torch.Tensor.contiguous, channels_last):
         check(squeeze_excite, [layout(args[0]), *args[1:]])
     check(squeeze_excite, [args[0].as_strided((2, 64, 4, 4), (1024, 1, 256, 64), 1), *args[1:]])
@@ -133,10 +133,10 @@ def test_tensors_that_start_anywhere(dtype):
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
 @pytest.mark.parametrize(("shape", "hidden"), [((2, 40, 7, 7), 16), ((5, 520, 5, 3), 129)], ids=str)
-def test_bit_equal_whoever_goes_first(shape, hidden, layout, dtype):
+def test_bit_equal_whoever_goes_first(shape, hidden, layout, stored):
     """Blocks and threads in other orders meet where a barrier makes them, and only there."""
     host.set_limits(FEW)
-    args = laid_out(arguments(shape, dtype, hidden), layout)
+    args = laid_out(arguments(shape, stored, hidden), layout)
     gate = squeeze_excite(*args)
     assert gate.isfinite().all()
     for blocks in ("descending", "shuffled"):
@@ -146,9 +146,9 @@ def test_bit_equal_whoever_goes_first(shape, hidden, layout, dtype):
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_nan_stays_in_its_sample_in_two_launches(layout, dtype):
+def test_nan_stays_in_its_sample_in_two_launches(layout, stored):
     host.set_limits(FEW)
-    args = arguments((6, 520, 5, 3), dtype, 129)
+    args = arguments((6, 520, 5, 3), stored, 129)
     args[1].abs_(), args[2].abs_()
     args[0][1, 519, 4, 2] = torch.nan
     gate = squeeze_excite(*laid_out(args, layout))
@@ -179,8 +179,8 @@ def test_samples_far_apart():
     assert squeeze_excite(*args).equal(squeeze_excite(channels_last(near), *args[1:]))
 
 
-def test_no_samples_no_launch(dtype):
-    gate = squeeze_excite(*arguments((0, 24, 5, 7), dtype))
+def test_no_samples_no_launch(stored):
+    gate = squeeze_excite(*arguments((0, 24, 5, 7), stored))
     assert gate.shape == (0, 24)
     assert launched() == ([], [])
 
@@ -206,5 +206,10 @@ def test_sliced_weights_are_copied_not_changed():
     assert all(tensor.equal(copy) for tensor, copy in zip(args, before, strict=True))
 
 
+def test_float64_is_refused():
+    with pytest.raises(RuntimeError, match=r"^kerneldna::squeeze_excite: the CUDA kernels have none for float64$"):
+        squeeze_excite(*arguments((2, 24, 3, 3), torch.float64))
+
+
 def test_what_every_kernel_passes(tests_pass_with):
-    tests_pass_with({"KERNELDNA_BACKEND": "cuda_host"}, "test_squeeze_excite.py")
+    tests_pass_with({"KERNELDNA_BACKEND": "cuda_host"}, "test_squeeze_excite.py", "-k", "not float64")

@@ -7,24 +7,22 @@ namespace {
 
 constexpr int kThreads = 128;
 
-template <class T> __device__ compute_t<T> factor(const Scale &scale, int64_t sample, int at) {
-  return scale.data ? to_compute(static_cast<const T *>(scale.data)[sample * scale.sample_stride + at])
-                    : compute_t<T>(1);
+template <class T> __device__ float factor(const Scale &scale, int64_t sample, int at) {
+  return scale.data ? to_compute(static_cast<const T *>(scale.data)[sample * scale.sample_stride + at]) : 1.0f;
 }
 
 // e[sample, tap, channel], over the tiles of all classes of pixels.
-template <class C>
-__device__ C sum_of_tiles(const AttentionSums &p, int64_t sample, int tap, int taps, int channel, int channels) {
+
+__device__ float sum_of_tiles(const AttentionSums &p, int64_t sample, int tap, int taps, int channel, int channels) {
   const Geometry &g = p.geometry;
-  const C *const sums = static_cast<const C *>(p.pixel_sums);
-  C total = 0;
+  float total = 0;
   for (int row = 0; row < lattice_classes(g, p.transposed, 0); ++row)
     for (int column = 0; column < lattice_classes(g, p.transposed, 1); ++column) {
       const int64_t pixels = lattice_pixels(g, p.transposed, row, column);
       const int64_t first_slot = lattice_first_slot(g, p.transposed, p.sum_rows, row, column);
       const int64_t last = ((sample + 1) * pixels - 1) / p.sum_rows;
       for (int64_t tile = sample * pixels / p.sum_rows; tile <= last; ++tile)
-        total += sums[((first_slot + tile + sample) * taps + tap) * channels + channel];
+        total += p.pixel_sums[((first_slot + tile + sample) * taps + tap) * channels + channel];
     }
   return total;
 }
@@ -36,9 +34,9 @@ __global__ void __launch_bounds__(kThreads, 4) channels_kernel(const AttentionSu
   const int64_t sample = blockIdx.x / unsigned(ceil_divide(channels, kThreads));
   if (channel >= channels)
     return;
-  compute_t<T> total = 0;
+  float total = 0;
   for (int tap = 0; tap < taps; ++tap)
-    total += factor<T>(p.tap_scale, sample, tap) * sum_of_tiles<compute_t<T>>(p, sample, tap, taps, channel, channels);
+    total += factor<T>(p.tap_scale, sample, tap) * sum_of_tiles(p, sample, tap, taps, channel, channels);
   static_cast<T *>(p.by_channel)[sample * channels + channel] = from_compute<T>(total);
 }
 
@@ -46,13 +44,12 @@ __global__ void __launch_bounds__(kThreads, 4) channels_kernel(const AttentionSu
 template <class T>
 __global__ void __launch_bounds__(kThreads, 4) taps_kernel(const AttentionSums p, int taps, int channels) {
   KERNELDNA_SHARED(shared);
-  auto *const of_threads = reinterpret_cast<compute_t<T> *>(shared);
+  auto *const of_threads = reinterpret_cast<float *>(shared);
   const int tap = blockIdx.x % unsigned(taps);
   const int64_t sample = blockIdx.x / unsigned(taps);
-  compute_t<T> total = 0;
+  float total = 0;
   for (int channel = threadIdx.x; channel < channels; channel += kThreads)
-    total += factor<T>(p.filter_scale, sample, channel) *
-             sum_of_tiles<compute_t<T>>(p, sample, tap, taps, channel, channels);
+    total += factor<T>(p.filter_scale, sample, channel) * sum_of_tiles(p, sample, tap, taps, channel, channels);
   of_threads[threadIdx.x] = total;
   for (int half = kThreads / 2; half > 0; half /= 2) {
     __syncthreads();
@@ -76,7 +73,7 @@ template <class T> void run(const AttentionSums &call, Stream stream) {
   }
   if (call.by_tap_sums) {
     where.grid = {taps * g.batch};
-    where.shared_bytes = kThreads * sizeof(compute_t<T>);
+    where.shared_bytes = kThreads * sizeof(float);
     launch(taps_kernel<T>, where, call, taps, channels);
   }
 }
@@ -84,16 +81,7 @@ template <class T> void run(const AttentionSums &call, Stream stream) {
 } // namespace
 
 void attention_sums(const AttentionSums &call, Stored stored, Stream stream) {
-  switch (stored) {
-  case Stored::f64:
-    return run<double>(call, stream);
-  case Stored::f32:
-    return run<float>(call, stream);
-  case Stored::f16:
-    return run<__half>(call, stream);
-  case Stored::bf16:
-    return run<__nv_bfloat16>(call, stream);
-  }
+  with_type_of(stored, [&](auto zero) { run<decltype(zero)>(call, stream); });
 }
 
 } // namespace kerneldna::cuda

@@ -12,7 +12,7 @@ struct AttentionSums {
   Geometry geometry;
   bool transposed, by_tap; // those of the ConvGemm; without by_tap there is one t
   int sum_rows;            // those of its plan
-  const void *pixel_sums;
+  const float *pixel_sums;
   Scale tap_scale;    // s[n, t], 1 if absent
   Scale filter_scale; // f[n, j], 1 if absent
   void *by_channel;   // [N, channels of the target] = sum_t s[n, t] * e[n, t, j], or null

@@ -1,7 +1,7 @@
 // The target of a depthwise convolution, forward or input gradient (conv_depthwise.h).
 //
-// A block has one sample and a slab of channels: `lanes` vectors of Count channels side by side, all threads of one
-// lane on different pixels. It folds the weight, the taps' scales and the source's scales into one factor for each tap
+// A block has one sample and a slab of channels: `lanes` vectors of channels side by side, all threads of one lane on
+// different pixels. It folds the weight, the taps' scales and the source's scales into one factor for each tap
 // and channel, which it keeps in shared memory in the precision of the sum, and loops over its part of the pixels.
 //
 // Padding is never multiplied, because a factor may be infinite.
@@ -16,164 +16,84 @@ struct DepthwisePlan {
   int parts;              // blocks that share the pixels of a sample and slab
   int runs_per_row, runs; // of a sample; a run is some pixels side by side in a row, which one thread computes
   int runs_per_part;
-  int chunk;       // taps whose factors fit into shared memory at a time
-  int tap_step[2]; // input gradient: from a tap that meets a source pixel to the next
 };
 
-// Which taps of an axis meet source pixels of one target pixel: first, first + step, ..., and the positions of those.
-struct TapLine {
+// Which rows of the kernel meet source rows of a target row: first, first + step, ..., and the places of those.
+struct TapRows {
   int first, step;
-  int position, position_step;
+  int row, row_step;
 };
 
-template <bool Transposed>
-__device__ inline TapLine tap_line(int target, int axis, const Geometry &geometry, const DepthwisePlan &plan) {
-  const int stride = geometry.stride[axis], padding = geometry.padding[axis], dilation = geometry.dilation[axis];
+template <bool Transposed> __device__ inline TapRows tap_rows(int target, const Geometry &geometry) {
+  const int stride = geometry.stride[0], padding = geometry.padding[0];
   if (!Transposed)
-    return {0, 1, target * stride - padding, dilation};
-  const int step = plan.tap_step[axis];
-  for (int tap = 0; tap < step; ++tap) {
-    const int reach = target + padding - tap * dilation;
-    if (reach % stride == 0)
-      return {tap, step, reach / stride, -dilation * step / stride};
-  }
-  return {0x7fffffff, 0, 0, 0};
+    return {0, 1, target * stride - padding, 1};
+  const int reach = target + padding;
+  return {reach % stride, stride, reach / stride, -1};
 }
 
-template <class T, int Count, bool Transposed> class DepthwiseBlock {
+template <class T, bool Transposed> class DepthwiseBlock {
 public:
-  using C = compute_t<T>;
+  static constexpr int kCount = Vector<T>::kCount;
 
   __device__ DepthwiseBlock(const Depthwise &conv, const DepthwisePlan &plan, unsigned char *shared)
-      : conv(conv), plan(plan), slab(plan.slab, blockIdx.x), factors(reinterpret_cast<C *>(shared), plan.slab) {
+      : conv(conv), plan(plan), slab(plan.slab, blockIdx.x), factors(reinterpret_cast<float *>(shared), plan.slab) {
     const unsigned rest = blockIdx.x / plan.slab.slabs, parts = plan.parts;
     sample = rest / parts;
     first_run = int(rest % parts) * plan.runs_per_part;
     last_run = min(first_run + plan.runs_per_part, plan.runs);
     const Geometry &geometry = conv.geometry;
     taps = geometry.kernel_height * geometry.kernel_width;
-    multiplier = geometry.out_channels / geometry.in_channels;
     source_height = Transposed ? geometry.out_height : geometry.in_height;
     source_width = Transposed ? geometry.out_width : geometry.in_width;
-    target_height = Transposed ? geometry.in_height : geometry.out_height;
     target_width = Transposed ? geometry.in_width : geometry.out_width;
   }
 
-  // How many source channels meet in a target channel.
-  __device__ int sources() const { return Transposed ? multiplier : 1; }
-  __device__ int source_channel(int target_channel, int m) const {
-    return Transposed ? target_channel * multiplier + m : target_channel / multiplier;
-  }
-
-  // Puts the factors of taps [begin, end) and of source channel m into shared memory, behind them the scale of the
-  // target and the bias.
-  __device__ void fold(int begin, int end, int m) {
-    __syncthreads(); // all have read the ones before
+  // Puts the factors of all taps into shared memory, behind them the scale of the target and the bias.
+  __device__ void fold() {
     const int channels = slab.channels(plan.slab), kernel_width = conv.geometry.kernel_width;
-    for (int i = threadIdx.x; i < (end - begin + 2) * channels; i += kDepthwiseThreads) {
-      const int tap = begin + i / channels, local = i % channels, target = slab.first_channel + local;
-      C value = 0;
-      if (target < plan.slab.channels) {
-        const int source = source_channel(target, m);
-        if (tap < end)
-          value = weight_at<T>(conv.weight, Transposed ? source : target, tap / kernel_width, tap % kernel_width) *
-                  scale_at<T>(conv.spatial, sample, tap) * scale_at<T>(conv.source_scale, sample, source);
-        else if (tap == end)
-          value = scale_at<T>(conv.target_scale, sample, target);
+    for (int i = threadIdx.x; i < (taps + 2) * channels; i += kDepthwiseThreads) {
+      const int tap = i / channels, local = i % channels, channel = slab.first_channel + local;
+      float value = 0;
+      if (channel < plan.slab.channels) {
+        if (tap < taps)
+          value = weight_at<T>(conv.weight, channel, tap / kernel_width, tap % kernel_width) *
+                  scale_at<T>(conv.spatial, sample, tap) * scale_at<T>(conv.source_scale, sample, channel);
+        else if (tap == taps)
+          value = scale_at<T>(conv.target_scale, sample, channel);
         else if (conv.bias)
-          value = to_compute(static_cast<const T *>(conv.bias)[target]);
+          value = to_compute(static_cast<const T *>(conv.bias)[channel]);
       }
-      factors.put(tap < end ? tap - begin : plan.chunk + tap - end, local, value);
+      factors.put(tap, local, value);
     }
     __syncthreads();
   }
 
-  __device__ const T *source_row(int row, int channel) const {
+  __device__ const T *source_row(int row) const {
     return static_cast<const T *>(conv.source.data) + sample * conv.source.sample_stride +
-           row * conv.source.row_stride + channel;
+           row * conv.source.row_stride + slab.channel;
   }
 
-  __device__ void store(const C (&sums)[Count], int row, int column) const {
-    C scale[Count], bias[Count];
-    factors.get(plan.chunk, slab.lane, scale);
-    factors.get(plan.chunk + 1, slab.lane, bias);
-    C values[Count], residual[Count];
-    const int64_t at = at_pixel(conv.residual, row, column);
-    if (conv.residual.data)
-      unpack(load<T, Count>(static_cast<const T *>(conv.residual.data) + at), residual);
+  __device__ void store(const float (&sums)[kCount], int row, int column) const {
+    float scale[kCount], bias[kCount], values[kCount];
+    factors.get(taps, slab.lane, scale);
+    factors.get(taps + 1, slab.lane, bias);
 #pragma unroll
-    for (int k = 0; k < Count; ++k) {
+    for (int k = 0; k < kCount; ++k)
       values[k] = sums[k] * scale[k] + bias[k];
-      if (conv.residual.data)
-        values[k] += residual[k];
-      if (conv.relu && values[k] < 0) // a NaN stays one
-        values[k] = 0;
-    }
-    *reinterpret_cast<Lanes<T, Count> *>(static_cast<T *>(conv.target.data) + at_pixel(conv.target, row, column)) =
-        pack<T, Count>(values);
+    *reinterpret_cast<Vector<T> *>(static_cast<T *>(conv.target.data) + sample * conv.target.sample_stride +
+                                   row * conv.target.row_stride + column * conv.target.column_stride + slab.channel) =
+        pack<T>(values);
   }
 
   const Depthwise &conv;
   const DepthwisePlan &plan;
-  const Slab<Count> slab;
-  SlabRows<C, Count> factors;
+  const Slab<kCount> slab;
+  SlabRows<kCount> factors;
   int64_t sample;
   int first_run, last_run;
-  int taps, multiplier, source_height, source_width, target_height, target_width;
-
-private:
-  __device__ int64_t at_pixel(const Image &image, int row, int column) const {
-    return sample * image.sample_stride + row * image.row_stride + column * image.column_stride + slab.channel;
-  }
+  int taps, source_height, source_width, target_width;
 };
-
-// Any kernel, stride, dilation and multiplier: one pixel a thread at a time.
-template <class T, int Count, bool Transposed>
-__global__ void __launch_bounds__(kDepthwiseThreads, 6) depthwise_pixels_kernel(Depthwise conv, DepthwisePlan plan) {
-  KERNELDNA_SHARED(shared);
-  DepthwiseBlock<T, Count, Transposed> block(conv, plan, shared);
-  using C = compute_t<T>;
-  const Geometry &geometry = conv.geometry;
-  const bool folded_once = plan.chunk == block.taps && block.sources() == 1;
-  if (folded_once)
-    block.fold(0, block.taps, 0);
-
-  // All threads take each turn, since fold is for the whole block.
-  for (int turn = block.first_run; turn < block.last_run; turn += block.slab.slots) {
-    const int pixel = turn + block.slab.slot;
-    const bool inside = pixel < block.last_run && block.slab.channel < plan.slab.channels;
-    const int row = pixel / block.target_width, column = pixel % block.target_width;
-    const TapLine down = tap_line<Transposed>(row, 0, geometry, plan);
-    const TapLine across = tap_line<Transposed>(column, 1, geometry, plan);
-    C sums[Count] = {};
-    for (int m = 0; m < block.sources(); ++m) {
-      const int channel = block.source_channel(block.slab.channel, m);
-      for (int begin = 0; begin < block.taps; begin += plan.chunk) {
-        const int end = min(begin + plan.chunk, block.taps);
-        if (!folded_once)
-          block.fold(begin, end, m);
-        if (!inside)
-          continue;
-        for (int u = down.first, y = down.position; u < geometry.kernel_height; u += down.step, y += down.position_step)
-          if (y >= 0 && y < block.source_height)
-            for (int v = across.first, x = across.position; v < geometry.kernel_width;
-                 v += across.step, x += across.position_step) {
-              const int tap = u * geometry.kernel_width + v;
-              if (x < 0 || x >= block.source_width || tap < begin || tap >= end)
-                continue;
-              C source[Count], factor[Count];
-              unpack(load<T, Count>(block.source_row(y, channel) + x * conv.source.column_stride), source);
-              block.factors.get(tap - begin, block.slab.lane, factor);
-#pragma unroll
-              for (int k = 0; k < Count; ++k)
-                sums[k] += factor[k] * source[k];
-            }
-      }
-    }
-    if (inside)
-      block.store(sums, row, column);
-  }
-}
 
 // How the taps of one row of the kernel lie between a run of target pixels and the source pixels that it meets.
 template <int KernelWidth, int Step, bool Transposed> struct RunShape {
@@ -196,18 +116,19 @@ template <int KernelWidth, int Step, bool Transposed> struct RunShape {
 };
 
 // sums += the taps of one row of the kernel. Inside: no source pixel lies beyond an edge of the map.
-template <class Shape, int KernelWidth, bool Inside, class T, int Count>
-__device__ inline void add_row(compute_t<T> (&sums)[Shape::kPixels][Count], const T *source, int column_stride,
-                               int first_column, int width, const compute_t<T> (&factor)[KernelWidth][Count]) {
-  Lanes<T, Count> packed[Shape::kColumns];
+template <class Shape, int KernelWidth, bool Inside, class T>
+__device__ inline void add_row(float (&sums)[Shape::kPixels][Vector<T>::kCount], const T *source, int column_stride,
+                               int first_column, int width, const float (&factor)[KernelWidth][Vector<T>::kCount]) {
+  constexpr int kCount = Vector<T>::kCount;
+  Vector<T> packed[Shape::kColumns];
 #pragma unroll
   for (int j = 0; j < Shape::kColumns; ++j)
     if (Inside || (first_column + j >= 0 && first_column + j < width))
-      packed[j] = load<T, Count>(source + (first_column + j) * column_stride);
+      packed[j] = load(source + (first_column + j) * column_stride);
 #pragma unroll
   for (int j = 0; j < Shape::kColumns; ++j)
     if (Inside || (first_column + j >= 0 && first_column + j < width)) {
-      compute_t<T> values[Count];
+      float values[kCount];
       unpack(packed[j], values);
 #pragma unroll
       for (int pixel = 0; pixel < Shape::kPixels; ++pixel)
@@ -215,23 +136,21 @@ __device__ inline void add_row(compute_t<T> (&sums)[Shape::kPixels][Count], cons
         for (int v = 0; v < KernelWidth; ++v)
           if (Shape::column(pixel, v) == j)
 #pragma unroll
-            for (int k = 0; k < Count; ++k)
+            for (int k = 0; k < kCount; ++k)
               sums[pixel][k] += factor[v][k] * values[k];
     }
 }
 
-// Kernels of a known width and step from column to column, undilated in a row, multiplier 1: a thread computes a run of
-// pixels, which share the source pixels and factors that it has in registers.
-template <class T, int Count, int KernelWidth, int Step, bool Transposed>
+// A thread computes a run of pixels, which share the source pixels and factors that it has in registers.
+template <class T, int KernelWidth, int Step, bool Transposed>
 __global__ void __launch_bounds__(kDepthwiseThreads, KernelWidth > 3 ? 2 : 3)
     depthwise_runs_kernel(Depthwise conv, DepthwisePlan plan) {
   KERNELDNA_SHARED(shared);
-  DepthwiseBlock<T, Count, Transposed> block(conv, plan, shared);
-  using C = compute_t<T>;
+  DepthwiseBlock<T, Transposed> block(conv, plan, shared);
   using Shape = RunShape<KernelWidth, Step, Transposed>;
   const Geometry &geometry = conv.geometry;
   const int column_stride = int(conv.source.column_stride);
-  block.fold(0, block.taps, 0);
+  block.fold();
   if (block.slab.channel >= plan.slab.channels)
     return;
   for (int run = block.first_run + block.slab.slot; run < block.last_run; run += block.slab.slots) {
@@ -239,16 +158,16 @@ __global__ void __launch_bounds__(kDepthwiseThreads, KernelWidth > 3 ? 2 : 3)
     const int column = run % plan.runs_per_row * Shape::kPixels - Shape::shift(geometry.padding[1]);
     const int first = Shape::first_column(column, geometry.padding[1]);
     const bool inside = first >= 0 && first + Shape::kColumns <= block.source_width;
-    const TapLine down = tap_line<Transposed>(row, 0, geometry, plan);
-    C sums[Shape::kPixels][Count] = {};
-    for (int u = down.first, y = down.position; u < geometry.kernel_height; u += down.step, y += down.position_step) {
+    const TapRows down = tap_rows<Transposed>(row, geometry);
+    float sums[Shape::kPixels][Vector<T>::kCount] = {};
+    for (int u = down.first, y = down.row; u < geometry.kernel_height; u += down.step, y += down.row_step) {
       if (y < 0 || y >= block.source_height)
         continue;
-      C factor[KernelWidth][Count];
+      float factor[KernelWidth][Vector<T>::kCount];
 #pragma unroll
       for (int v = 0; v < KernelWidth; ++v)
         block.factors.get(u * KernelWidth + v, block.slab.lane, factor[v]);
-      const T *const source = block.source_row(y, block.slab.channel);
+      const T *const source = block.source_row(y);
       if (inside)
         add_row<Shape, KernelWidth, true>(sums, source, column_stride, first, block.source_width, factor);
       else

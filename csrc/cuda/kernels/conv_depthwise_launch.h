@@ -1,27 +1,32 @@
 // How the depthwise kernels' launch functions cut the work.
 #pragma once
 
-#include "alignment.h"
 #include "conv_depthwise_slab.cuh"
 
 #include <algorithm>
-#include <limits>
+#include <type_traits>
 
 namespace kerneldna::cuda {
 
-constexpr int kSharedBudget = 48 << 10; // what every GPU gives a block without asking
 constexpr int kBlocksPerMultiprocessor = 4;
 
-template <class T> constexpr int kVectorCount = 16 / int(sizeof(T));
-
-// Offsets within a row, of which kernels compute several at once.
-inline bool rows_fit_int(const Image &image, int width) {
-  return width * image.column_stride <= std::numeric_limits<int>::max();
+// use(width, step): constants of the kernel's width and of the step from column to column, which are those that
+// conv_refusal.h lets through.
+template <class Use> auto with_width_and_step(const Geometry &geometry, Use use) {
+  constexpr std::integral_constant<int, 1> one;
+  constexpr std::integral_constant<int, 2> two;
+  constexpr std::integral_constant<int, 3> three;
+  constexpr std::integral_constant<int, 5> five;
+  if (geometry.kernel_width == 7)
+    return use(std::integral_constant<int, 7>{}, one);
+  if (geometry.kernel_width == 5)
+    return geometry.stride[1] == 1 ? use(five, one) : use(five, two);
+  return geometry.stride[1] == 1 ? use(three, one) : use(three, two);
 }
 
 // 128 bytes of a pixel, or half of that where the last slab would be half empty.
 inline SlabPlan plan_slab(int channels, int count, int element_bytes) {
-  const int vectors = int(ceil_divide(channels, count)), most = count > 1 ? 128 / (count * element_bytes) : 32;
+  const int vectors = channels / count, most = 128 / (count * element_bytes);
   int lanes = 1;
   while (lanes < most && lanes < vectors)
     lanes *= 2;

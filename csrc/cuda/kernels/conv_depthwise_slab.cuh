@@ -7,47 +7,37 @@ namespace kerneldna::cuda {
 
 constexpr int kDepthwiseThreads = 128;
 
-// Count channels of a pixel, which one instruction moves.
-template <class T, int Count> struct alignas(Count * sizeof(T)) Lanes {
-  T values[Count];
-};
-
-template <class T, int Count> __device__ inline Lanes<T, Count> load(const T *from) {
-  return *reinterpret_cast<const Lanes<T, Count> *>(from);
+template <class T> __device__ inline Vector<T> load(const T *from) {
+  return *reinterpret_cast<const Vector<T> *>(from);
 }
-template <class T, int Count>
-__device__ inline void unpack(const Lanes<T, Count> &lanes, compute_t<T> (&values)[Count]) {
+template <class T> __device__ inline void unpack(const Vector<T> &vector, float (&values)[Vector<T>::kCount]) {
 #pragma unroll
-  for (int k = 0; k < Count; ++k)
-    values[k] = to_compute(lanes.values[k]);
+  for (int k = 0; k < vector.kCount; ++k)
+    values[k] = to_compute(vector.values[k]);
 }
 // A bfloat16 is the upper half of a float32. Taken from whole registers: compilers that see 16-bit numbers give each a
 // register of its own.
-template <int Count>
-__device__ inline void unpack(const Lanes<__nv_bfloat16, Count> &lanes, float (&values)[Count])
-  requires(Count % 2 == 0)
-{
-  const uint32_t *const pairs = reinterpret_cast<const uint32_t *>(&lanes);
+template <> __device__ inline void unpack(const Vector<__nv_bfloat16> &vector, float (&values)[8]) {
+  const uint32_t *const pairs = reinterpret_cast<const uint32_t *>(&vector);
 #pragma unroll
-  for (int k = 0; k < Count; k += 2) {
+  for (int k = 0; k < 8; k += 2) {
     const uint32_t lower = pairs[k / 2] << 16, upper = pairs[k / 2] & 0xffff0000;
     values[k] = reinterpret_cast<const float &>(lower);
     values[k + 1] = reinterpret_cast<const float &>(upper);
   }
 }
-template <class T, int Count> __device__ inline Lanes<T, Count> pack(const compute_t<T> (&values)[Count]) {
-  Lanes<T, Count> lanes;
+template <class T> __device__ inline Vector<T> pack(const float (&values)[Vector<T>::kCount]) {
+  Vector<T> vector;
 #pragma unroll
-  for (int k = 0; k < Count; ++k)
-    lanes.values[k] = from_compute<T>(values[k]);
-  return lanes;
+  for (int k = 0; k < vector.kCount; ++k)
+    vector.values[k] = from_compute<T>(values[k]);
+  return vector;
 }
 
-template <class T> __device__ inline compute_t<T> scale_at(const Scale &scale, int64_t sample, int i) {
-  return scale.data ? to_compute(static_cast<const T *>(scale.data)[sample * scale.sample_stride + i])
-                    : compute_t<T>(1);
+template <class T> __device__ inline float scale_at(const Scale &scale, int64_t sample, int i) {
+  return scale.data ? to_compute(static_cast<const T *>(scale.data)[sample * scale.sample_stride + i]) : 1.0f;
 }
-template <class T> __device__ inline compute_t<T> weight_at(const DepthwiseWeight &weight, int channel, int u, int v) {
+template <class T> __device__ inline float weight_at(const DepthwiseWeight &weight, int channel, int u, int v) {
   return to_compute(static_cast<const T *>(
       weight.data)[channel * weight.channel_stride + u * weight.row_stride + v * weight.column_stride]);
 }
@@ -72,42 +62,42 @@ template <int Count> struct Slab {
 
 // Rows of a number for each channel of the slab in shared memory, laid so that the lanes of a warp, which read 16 bytes
 // each at a time, meet different banks.
-template <class C, int Count> class SlabRows {
+template <int Count> class SlabRows {
 public:
-  __device__ SlabRows(C *data, const SlabPlan &plan) : data(data), lanes(plan.lanes) {}
+  __device__ SlabRows(float *data, const SlabPlan &plan) : data(data), lanes(plan.lanes) {}
 
   // A channel of the slab, or all of a lane.
-  __device__ void put(int row, int channel, C value) { data[at(row, channel)] = value; }
-  __device__ C get(int row, int channel) const { return data[at(row, channel)]; }
-  __device__ void put(int row, int lane, const C (&values)[Count]) {
+  __device__ void put(int row, int channel, float value) { data[at(row, channel)] = value; }
+  __device__ float get(int row, int channel) const { return data[at(row, channel)]; }
+  __device__ void put(int row, int lane, const float (&values)[Count]) {
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
-      Lanes<C, kWidth> lanes_of_part;
+      Vector<float> of_part;
 #pragma unroll
       for (int k = 0; k < kWidth; ++k)
-        lanes_of_part.values[k] = values[part * kWidth + k];
-      *reinterpret_cast<Lanes<C, kWidth> *>(data + at(row, lane * Count + part * kWidth)) = lanes_of_part;
+        of_part.values[k] = values[part * kWidth + k];
+      *reinterpret_cast<Vector<float> *>(data + at(row, lane * Count + part * kWidth)) = of_part;
     }
   }
-  __device__ void get(int row, int lane, C (&values)[Count]) const {
+  __device__ void get(int row, int lane, float (&values)[Count]) const {
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
-      const auto lanes_of_part = load<C, kWidth>(data + at(row, lane * Count + part * kWidth));
+      const Vector<float> of_part = load(data + at(row, lane * Count + part * kWidth));
 #pragma unroll
       for (int k = 0; k < kWidth; ++k)
-        values[part * kWidth + k] = lanes_of_part.values[k];
+        values[part * kWidth + k] = of_part.values[k];
     }
   }
 
 private:
-  static constexpr int kWidth = Count * sizeof(C) > 16 ? 16 / sizeof(C) : Count, kParts = Count / kWidth;
+  static constexpr int kWidth = Vector<float>::kCount, kParts = Count / kWidth;
 
   __device__ int at(int row, int channel) const {
     const int lane = channel / Count, part = channel % Count / kWidth;
     return ((row * kParts + part) * lanes + lane) * kWidth + channel % kWidth;
   }
 
-  C *data;
+  float *data;
   int lanes;
 };
 

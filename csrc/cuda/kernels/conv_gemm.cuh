@@ -8,41 +8,28 @@
 
 namespace kerneldna::cuda {
 
-// One number, or 16 bytes of them, into shared memory, or zeros. 16-bit numbers alone are less than cp.async moves.
-template <class T, bool IsVector> __device__ inline void copy_async(T *target, const T *source, bool valid) {
-  if constexpr (IsVector)
-    cp_async<16>(target, source, valid);
-  else if constexpr (sizeof(T) >= 4)
-    cp_async<int(sizeof(T))>(target, source, valid);
-  else
-    *target = valid ? *source : from_compute<T>(0);
-}
-
 // What each thread would divide for, of one group: channels of A and of the weight, elements of a filter.
 struct GroupSizes {
   int source_channels, in_channels, out_channels, filter_elements;
   int blocks; // of BlockK channels
 };
 
-template <class Math, int Stages_, bool IsVector_, bool Scaled_, bool Transposed_> struct ConvGemmTraits {
+template <class Math, int Stages_, bool Scaled_, bool Transposed_> struct ConvGemmTraits {
   using M = Math;
   using T = typename Math::T;
   static constexpr int kStages = Stages_;
-  static constexpr bool kVector = IsVector_, kScaled = Scaled_, kTransposed = Transposed_;
+  static constexpr bool kScaled = Scaled_, kTransposed = Transposed_;
   static constexpr int kThreads = Math::kThreads;
   static constexpr int kBlockM = Math::kBlockM, kBlockN = Math::kBlockN, kBlockK = Math::kBlockK;
-  // Blocks on a multiprocessor: three of the smaller tiles, unless a thread keeps many rows in mind to load number by
-  // number.
-  static constexpr int kMinBlocks = sizeof(T) == 8 || kBlockM * kBlockN > 128 * 128 ? 1
-                                    : kVector && kThreads == 128                    ? 3
-                                                                                    : 2;
+  // Blocks on a multiprocessor: three of the smaller tiles.
+  static constexpr int kMinBlocks = kBlockM * kBlockN > 128 * 128 ? 1 : kThreads == 128 ? 3 : 2;
   // Steps that are loaded ahead of the one that is multiplied. The other stages are still read.
   static constexpr int kAhead = kStages - 1 - Math::kStepsInFlight;
   static_assert(kAhead > 0);
 
   static constexpr int kLdSums = kBlockN + 4;
   static constexpr int kTileA = kBlockM * Math::kLdA, kTileB = (kTransposed ? kBlockK : kBlockN) * Math::kLdB;
-  static constexpr int kCount = kVector ? Vector<T>::kCount : 1;
+  static constexpr int kCount = Vector<T>::kCount;
   static constexpr int kChunks = kBlockK / kCount; // of a row of A, and of the scales
   static_assert(kThreads % kChunks == 0 && kBlockM % (kThreads / kChunks) == 0);
   static constexpr int kRowsA = kBlockM / (kThreads / kChunks); // of a thread
@@ -64,7 +51,7 @@ template <class Math, int Stages_, bool IsVector_, bool Scaled_, bool Transposed
   }
   __host__ __device__ static int shared_bytes(int samples) {
     const int stages = kStages * stage_elements(samples) * int(sizeof(T));
-    const int sums = kBlockM * kLdSums * int(sizeof(compute_t<T>));
+    const int sums = kBlockM * kLdSums * int(sizeof(float));
     return kHeaderBytes + (stages > sums ? stages : sums);
   }
 };
@@ -112,8 +99,8 @@ public:
 #pragma unroll
     for (int j = 0; j < Traits::kRowsA; ++j) {
       const bool valid = channel_exists && (in_image >> j & 1);
-      copy_async<T, Traits::kVector>(stage + row_a(j) * Math::kLdA + chunk,
-                                     valid ? at_a[j] : static_cast<const T *>(p.source.data), valid);
+      cp_async<16>(stage + row_a(j) * Math::kLdA + chunk, valid ? at_a[j] : static_cast<const T *>(p.source.data),
+                   valid);
     }
 
     T *const tile_b = stage + Traits::kTileA;
@@ -123,9 +110,8 @@ public:
       const int row = j * (Traits::kThreads / Traits::kChunksB);
       const bool valid = Traits::kTransposed ? k + first + row < group.source_channels && left_b > 0
                                              : k + chunk_b < group.source_channels && row < left_b;
-      copy_async<T, Traits::kVector>(tile_b + Math::at_b(first + row, chunk_b),
-                                     valid ? at_b + row * group.filter_elements : static_cast<const T *>(p.weight),
-                                     valid);
+      cp_async<16>(tile_b + Math::at_b(first + row, chunk_b),
+                   valid ? at_b + row * group.filter_elements : static_cast<const T *>(p.weight), valid);
     }
     if constexpr (Traits::kScaled)
       load_scale(reinterpret_cast<int *>(tile_b + Traits::kTileB), tile_b + Traits::kTileB + Traits::kPlaces,
@@ -178,21 +164,19 @@ private:
       const int64_t offset = n * p.source_scale.sample_stride + place.group * group.source_channels + k + chunk;
       T *const target = tile + sample * Math::kLdA + chunk;
       if (!spatial) {
-        copy_async<T, Traits::kVector>(target, valid ? channel + offset : channel, valid);
+        cp_async<16>(target, valid ? channel + offset : channel, valid);
         continue;
       }
-      struct alignas(Traits::kCount * sizeof(T)) Chunk {
-        T values[Traits::kCount];
-      } scale;
-      const compute_t<T> of_tap = valid ? to_compute(spatial[n * p.tap_scale.sample_stride + tap()]) : compute_t<T>(0);
+      Vector<T> scale;
+      const float of_tap = valid ? to_compute(spatial[n * p.tap_scale.sample_stride + tap()]) : 0.0f;
       for (T &value : scale.values)
         value = from_compute<T>(of_tap);
       if (channel && valid) {
-        scale = *reinterpret_cast<const Chunk *>(channel + offset);
+        scale = *reinterpret_cast<const Vector<T> *>(channel + offset);
         for (T &value : scale.values)
           value = from_compute<T>(to_compute(value) * of_tap);
       }
-      *reinterpret_cast<Chunk *>(target) = scale;
+      *reinterpret_cast<Vector<T> *>(target) = scale;
     }
   }
 
@@ -233,8 +217,7 @@ private:
 };
 
 template <class Traits>
-__device__ void conv_gemm_tile(const ConvGemm &p, const GroupSizes &group, compute_t<typename Traits::T> *partial,
-                               int samples) {
+__device__ void conv_gemm_tile(const ConvGemm &p, const GroupSizes &group, float *partial, int samples) {
   using T = typename Traits::T;
   using Math = typename Traits::M;
   KERNELDNA_SHARED(shared);
@@ -288,12 +271,12 @@ __device__ void conv_gemm_tile(const ConvGemm &p, const GroupSizes &group, compu
   __syncthreads();
   let_next_kernel_start();
 
-  auto *const sums = reinterpret_cast<compute_t<T> *>(stages);
+  auto *const sums = reinterpret_cast<float *>(stages);
   math.store(sums, Traits::kLdSums);
   __syncthreads();
   if (!partial)
-    return finish_tile<T, Traits::kBlockM, Traits::kBlockN, Traits::kThreads, Traits::kVector>(
-        p, place, rows, sums, Traits::kLdSums, p.by_tap ? blockIdx.z : 0);
+    return finish_tile<T, Traits::kBlockM, Traits::kBlockN, Traits::kThreads>(p, place, rows, sums, Traits::kLdSums,
+                                                                              p.by_tap ? blockIdx.z : 0);
   partial +=
       ((int64_t(blockIdx.z) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x) * Traits::kBlockM * Traits::kBlockN;
   for (int index = threadIdx.x; index < Traits::kBlockM * Traits::kBlockN; index += Traits::kThreads)
@@ -302,7 +285,7 @@ __device__ void conv_gemm_tile(const ConvGemm &p, const GroupSizes &group, compu
 
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
-    conv_gemm_kernel(const ConvGemm p, const GroupSizes group, compute_t<typename Traits::T> *partial, int samples) {
+    conv_gemm_kernel(const ConvGemm p, const GroupSizes group, float *partial, int samples) {
   if constexpr (Traits::M::kIsCompiled)
     conv_gemm_tile<Traits>(p, group, partial, samples);
   else
@@ -311,26 +294,25 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
 
 // Adds up the partial sums of the splits, in order, and finishes the tiles. It has no part in what Transposed and
 // Scaled decide.
-template <class T, int BlockM, int BlockN, int Threads, bool IsVector>
-__global__ void __launch_bounds__(Threads)
-    conv_gemm_finish_kernel(const ConvGemm p, const compute_t<T> *partial, int splits) {
+template <class T, int BlockM, int BlockN, int Threads>
+__global__ void __launch_bounds__(Threads) conv_gemm_finish_kernel(const ConvGemm p, const float *partial, int splits) {
   KERNELDNA_SHARED(shared);
   wait_for_previous_kernel();
   constexpr int kLd = BlockN + 4;
   TileRow *const rows = reinterpret_cast<TileRow *>(shared);
-  auto *const sums = reinterpret_cast<compute_t<T> *>(rows + BlockM);
+  auto *const sums = reinterpret_cast<float *>(rows + BlockM);
   const TilePlace place = tile_place<BlockM, BlockN>(p, p.transposed);
   fill_rows<BlockM, Threads>(p, place, rows);
   const int64_t tile = int64_t(blockIdx.y) * gridDim.x + blockIdx.x, tiles = int64_t(gridDim.y) * gridDim.x;
   for (int index = threadIdx.x; index < BlockM * BlockN; index += Threads) {
-    compute_t<T> sum = 0;
+    float sum = 0;
 #pragma unroll 4
     for (int split = 0; split < splits; ++split)
       sum += partial[(split * tiles + tile) * BlockM * BlockN + index];
     sums[index / BlockN * kLd + index % BlockN] = sum;
   }
   __syncthreads();
-  finish_tile<T, BlockM, BlockN, Threads, IsVector>(p, place, rows, sums, kLd, 0);
+  finish_tile<T, BlockM, BlockN, Threads>(p, place, rows, sums, kLd, 0);
 }
 
 } // namespace kerneldna::cuda

@@ -23,13 +23,13 @@
 
 namespace kerneldna::cuda {
 
-// Attentions here are those per sample, or static ones that stand in the epilogue; what else is static has been folded
-// into the weight (weight_fold.h).
+// Channels and filters of a group fill whole vectors of 16 bytes, and so does all memory that is read by channels: it
+// is read and written in no other way. Attentions here are those per sample, or static ones that stand in the epilogue;
+// what else is static has been folded into the weight (weight_fold.h).
 struct ConvGemm {
   Geometry geometry;
-  bool transposed; // the gradient of the input
-  bool by_tap;     // each tap on its own, into pixel_sums; the forward only
-  bool relu;
+  bool transposed;    // the gradient of the input
+  bool by_tap;        // each tap on its own, into pixel_sums; the forward only
   Image source;       // input, or grad_output where transposed
   const void *weight; // [C_out, taps, C_in / groups], contiguous
   Scale source_scale; // on the channels of source
@@ -37,45 +37,40 @@ struct ConvGemm {
   Image target; // its data is null where only pixel_sums are wanted
   Scale target_scale;
   const void *bias; // or null
-  Image residual;   // added before ReLU; its data is null where there is none
   Image partner;
-  void *pixel_sums; // compute_t [slots, taps if by_tap, channels of target], or null
+  float *pixel_sums; // [slots, taps if by_tap, channels of target], or null
 };
 
-enum class ConvMath { f16, bf16, tf32, f32, f64 };
+enum class ConvMath { f16, bf16, tf32 };
 
 // How a call is cut into blocks: a function of its shape and of the device, so that the order of all sums is too.
 struct ConvGemmPlan {
   int form;          // which of the tiles that are compiled for the numbers
-  bool vector;       // 16 bytes at a time
   int splits;        // of K, whose partial sums another launch adds up
-  int64_t partials;  // compute_t numbers of workspace that this takes
+  int64_t partials;  // float32 numbers of workspace that this takes
   int sum_rows;      // pixels of a tile that share a row of pixel_sums
   int64_t sum_slots; // rows of pixel_sums
 };
 ConvGemmPlan plan_conv_gemm(const ConvGemm &call, ConvMath math, const Limits &limits);
 
 // partial: workspace of plan.partials numbers.
-void conv_gemm(const ConvGemm &call, ConvMath math, const ConvGemmPlan &plan, void *partial, Stream stream);
+void conv_gemm(const ConvGemm &call, ConvMath math, const ConvGemmPlan &plan, float *partial, Stream stream);
 
 // One file each, which compile side by side.
-void conv_gemm_f16(const ConvGemm &, const ConvGemmPlan &, void *partial, Stream);
-void conv_gemm_bf16(const ConvGemm &, const ConvGemmPlan &, void *partial, Stream);
-void conv_gemm_wgmma_f16(const ConvGemm &, const ConvGemmPlan &, void *partial, Stream);
-void conv_gemm_wgmma_bf16(const ConvGemm &, const ConvGemmPlan &, void *partial, Stream);
-void conv_gemm_tf32(const ConvGemm &, const ConvGemmPlan &, void *partial, Stream);
-void conv_gemm_f32(const ConvGemm &, const ConvGemmPlan &, void *partial, Stream);
-void conv_gemm_f64(const ConvGemm &, const ConvGemmPlan &, void *partial, Stream);
+void conv_gemm_f16(const ConvGemm &, const ConvGemmPlan &, float *partial, Stream);
+void conv_gemm_bf16(const ConvGemm &, const ConvGemmPlan &, float *partial, Stream);
+void conv_gemm_wgmma_f16(const ConvGemm &, const ConvGemmPlan &, float *partial, Stream);
+void conv_gemm_wgmma_bf16(const ConvGemm &, const ConvGemmPlan &, float *partial, Stream);
+void conv_gemm_tf32(const ConvGemm &, const ConvGemmPlan &, float *partial, Stream);
 
-// The tiles that are compiled, by ConvGemmPlan::form. The last of each list loads numbers one at a time.
+// The tiles that are compiled, by ConvGemmPlan::form.
 struct TileForm {
   int block_m, block_n, block_k, threads, stages;
   int capability = 0; // of the only GPUs that it is for, and of the only code
 };
-inline constexpr TileForm kHalfForms[] = {
-    {128, 128, 32, 256, 3},     {128, 64, 32, 128, 3},     {64, 64, 32, 128, 4}, {128, 256, 64, 256, 4, 90},
-    {128, 128, 64, 256, 3, 90}, {128, 64, 64, 256, 3, 90}, {64, 64, 32, 128, 3}};
-inline constexpr TileForm kTf32Forms[] = {{64, 64, 16, 128, 4}, {64, 64, 16, 128, 3}};
-inline constexpr TileForm kPlainForms[] = {{64, 64, 16, 256, 3}};
+inline constexpr TileForm kHalfForms[] = {{128, 128, 32, 256, 3},     {128, 64, 32, 128, 3},
+                                          {64, 64, 32, 128, 4},       {128, 256, 64, 256, 4, 90},
+                                          {128, 128, 64, 256, 3, 90}, {128, 64, 64, 256, 3, 90}};
+inline constexpr TileForm kTf32Forms[] = {{64, 64, 16, 128, 4}};
 
 } // namespace kerneldna::cuda

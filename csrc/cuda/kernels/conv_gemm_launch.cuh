@@ -9,9 +9,8 @@
 namespace kerneldna::cuda {
 
 template <class Traits>
-void launch_conv_gemm(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
+void launch_conv_gemm(const ConvGemm &call, const ConvGemmPlan &plan, float *partial, Stream stream) {
   using T = typename Traits::T;
-  using C = compute_t<T>;
   const Geometry &g = call.geometry;
   const Lattice smallest = lattice_of(g, call.transposed, lattice_classes(g, call.transposed, 0) - 1,
                                       lattice_classes(g, call.transposed, 1) - 1);
@@ -30,25 +29,26 @@ void launch_conv_gemm(const ConvGemm &call, const ConvGemmPlan &plan, void *part
   where.block = dim3(Traits::kThreads);
   where.shared_bytes = Traits::shared_bytes(samples);
   where.stream = stream;
-  C *const partials = plan.splits > 1 ? static_cast<C *>(partial) : nullptr;
-  launch(conv_gemm_kernel<Traits>, where, call, group, partials, samples);
-  if (!partials)
+  if (plan.splits == 1)
+    partial = nullptr;
+  launch(conv_gemm_kernel<Traits>, where, call, group, partial, samples);
+  if (!partial)
     return;
   where.kernel = "conv_gemm_finish";
   where.grid.z = 1;
-  where.shared_bytes = Traits::kBlockM * (sizeof(TileRow) + (Traits::kBlockN + 4) * sizeof(C));
+  where.shared_bytes = Traits::kBlockM * (sizeof(TileRow) + (Traits::kBlockN + 4) * sizeof(float));
   where.overlaps_previous = true;
-  launch(conv_gemm_finish_kernel<T, Traits::kBlockM, Traits::kBlockN, Traits::kThreads, Traits::kVector>, where, call,
-         partials, plan.splits);
+  launch(conv_gemm_finish_kernel<T, Traits::kBlockM, Traits::kBlockN, Traits::kThreads>, where, call, partial,
+         plan.splits);
 }
 
 // Form: the stages and, for B as it stands and transposed, the products (tile_math.cuh) of one of the tiles.
-template <class Form, bool IsVector>
-void launch_conv_gemm_form(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
+template <class Form>
+void launch_conv_gemm_form(const ConvGemm &call, const ConvGemmPlan &plan, float *partial, Stream stream) {
   const auto with = [&](auto scaled) {
     constexpr bool kScaled = decltype(scaled)::value;
-    using Plain = ConvGemmTraits<typename Form::template Math<false>, Form::kStages, IsVector, kScaled, false>;
-    using Transposed = ConvGemmTraits<typename Form::template Math<true>, Form::kStages, IsVector, kScaled, true>;
+    using Plain = ConvGemmTraits<typename Form::template Math<false>, Form::kStages, kScaled, false>;
+    using Transposed = ConvGemmTraits<typename Form::template Math<true>, Form::kStages, kScaled, true>;
     if (call.transposed)
       launch_conv_gemm<Transposed>(call, plan, partial, stream);
     else
@@ -71,17 +71,15 @@ template <class T, int Index> struct HalfForm {
 };
 
 template <class T>
-void launch_conv_gemm_half(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
-  static_assert(std::size(kHalfForms) == 7);
+void launch_conv_gemm_half(const ConvGemm &call, const ConvGemmPlan &plan, float *partial, Stream stream) {
+  static_assert(std::size(kHalfForms) == 6);
   switch (plan.form) {
   case 0:
-    return launch_conv_gemm_form<HalfForm<T, 0>, true>(call, plan, partial, stream);
+    return launch_conv_gemm_form<HalfForm<T, 0>>(call, plan, partial, stream);
   case 1:
-    return launch_conv_gemm_form<HalfForm<T, 1>, true>(call, plan, partial, stream);
-  case 2:
-    return launch_conv_gemm_form<HalfForm<T, 2>, true>(call, plan, partial, stream);
+    return launch_conv_gemm_form<HalfForm<T, 1>>(call, plan, partial, stream);
   default:
-    return launch_conv_gemm_form<HalfForm<T, 6>, false>(call, plan, partial, stream);
+    return launch_conv_gemm_form<HalfForm<T, 2>>(call, plan, partial, stream);
   }
 }
 
@@ -95,29 +93,22 @@ template <class T, int Index> struct WgmmaForm {
 };
 
 template <class T>
-void launch_conv_gemm_wgmma(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
+void launch_conv_gemm_wgmma(const ConvGemm &call, const ConvGemmPlan &plan, float *partial, Stream stream) {
   switch (plan.form) {
   case 3:
-    return launch_conv_gemm_form<WgmmaForm<T, 3>, true>(call, plan, partial, stream);
+    return launch_conv_gemm_form<WgmmaForm<T, 3>>(call, plan, partial, stream);
   case 4:
-    return launch_conv_gemm_form<WgmmaForm<T, 4>, true>(call, plan, partial, stream);
+    return launch_conv_gemm_form<WgmmaForm<T, 4>>(call, plan, partial, stream);
   default:
-    return launch_conv_gemm_form<WgmmaForm<T, 5>, true>(call, plan, partial, stream);
+    return launch_conv_gemm_form<WgmmaForm<T, 5>>(call, plan, partial, stream);
   }
 }
 
 // Of kTf32Forms.
-template <int Index> struct Tf32Form {
-  static constexpr TileForm kForm = kTf32Forms[Index];
+struct Tf32Form {
+  static constexpr TileForm kForm = kTf32Forms[0];
   static constexpr int kStages = kForm.stages;
   template <bool Transposed> using Math = Tf32Math<kForm.block_m, kForm.block_n, kForm.block_k, 2, 2, Transposed>;
-};
-
-// Of kPlainForms, for float32 or float64.
-template <class T> struct PlainForm {
-  static constexpr TileForm kForm = kPlainForms[0];
-  static constexpr int kStages = kForm.stages;
-  template <bool Transposed> using Math = PlainMath<T, kForm.block_m, kForm.block_n, kForm.block_k, Transposed>;
 };
 
 } // namespace kerneldna::cuda

@@ -1,7 +1,6 @@
 // Which tile a call of conv_gemm gets, and into how many parts its K is cut.
 #if defined(KERNELDNA_WITH_CUDA) || defined(KERNELDNA_HOST_EXECUTION)
 
-#include "alignment.h"
 #include "conv_gemm.h"
 #include "lattice.h"
 
@@ -12,29 +11,12 @@ namespace kerneldna::cuda {
 namespace {
 
 std::span<const TileForm> forms_of(ConvMath math) {
-  switch (math) {
-  case ConvMath::f16:
-  case ConvMath::bf16:
-    return kHalfForms;
-  case ConvMath::tf32:
+  if (math == ConvMath::tf32)
     return kTf32Forms;
-  default:
-    return kPlainForms;
-  }
+  return kHalfForms;
 }
 
-int size_of(ConvMath math) {
-  return math == ConvMath::f64 ? 8 : math == ConvMath::f16 || math == ConvMath::bf16 ? 2 : 4;
-}
-
-bool loads_vectors(const ConvGemm &call, ConvMath math) {
-  const Geometry &g = call.geometry;
-  const int size = size_of(math);
-  return math != ConvMath::f64 && math != ConvMath::f32 && g.in_channels / g.groups * size % 16 == 0 &&
-         g.out_channels / g.groups * size % 16 == 0 && is_aligned(call.source, size) &&
-         is_aligned(call.weight, {}, size) && is_aligned(call.source_scale, size) && is_aligned(call.target, size) &&
-         is_aligned(call.target_scale, size) && is_aligned(call.bias, {}, size) && is_aligned(call.residual, size);
-}
+int size_of(ConvMath math) { return math == ConvMath::tf32 ? 4 : 2; }
 
 // Estimates of cycles, to compare tiles by. A step costs its products at the share of the tensor cores' rate that tiles
 // of this size reach, or, where too few blocks hide it, its latency. The tensor cores of sm_90 are twice as fast, but
@@ -68,13 +50,9 @@ ConvGemmPlan plan_conv_gemm(const ConvGemm &call, ConvMath math, const Limits &l
   const int64_t source_channels = (call.transposed ? g.out_channels : g.in_channels) / g.groups;
   const int64_t target_channels = (call.transposed ? g.in_channels : g.out_channels) / g.groups;
   ConvGemmPlan plan{};
-  plan.vector = loads_vectors(call, math);
-
-  const int begin = plan.vector ? 0 : int(forms.size()) - 1;
-  const int end = plan.vector ? int(forms.size()) - 1 : int(forms.size());
   double best = -1;
   int64_t best_tiles = 0;
-  for (int i = begin; i < end; ++i) {
+  for (int i = 0; i < int(forms.size()); ++i) {
     const TileForm &form = forms[i];
     const int64_t samples = samples_of_tile(form.block_m, smallest.pixels(), g.batch);
     if (form.capability && (form.capability != limits.capability || form.capability != limits.compiled))
@@ -82,7 +60,7 @@ ConvGemmPlan plan_conv_gemm(const ConvGemm &call, ConvMath math, const Limits &l
     const bool is_scaled = call.source_scale.data || call.tap_scale.data;
     const int64_t rows = form.block_m + form.block_n + (is_scaled ? samples + 1 : 0);
     const int64_t stage = rows * (form.block_k + 8) * size_of(math) + (is_scaled ? form.block_m * sizeof(int) : 0);
-    if (i > begin && stage * form.stages + form.block_m * 16 > limits.shared_bytes)
+    if (i > 0 && stage * form.stages + form.block_m * 16 > limits.shared_bytes)
       continue;
     const int64_t tiles =
         lattice_tiles(g, call.transposed, form.block_m) * ceil_divide(target_channels, form.block_n) * g.groups;
@@ -107,7 +85,7 @@ ConvGemmPlan plan_conv_gemm(const ConvGemm &call, ConvMath math, const Limits &l
   return plan;
 }
 
-void conv_gemm(const ConvGemm &call, ConvMath math, const ConvGemmPlan &plan, void *partial, Stream stream) {
+void conv_gemm(const ConvGemm &call, ConvMath math, const ConvGemmPlan &plan, float *partial, Stream stream) {
   const bool is_wgmma = forms_of(math)[plan.form].capability == 90;
   switch (math) {
   case ConvMath::f16:
@@ -116,10 +94,6 @@ void conv_gemm(const ConvGemm &call, ConvMath math, const ConvGemmPlan &plan, vo
     return (is_wgmma ? conv_gemm_wgmma_bf16 : conv_gemm_bf16)(call, plan, partial, stream);
   case ConvMath::tf32:
     return conv_gemm_tf32(call, plan, partial, stream);
-  case ConvMath::f32:
-    return conv_gemm_f32(call, plan, partial, stream);
-  case ConvMath::f64:
-    return conv_gemm_f64(call, plan, partial, stream);
   }
 }
 

@@ -2,12 +2,8 @@
 
 namespace kerneldna::cuda {
 
-void conv_gemm_tf32(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
-  static_assert(std::size(kTf32Forms) == 2);
-  if (plan.form == 0)
-    launch_conv_gemm_form<Tf32Form<0>, true>(call, plan, partial, stream);
-  else
-    launch_conv_gemm_form<Tf32Form<1>, false>(call, plan, partial, stream);
+void conv_gemm_tf32(const ConvGemm &call, const ConvGemmPlan &plan, float *partial, Stream stream) {
+  launch_conv_gemm_form<Tf32Form>(call, plan, partial, stream);
 }
 
 } // namespace kerneldna::cuda

@@ -46,10 +46,9 @@ __device__ inline void fill_rows(const ConvGemm &p, const TilePlace &place, Tile
 }
 
 // sums[BlockM][ld] in shared memory: those of the tile, over all of K. Ends without a barrier.
-template <class T, int BlockM, int BlockN, int Threads, bool IsVector>
-__device__ void finish_tile(const ConvGemm &p, const TilePlace &place, const TileRow *rows, const compute_t<T> *sums,
-                            int ld, int tap) {
-  using C = compute_t<T>;
+template <class T, int BlockM, int BlockN, int Threads>
+__device__ void finish_tile(const ConvGemm &p, const TilePlace &place, const TileRow *rows, const float *sums, int ld,
+                            int tap) {
   const LatticeAxis &lattice_rows = place.at.lattice.rows, &lattice_columns = place.at.lattice.columns;
   const int per_group = (p.transposed ? p.geometry.in_channels : p.geometry.out_channels) / p.geometry.groups;
   const int first_channel = place.group * per_group + place.first_column;
@@ -70,13 +69,13 @@ __device__ void finish_tile(const ConvGemm &p, const TilePlace &place, const Til
     const int64_t first_slot =
         lattice_first_slot(p.geometry, p.transposed, kRows, place.at.row, place.at.column) + tile + place.first_sample;
     const TileRow *const part_rows = rows + part * kRows;
-    const auto store = [&](int sample, C sum) {
+    const auto store = [&](int sample, float sum) {
       const int64_t slot = first_slot + sample;
-      static_cast<C *>(p.pixel_sums)[(slot * taps + tap) * channels + first_channel + column] = sum;
+      p.pixel_sums[(slot * taps + tap) * channels + first_channel + column] = sum;
     };
     if (column < place.columns && part_rows[0].sample >= 0) {
       int sample = part_rows[0].sample;
-      C sum = 0;
+      float sum = 0;
 #pragma unroll 4
       for (int m = 0; m < kRows; ++m) {
         const TileRow row = part_rows[m];
@@ -96,10 +95,7 @@ __device__ void finish_tile(const ConvGemm &p, const TilePlace &place, const Til
 
   if (!p.target.data)
     return;
-  constexpr int kCount = IsVector ? Vector<T>::kCount : 1;
-  struct alignas(kCount * sizeof(T)) Chunk {
-    T values[kCount];
-  };
+  constexpr int kCount = Vector<T>::kCount;
   constexpr int kChunks = BlockN / kCount;
   for (int index = threadIdx.x; index < BlockM * kChunks; index += Threads) {
     const int m = index / kChunks, column = index % kChunks * kCount;
@@ -108,31 +104,26 @@ __device__ void finish_tile(const ConvGemm &p, const TilePlace &place, const Til
       continue;
     const int channel = first_channel + column;
     const auto load = [](const void *data, int64_t at) {
-      return *reinterpret_cast<const Chunk *>(static_cast<const T *>(data) + at);
+      return *reinterpret_cast<const Vector<T> *>(static_cast<const T *>(data) + at);
     };
-    C values[kCount];
+    float values[kCount];
     for (int v = 0; v < kCount; ++v)
       values[v] = sums[m * ld + column + v];
     if (p.target_scale.data) {
       const int64_t sample = place.first_sample + row.sample;
-      const Chunk scale = load(p.target_scale.data, sample * p.target_scale.sample_stride + channel);
+      const Vector<T> scale = load(p.target_scale.data, sample * p.target_scale.sample_stride + channel);
       for (int v = 0; v < kCount; ++v)
         values[v] *= to_compute(scale.values[v]);
     }
     if (p.bias) {
-      const Chunk bias = load(p.bias, channel);
+      const Vector<T> bias = load(p.bias, channel);
       for (int v = 0; v < kCount; ++v)
         values[v] += to_compute(bias.values[v]);
     }
-    if (p.residual.data) {
-      const Chunk residual = load(p.residual.data, offset(p.residual, row) + channel);
-      for (int v = 0; v < kCount; ++v)
-        values[v] += to_compute(residual.values[v]);
-    }
-    Chunk result;
-    for (int v = 0; v < kCount; ++v) // NaN stays, as in torch's ReLU
-      result.values[v] = from_compute<T>(p.relu && values[v] < 0 ? C(0) : values[v]);
-    *reinterpret_cast<Chunk *>(static_cast<T *>(p.target.data) + offset(p.target, row) + channel) = result;
+    Vector<T> result;
+    for (int v = 0; v < kCount; ++v)
+      result.values[v] = from_compute<T>(values[v]);
+    *reinterpret_cast<Vector<T> *>(static_cast<T *>(p.target.data) + offset(p.target, row) + channel) = result;
   }
 }
 

@@ -2,7 +2,7 @@
 
 namespace kerneldna::cuda {
 
-void conv_gemm_wgmma_f16(const ConvGemm &call, const ConvGemmPlan &plan, void *partial, Stream stream) {
+void conv_gemm_wgmma_f16(const ConvGemm &call, const ConvGemmPlan &plan, float *partial, Stream stream) {
   launch_conv_gemm_wgmma<__half>(call, plan, partial, stream);
 }
 

@@ -3,20 +3,10 @@
 
 #include "conv_weight_gradient.h"
 
-#include "alignment.h"
-
 #include <algorithm>
 
 namespace kerneldna::cuda {
 namespace {
-
-bool reads_vectors(const ConvWeightGradient &gradient, Stored stored) {
-  const Geometry &g = gradient.geometry;
-  const int size = size_of(stored);
-  return g.out_channels / g.groups * size % 16 == 0 && g.in_channels / g.groups * size % 16 == 0 &&
-         is_aligned(gradient.grad_output, size) && is_aligned(gradient.input, size) &&
-         is_aligned(gradient.filter, size) && is_aligned(gradient.channel, size);
-}
 
 // The parts are read once more, so they must not grow beyond what a GPU's cache holds or so.
 constexpr int64_t kMostPartialBytes = int64_t(64) << 20;
@@ -29,8 +19,7 @@ void plan_conv_weight_gradient(ConvWeightGradient &gradient, Stored stored, cons
   const Geometry &g = gradient.geometry;
   const int64_t filters = g.out_channels / g.groups, channels = g.in_channels / g.groups;
   const int64_t taps = int64_t(g.kernel_height) * g.kernel_width;
-  gradient.vectors = reads_vectors(gradient, stored);
-  gradient.block = size_of(stored) == 2 && gradient.vectors && filters > 64 && channels > 64 ? 128 : 64;
+  gradient.block = size_of(stored) == 2 && filters > 64 && channels > 64 ? 128 : 64;
 
   // Tiles of a step are as large, in bytes, for all numbers; those of blocks of 128, which come two at a time on a
   // multiprocessor where others come four at a time, have as many rows as those of 64.
@@ -38,7 +27,7 @@ void plan_conv_weight_gradient(ConvWeightGradient &gradient, Stored stored, cons
   const int64_t blocks = ceil_divide(filters, gradient.block) * ceil_divide(channels, gradient.block) * g.groups * taps;
   const int64_t at_once = int64_t(limits.multiprocessors) * (gradient.block == 128 ? 2 : 4);
   const int64_t least = std::max<int64_t>(1, ceil_divide(steps * rows, int64_t(1) << 30)); // the kernel counts in ints
-  const int64_t most = kMostPartialBytes / (g.out_channels * taps * channels * (stored == Stored::f64 ? 8 : 4));
+  const int64_t most = kMostPartialBytes / (g.out_channels * taps * channels * int64_t(sizeof(float)));
 
   gradient.parts = 0;
   gradient.steps = 0;
@@ -58,8 +47,6 @@ void conv_weight_gradient(const ConvWeightGradient &gradient, Stored stored, Str
   if (gradient.parts == 0)
     return;
   switch (stored) {
-  case Stored::f64:
-    return conv_weight_gradient_f64(gradient, stream);
   case Stored::f32:
     return conv_weight_gradient_f32(gradient, stream);
   case Stored::f16:

@@ -30,26 +30,6 @@ template <class T> __device__ inline Bits bits_of(const Vector<T> &vector) {
   return bits;
 }
 
-// `count` of the channels at source, at most a vector of them, and zeros; whole vectors where all channels are.
-template <bool Vectors, class T> __device__ inline Bits read_channels(const T *source, int count) {
-  if constexpr (Vectors) {
-    return count > 0 ? *reinterpret_cast<const Bits *>(source) : Bits{};
-  } else {
-    Vector<T> vector;
-#pragma unroll
-    for (int i = 0; i < vector.kCount; ++i)
-      vector.values[i] = i < count ? source[i] : from_compute<T>(0);
-    return bits_of(vector);
-  }
-}
-
-template <bool Vectors, class T> __device__ inline void copy_channels(T *target, const T *source, int count) {
-  if constexpr (Vectors)
-    cp_async<16>(target, source, count > 0);
-  else
-    *reinterpret_cast<Bits *>(target) = read_channels<false>(source, count);
-}
-
 template <class T> __device__ inline Bits multiply(Bits bits, const Bits &factors) {
   if constexpr (sizeof(T) == 2) {
 #pragma unroll
@@ -65,7 +45,7 @@ template <class T> __device__ inline Bits multiply(Bits bits, const Bits &factor
   }
 }
 
-template <class T> __device__ inline Bits multiply(const Bits &bits, compute_t<T> factor) {
+template <class T> __device__ inline Bits multiply(const Bits &bits, float factor) {
   Vector<T> vector = values_of<T>(bits);
 #pragma unroll
   for (T &value : vector.values)
@@ -74,7 +54,7 @@ template <class T> __device__ inline Bits multiply(const Bits &bits, compute_t<T
 }
 
 // Both factors with one rounding.
-template <class T> __device__ inline Bits multiply(const Bits &bits, const Bits &factors, compute_t<T> factor) {
+template <class T> __device__ inline Bits multiply(const Bits &bits, const Bits &factors, float factor) {
   Vector<T> vector = values_of<T>(bits);
 #pragma unroll
   for (int i = 0; i < vector.kCount; ++i)
@@ -116,7 +96,7 @@ template <class Products> constexpr size_t weight_gradient_shared_bytes() {
   return kWeightGradientStages * 2 * sizeof(typename Products::Element) * Products::kBlockK * Products::kPitch;
 }
 
-template <class Products, bool Vectors>
+template <class Products>
 __global__ void __launch_bounds__(Products::kThreads, Products::kBlocksPerMultiprocessor)
     conv_weight_gradient_kernel(const ConvWeightGradient p) {
   using T = typename Products::Element;
@@ -153,7 +133,7 @@ __global__ void __launch_bounds__(Products::kThreads, Products::kBlocksPerMultip
   // A thread copies a vector of each operand from rows that lie kRowsApart pixels apart.
   const int row = int(threadIdx.x) / kColumns, column = int(threadIdx.x) % kColumns * Vector<T>::kCount;
   const int place = Products::place(row, column);
-  const int filters_left = filters - first_filter - column, channels_left = channels - first_channel - column;
+  const bool has_filters = first_filter + column < filters, has_channels = first_channel + column < channels;
   const auto start_of = [&](const auto &tensor, int offset) {
     return tensor.data ? static_cast<const T *>(tensor.data) + (first_sample * tensor.sample_stride + offset) : nullptr;
   };
@@ -176,9 +156,8 @@ __global__ void __launch_bounds__(Products::kThreads, Products::kBlocksPerMultip
         return first + (out.sample * image.sample_stride + height * image.row_stride + width * image.column_stride);
       };
       T *const at = target + place + r * kRowsApart * Products::kPitch;
-      copy_channels<Vectors>(at, pixel_of(grad_output, p.grad_output, out.height, out.width),
-                             exists ? filters_left : 0);
-      copy_channels<Vectors>(at + kTile, pixel_of(input, p.input, height, width), inside ? channels_left : 0);
+      cp_async<16>(at, pixel_of(grad_output, p.grad_output, out.height, out.width), exists && has_filters);
+      cp_async<16>(at + kTile, pixel_of(input, p.input, height, width), inside && has_channels);
       samples[r] = inside ? out.sample : ~out.sample;
       pixels[r].advance(g, distance);
     }
@@ -191,16 +170,16 @@ __global__ void __launch_bounds__(Products::kThreads, Products::kBlocksPerMultip
       const bool inside = samples[r] >= 0;
       const int64_t sample = inside ? samples[r] : ~samples[r];
       Bits *const at = reinterpret_cast<Bits *>(target + place + r * kRowsApart * Products::kPitch);
-      if (filter && row + r * kRowsApart < left)
-        *at = multiply<T>(*at, read_channels<Vectors>(filter + sample * p.filter.sample_stride, filters_left));
-      if (!inside || !(channel || spatial))
+      if (filter && has_filters && row + r * kRowsApart < left)
+        *at = multiply<T>(*at, *reinterpret_cast<const Bits *>(filter + sample * p.filter.sample_stride));
+      if (!inside || !has_channels || !(channel || spatial))
         continue;
       Bits *const of_input = at + kTile / Vector<T>::kCount;
       Bits scaled = *of_input, factors;
       if (channel)
-        factors = read_channels<Vectors>(channel + sample * p.channel.sample_stride, channels_left);
+        factors = *reinterpret_cast<const Bits *>(channel + sample * p.channel.sample_stride);
       if (spatial) {
-        const compute_t<T> factor = to_compute(spatial[sample * p.spatial.sample_stride]);
+        const float factor = to_compute(spatial[sample * p.spatial.sample_stride]);
         scaled = channel ? multiply<T>(scaled, factors, factor) : multiply<T>(scaled, factor);
       } else {
         scaled = multiply<T>(scaled, factors);
@@ -234,38 +213,29 @@ __global__ void __launch_bounds__(Products::kThreads, Products::kBlocksPerMultip
   }
   cp_async_wait<0>();
 
-  using Sum = compute_t<T>;
-  Sum *const partial = static_cast<Sum *>(p.partial) + int64_t(part) * g.out_channels * taps * channels;
-  products.each([&](int m, int n, Sum sum) {
+  float *const partial = p.partial + int64_t(part) * g.out_channels * taps * channels;
+  products.each([&](int m, int n, float sum) {
     const int filter = first_filter + m, channel = first_channel + n;
     if (filter < filters && channel < channels)
       partial[((group * filters + filter) * taps + tap) * channels + channel] = sum;
   });
 }
 
-template <class Products, bool Vectors> void launch_weight_gradient(const ConvWeightGradient &p, Stream stream) {
+template <class Products> void launch_weight_gradient(const ConvWeightGradient &p, Stream stream) {
   const Geometry &g = p.geometry;
   const int64_t squares = ceil_divide(g.out_channels / g.groups, Products::kBlock) *
                           ceil_divide(g.in_channels / g.groups, Products::kBlock);
   const int64_t blocks = squares * g.groups * g.kernel_height * g.kernel_width * p.parts;
   if (blocks > INT_MAX)
     fail("conv_weight_gradient: ", blocks, " blocks of threads are more than a GPU takes, ", INT_MAX);
-  launch(conv_weight_gradient_kernel<Products, Vectors>,
+  launch(conv_weight_gradient_kernel<Products>,
          {"conv_weight_gradient", {blocks}, dim3(Products::kThreads), weight_gradient_shared_bytes<Products>(), stream},
          p);
 }
 
-// In blocks of one size, whether or not channels can be read as vectors.
-template <class Products> void launch_weight_gradient(const ConvWeightGradient &p, Stream stream) {
-  if (p.vectors)
-    launch_weight_gradient<Products, true>(p, stream);
-  else
-    launch_weight_gradient<Products, false>(p, stream);
-}
-
 template <class T> void launch_half_weight_gradient(const ConvWeightGradient &p, Stream stream) {
   if (p.block == 128)
-    launch_weight_gradient<HalfProducts<T, 128>, true>(p, stream);
+    launch_weight_gradient<HalfProducts<T, 128>>(p, stream);
   else
     launch_weight_gradient<HalfProducts<T, 64>>(p, stream);
 }

@@ -21,19 +21,17 @@ struct ConvWeightGradient {
   Geometry geometry;
   Image grad_output, input;
   Scale channel, filter, spatial; // [C_in], [C_out] and [taps] for each sample
-  bool tf32;                      // whether float32 may be multiplied in TF32
 
   // Set by plan_conv_weight_gradient.
-  int block;    // filters and channels of a block of threads
-  bool vectors; // whether channels can be read 16 bytes at a time
-  int parts;    // none where there are no samples
-  int steps;    // of one part, at most
+  int block; // filters and channels of a block of threads
+  int parts; // none where there are no samples
+  int steps; // of one part, at most
 
-  void *partial; // [parts, C_out, taps, C_in / groups] of the type that sums run in
+  float *partial; // [parts, C_out, taps, C_in / groups]
 };
 
-// Chooses blocks and parts, by which the result is rounded: they depend on sizes, alignment and the number of
-// multiprocessors alone.
+// Chooses blocks and parts, by which the result is rounded: they depend on sizes and the number of multiprocessors
+// alone.
 void plan_conv_weight_gradient(ConvWeightGradient &gradient, Stored stored, const Limits &limits);
 
 void conv_weight_gradient(const ConvWeightGradient &gradient, Stored stored, Stream stream);
@@ -41,7 +39,6 @@ void conv_weight_gradient(const ConvWeightGradient &gradient, Stored stored, Str
 // By what the tensors store; conv_weight_gradient calls the one that fits.
 void conv_weight_gradient_f16(const ConvWeightGradient &gradient, Stream stream);
 void conv_weight_gradient_bf16(const ConvWeightGradient &gradient, Stream stream);
-void conv_weight_gradient_f32(const ConvWeightGradient &gradient, Stream stream);
-void conv_weight_gradient_f64(const ConvWeightGradient &gradient, Stream stream);
+void conv_weight_gradient_f32(const ConvWeightGradient &gradient, Stream stream); // in TF32
 
 } // namespace kerneldna::cuda

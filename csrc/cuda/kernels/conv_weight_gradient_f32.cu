@@ -3,10 +3,7 @@
 namespace kerneldna::cuda {
 
 void conv_weight_gradient_f32(const ConvWeightGradient &gradient, Stream stream) {
-  if (gradient.tf32)
-    launch_weight_gradient<Tf32Products>(gradient, stream);
-  else
-    launch_weight_gradient<FullProducts<float>>(gradient, stream);
+  launch_weight_gradient<Tf32Products>(gradient, stream);
 }
 
 } // namespace kerneldna::cuda

@@ -6,25 +6,28 @@
 namespace kerneldna::cuda {
 
 // What a tensor stores, as the host names it to a kernel's launch function.
-enum class Stored { f64, f32, f16, bf16 };
+enum class Stored { f32, f16, bf16 };
 
-constexpr int size_of(Stored stored) { return stored == Stored::f64 ? 8 : stored == Stored::f32 ? 4 : 2; }
+constexpr int size_of(Stored stored) { return stored == Stored::f32 ? 4 : 2; }
 
-// The type that sums run in: at least float32.
-template <class T> struct Compute {
-  using type = float;
-};
-template <> struct Compute<double> {
-  using type = double;
-};
-template <class T> using compute_t = typename Compute<T>::type;
+// use(T()) with T the type of the numbers that are stored.
+template <class Use> auto with_type_of(Stored stored, Use use) {
+  switch (stored) {
+  case Stored::f16:
+    return use(__half());
+  case Stored::bf16:
+    return use(__nv_bfloat16());
+  default:
+    return use(float());
+  }
+}
 
+// All sums run in float32.
 __host__ __device__ inline float to_compute(float value) { return value; }
-__host__ __device__ inline double to_compute(double value) { return value; }
 __host__ __device__ inline float to_compute(__half value) { return __half2float(value); }
 __host__ __device__ inline float to_compute(__nv_bfloat16 value) { return __bfloat162float(value); }
 
-template <class T> __host__ __device__ inline T from_compute(compute_t<T> value) { return value; }
+template <class T> __host__ __device__ inline T from_compute(float value) { return value; }
 template <> __host__ __device__ inline __half from_compute<__half>(float value) { return __float2half_rn(value); }
 template <> __host__ __device__ inline __nv_bfloat16 from_compute<__nv_bfloat16>(float value) {
   return __float2bfloat16_rn(value);

@@ -13,19 +13,17 @@ constexpr int kThreads = 256;
 // threads share the rows.
 template <class T>
 __global__ void __launch_bounds__(kThreads) ordered_sum_kernel(OrderedSum sum, int64_t count, int columns) {
-  using C = compute_t<T>;
   KERNELDNA_SHARED(shared);
-  C *const parts = reinterpret_cast<C *>(shared);
+  float *const parts = reinterpret_cast<float *>(shared);
   const int64_t element = int64_t(blockIdx.x) * columns + threadIdx.x % columns;
   const int first_row = threadIdx.x / columns, row_step = kThreads / columns;
 
-  C total = 0;
+  float total = 0;
   if (element < count) {
-    const C *const in = static_cast<const C *>(sum.in) + element * sum.inner;
+    const float *const in = sum.in + element;
 #pragma unroll 4
     for (int64_t row = first_row; row < sum.rows; row += row_step)
-      for (int64_t m = 0; m < sum.inner; ++m)
-        total += in[row * count * sum.inner + m];
+      total += in[row * count];
   }
   parts[threadIdx.x] = total;
   for (int others = row_step / 2; others > 0; others /= 2) {
@@ -46,24 +44,14 @@ template <class T> void run(const OrderedSum &sum, Stream stream) {
   int columns = 8; // 32 bytes, the least that memory delivers
   while (columns < count && columns < 32)
     columns *= 2;
-  const Launch where{
-      "ordered_sum", {ceil_divide(count, columns)}, dim3(kThreads), kThreads * sizeof(compute_t<T>), stream};
+  const Launch where{"ordered_sum", {ceil_divide(count, columns)}, dim3(kThreads), kThreads * sizeof(float), stream};
   launch(ordered_sum_kernel<T>, where, sum, count, columns);
 }
 
 } // namespace
 
 void ordered_sum(const OrderedSum &sum, Stored stored, Stream stream) {
-  switch (stored) {
-  case Stored::f64:
-    return run<double>(sum, stream);
-  case Stored::f32:
-    return run<float>(sum, stream);
-  case Stored::f16:
-    return run<__half>(sum, stream);
-  case Stored::bf16:
-    return run<__nv_bfloat16>(sum, stream);
-  }
+  with_type_of(stored, [&](auto zero) { run<decltype(zero)>(sum, stream); });
 }
 
 } // namespace kerneldna::cuda

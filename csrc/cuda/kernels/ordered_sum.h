@@ -7,11 +7,11 @@
 
 namespace kerneldna::cuda {
 
-// out[a, b] = sum over r and m of in[r, a, b, m]; in holds the type that sums run in, out the stored one.
+// out[a, b] = sum over r of in[r, a, b]; out holds the stored type.
 struct OrderedSum {
-  const void *in; // [rows, sizes[0], sizes[1], inner], contiguous
+  const float *in; // [rows, sizes[0], sizes[1]], contiguous
   void *out;
-  int64_t rows, sizes[2], inner;
+  int64_t rows, sizes[2];
   int64_t strides[2]; // of out
 };
 

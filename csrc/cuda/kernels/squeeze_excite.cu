@@ -17,7 +17,7 @@ constexpr int64_t kBlocks = 4;
 // Of a sample's slab, that are worth a block.
 constexpr int64_t kPartBytes = 16 * 1024;
 // The samples that share what a block reads of the weights where there are many; so many have room in its registers.
-template <class T> constexpr int kSharing = sizeof(T) == 8 ? 2 : 4;
+constexpr int kSharing = 4;
 
 // Maps of one row or column, and rows that follow each other, become one row.
 Map map_of(const SqueezeExcite &se, int size) {
@@ -62,7 +62,7 @@ template <class T> void in_one_launch(const Map &map, const Layers &layers, cons
   const int64_t of_input = int64_t(map.pixels) * se.channels / (map.walk == Walk::channels ? 1 : Vector<T>::kCount);
   const int64_t of_weight = int64_t(se.hidden) * se.channels / (layers.fc1_vectors ? Vector<T>::kCount : 1);
   const int threads = threads_for(std::max(of_input, of_weight), kMostThreads);
-  const size_t bytes = sample_shared_bytes(se.channels, se.hidden, threads, count, sizeof(compute_t<T>));
+  const size_t bytes = sample_shared_bytes(se.channels, se.hidden, threads, count);
   const Launch where{"squeeze_excite_kernel", {se.batch}, dim3(threads), bytes, stream};
   launch(squeeze_excite_kernel<T>, where, map, layers, se.gate);
 }
@@ -70,7 +70,6 @@ template <class T> void in_one_launch(const Map &map, const Layers &layers, cons
 template <class T, int Samples>
 void in_two_launches(const Map &map, const Layers &layers, const SqueezeExcite &se, const Limits &limits,
                      Stream stream) {
-  using C = compute_t<T>;
   const int64_t groups = ceil_divide(se.batch, Samples);
   {
     const int count = map.walk == Walk::vectors ? Vector<T>::kCount : 1;
@@ -81,23 +80,23 @@ void in_two_launches(const Map &map, const Layers &layers, const SqueezeExcite &
     const Launch where{"squeeze_kernel",
                        {groups * se.shares},
                        dim3(threads),
-                       squeeze_shared_bytes<C>(Samples, threads, count, slab),
+                       squeeze_shared_bytes(Samples, threads, count, slab),
                        stream};
     launch(squeeze_kernel<T, Samples>, where, map, layers, se.batch, parts, se.products);
   }
   const int64_t row = int64_t(se.shares) * se.hidden;
-  const bool vectors = is_aligned(se.products, {se.hidden}, sizeof(C));
+  const bool vectors = is_aligned(se.products, {se.hidden}, sizeof(float));
   const Map products{se.products, row,       1,         row,
                      se.hidden,   se.shares, se.shares, vectors ? Walk::vectors : Walk::channels};
   const int64_t slabs =
       std::clamp(limits.multiprocessors / groups, ceil_divide(se.channels, kMostInShared), slabs_of(se.channels));
   const int slab = int(ceil_divide(se.channels, slabs));
   const int64_t of_weight = int64_t(se.hidden) * slab / (layers.fc2_vectors ? Vector<T>::kCount : 1);
-  const int threads = threads_for(std::max(of_weight, row / (vectors ? Vector<C>::kCount : 1)), kMostThreads);
+  const int threads = threads_for(std::max(of_weight, row / (vectors ? Vector<float>::kCount : 1)), kMostThreads);
   Launch where{"excite_kernel",
                {groups * ceil_divide(se.channels, slab)},
                dim3(threads),
-               excite_shared_bytes<C>(Samples, se.hidden, slab, threads, vectors ? Vector<C>::kCount : 1),
+               excite_shared_bytes(Samples, se.hidden, slab, threads, vectors ? Vector<float>::kCount : 1),
                stream};
   where.overlaps_previous = true;
   launch(excite_kernel<T, Samples>, where, products, layers, se.batch, slab, se.gate);
@@ -109,8 +108,8 @@ template <class T> void run(const SqueezeExcite &se, Stream stream) {
   const Limits &limits = limits_of(stream.device);
   if (!se.shares)
     in_one_launch<T>(map, layers, se, stream);
-  else if (se.hidden <= kMostInShared && se.shares * se.batch / kSharing<T> >= limits.multiprocessors)
-    in_two_launches<T, kSharing<T>>(map, layers, se, limits, stream);
+  else if (se.hidden <= kMostInShared && se.shares * se.batch / kSharing >= limits.multiprocessors)
+    in_two_launches<T, kSharing>(map, layers, se, limits, stream);
   else
     in_two_launches<T, 1>(map, layers, se, limits, stream);
 }
@@ -123,8 +122,8 @@ int shares_of_sample(const SqueezeExcite &se, Stored stored, const Limits &limit
   const int64_t size = size_of(stored), pixels = int64_t(se.height) * se.width;
   const int64_t weights = 2 * int64_t(se.channels) * se.hidden * size;
   const int64_t sample = se.channels * pixels * size;
-  if (sample + weights <= kOneLaunchBytes && sample_shared_bytes(se.channels, se.hidden, kMostThreads, 16 / size,
-                                                                 std::max<int64_t>(size, 4)) <= limits.shared_bytes)
+  if (sample + weights <= kOneLaunchBytes &&
+      sample_shared_bytes(se.channels, se.hidden, kMostThreads, 16 / size) <= limits.shared_bytes)
     return 0;
   const int64_t slabs = slabs_of(se.channels);
   const int64_t wanted = ceil_divide(kBlocks * limits.multiprocessors, se.batch * slabs);
@@ -134,16 +133,7 @@ int shares_of_sample(const SqueezeExcite &se, Stored stored, const Limits &limit
 }
 
 void squeeze_excite(const SqueezeExcite &se, Stored stored, Stream stream) {
-  switch (stored) {
-  case Stored::f64:
-    return squeeze::run<double>(se, stream);
-  case Stored::f32:
-    return squeeze::run<float>(se, stream);
-  case Stored::f16:
-    return squeeze::run<__half>(se, stream);
-  case Stored::bf16:
-    return squeeze::run<__nv_bfloat16>(se, stream);
-  }
+  with_type_of(stored, [&](auto zero) { squeeze::run<decltype(zero)>(se, stream); });
 }
 
 } // namespace kerneldna::cuda

@@ -28,30 +28,28 @@ template <class T> __device__ Matrix<T> fc2_of(const Layers &layers, int first_c
   return {weight + int64_t(first_channel) * layers.hidden, channels, layers.hidden, layers.hidden, layers.fc2_vectors};
 }
 
-template <class T> __device__ compute_t<T> bias_of(const void *bias, int i) {
-  return bias ? to_compute(static_cast<const T *>(bias)[i]) : compute_t<T>(0);
+template <class T> __device__ float bias_of(const void *bias, int i) {
+  return bias ? to_compute(static_cast<const T *>(bias)[i]) : 0.0f;
 }
 
-template <class C> __device__ C relu(C value) { return value < 0 ? C(0) : value; } // lets NaN through, as torch's
-template <class C> __device__ C sigmoid(C value) { return C(1) / (C(1) + std::exp(-value)); }
+__device__ float relu(float value) { return value < 0 ? 0.0f : value; } // lets NaN through, as torch's
+__device__ float sigmoid(float value) { return 1.0f / (1.0f + std::exp(-value)); }
 
 constexpr int kMostThreads = 512;
 
-// size: of the numbers that sums run in.
-inline int64_t sample_shared_bytes(int channels, int hidden, int threads, int count, int64_t size) {
-  return (2 * padded(channels) + padded(hidden) + int64_t(most_partials(threads, count, channels))) * size;
+inline int64_t sample_shared_bytes(int channels, int hidden, int threads, int count) {
+  return (2 * padded(channels) + padded(hidden) + int64_t(most_partials(threads, count, channels))) * sizeof(float);
 }
 
 // Everything in one launch. grid: samples.
 template <class T>
 __global__ void __launch_bounds__(kMostThreads, 1) squeeze_excite_kernel(Map map, Layers layers, void *gate) {
-  using C = compute_t<T>;
   KERNELDNA_SHARED(memory);
   const int channels = layers.channels, hidden = layers.hidden;
-  C *const mean = reinterpret_cast<C *>(memory);
-  C *const logits = mean + padded(channels);
-  C *const features = logits + padded(channels);
-  C *const partial = features + padded(hidden);
+  float *const mean = reinterpret_cast<float *>(memory);
+  float *const logits = mean + padded(channels);
+  float *const features = logits + padded(channels);
+  float *const partial = features + padded(hidden);
 
   const Slots slots = sum_pixels<T>(map, blockIdx.x, 0, channels, 0, map.pixels, partial);
   // Under way while the block adds up what its threads have summed.
@@ -61,11 +59,11 @@ __global__ void __launch_bounds__(kMostThreads, 1) squeeze_excite_kernel(Map map
     features[r] = bias_of<T>(layers.fc1_bias, r);
   for (int c = threadIdx.x; c < channels; c += blockDim.x)
     logits[c] = bias_of<T>(layers.fc2_bias, c);
-  total_slots(slots, partial, [&](int c, C sum) { mean[c] = sum / C(map.pixels); });
+  total_slots(slots, partial, [&](int c, float sum) { mean[c] = sum / float(map.pixels); });
   __syncthreads();
-  fc1.template multiply<1>(mean, 0, [&](int r, int, C product) { features[r] = relu(features[r] + product); });
+  fc1.template multiply<1>(mean, 0, [&](int r, int, float product) { features[r] = relu(features[r] + product); });
   __syncthreads();
-  fc2.template multiply<1>(features, 0, [&](int c, int, C product) { logits[c] += product; });
+  fc2.template multiply<1>(features, 0, [&](int c, int, float product) { logits[c] += product; });
   __syncthreads();
   T *const target = static_cast<T *>(gate) + int64_t(blockIdx.x) * channels;
   for (int c = threadIdx.x; c < channels; c += blockDim.x)
@@ -93,8 +91,8 @@ template <int Samples> struct Block {
   }
 };
 
-template <class C> size_t squeeze_shared_bytes(int samples, int threads, int count, int slab) {
-  return (size_t(samples) * padded(slab) + most_partials(threads, count, slab)) * sizeof(C);
+size_t squeeze_shared_bytes(int samples, int threads, int count, int slab) {
+  return (size_t(samples) * padded(slab) + most_partials(threads, count, slab)) * sizeof(float);
 }
 
 // products [N, slabs * parts, R]: what fc1 makes of some channels and some pixels. grid: groups of samples * slabs *
@@ -102,7 +100,6 @@ template <class C> size_t squeeze_shared_bytes(int samples, int threads, int cou
 template <class T, int Samples>
 __global__ void __launch_bounds__(kSqueezeThreads, 2)
     squeeze_kernel(Map map, Layers layers, int64_t batch, int parts, void *products) {
-  using C = compute_t<T>;
   KERNELDNA_SHARED(memory);
   let_next_kernel_start();
   const int part = blockIdx.x % parts;
@@ -110,40 +107,39 @@ __global__ void __launch_bounds__(kSqueezeThreads, 2)
   const int per_part = (map.pixels + parts - 1) / parts, first = part * per_part;
   const int last = first + per_part < map.pixels ? first + per_part : map.pixels;
   const int stride = padded(layers.channels < kSlab ? layers.channels : kSlab);
-  C *const mean = reinterpret_cast<C *>(memory);
-  C *const partial = mean + Samples * stride;
+  float *const mean = reinterpret_cast<float *>(memory);
+  float *const partial = mean + Samples * stride;
 
   const Layer<T, kRows<Samples>> fc1(fc1_of<T>(layers, block.first_channel, block.channels));
   for (int s = 0; s < block.samples; ++s) {
     const Slots slots =
         sum_pixels<T>(map, block.first_sample + s, block.first_channel, block.channels, first, last, partial);
-    total_slots(slots, partial, [&](int c, C sum) { mean[s * stride + c] = sum / C(map.pixels); });
+    total_slots(slots, partial, [&](int c, float sum) { mean[s * stride + c] = sum / float(map.pixels); });
     __syncthreads();
   }
   const int slabs = (layers.channels + kSlab - 1) / kSlab;
   const int share = block.first_channel / kSlab * parts + part;
-  fc1.template multiply<Samples>(mean, stride, [&](int r, int s, C product) {
+  fc1.template multiply<Samples>(mean, stride, [&](int r, int s, float product) {
     const int64_t row = (block.first_sample + s) * slabs * parts + share;
     if (s < block.samples)
-      static_cast<C *>(products)[row * layers.hidden + r] = product;
+      static_cast<float *>(products)[row * layers.hidden + r] = product;
   });
 }
 
-template <class C> size_t excite_shared_bytes(int samples, int hidden, int slab, int threads, int count) {
-  return (size_t(samples) * (padded(hidden) + padded(slab)) + most_partials(threads, count, hidden)) * sizeof(C);
+size_t excite_shared_bytes(int samples, int hidden, int slab, int threads, int count) {
+  return (size_t(samples) * (padded(hidden) + padded(slab)) + most_partials(threads, count, hidden)) * sizeof(float);
 }
 
 // The gate from the products: their sums are the features. grid: groups of samples * slabs.
 template <class T, int Samples>
 __global__ void __launch_bounds__(kMostThreads, 1)
     excite_kernel(Map products, Layers layers, int64_t batch, int slab, void *gate) {
-  using C = compute_t<T>;
   KERNELDNA_SHARED(memory);
   const Block<Samples> block(blockIdx.x, batch, layers.channels, slab);
   const int hidden = layers.hidden, stride = padded(hidden), logits_stride = padded(slab);
-  C *const features = reinterpret_cast<C *>(memory);
-  C *const logits = features + Samples * stride;
-  C *const partial = logits + Samples * logits_stride;
+  float *const features = reinterpret_cast<float *>(memory);
+  float *const logits = features + Samples * stride;
+  float *const partial = logits + Samples * logits_stride;
 
   const Layer<T, kRows<Samples>> fc2(fc2_of<T>(layers, block.first_channel, block.channels));
   for (int s = 0; s < block.samples; ++s) {
@@ -154,15 +150,15 @@ __global__ void __launch_bounds__(kMostThreads, 1)
   }
   wait_for_previous_kernel();
   for (int s = 0; s < block.samples; ++s) {
-    const Slots slots = sum_pixels<C>(products, block.first_sample + s, 0, hidden, 0, products.pixels, partial);
-    total_slots(slots, partial, [&](int r, C sum) {
-      C &feature = features[s * stride + r];
+    const Slots slots = sum_pixels<float>(products, block.first_sample + s, 0, hidden, 0, products.pixels, partial);
+    total_slots(slots, partial, [&](int r, float sum) {
+      float &feature = features[s * stride + r];
       feature = relu(feature + sum);
     });
     __syncthreads();
   }
   fc2.template multiply<Samples>(features, stride,
-                                 [&](int c, int s, C product) { logits[s * logits_stride + c] += product; });
+                                 [&](int c, int s, float product) { logits[s * logits_stride + c] += product; });
   __syncthreads();
   for (int s = 0; s < block.samples; ++s)
     for (int c = threadIdx.x; c < block.channels; c += blockDim.x)

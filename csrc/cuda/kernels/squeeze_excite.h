@@ -12,7 +12,7 @@
 //                    out its share of the gate. Where there are many samples, some of them share a block, and with it
 //                    what it reads of the weights.
 //
-// All sums run in at least float32, in an order that does not change from run to run.
+// All sums run in float32, in an order that does not change from run to run.
 #pragma once
 
 #include "dtypes.h"
@@ -27,7 +27,7 @@ struct SqueezeExcite {
   const void *fc1_weight, *fc1_bias, *fc2_weight, *fc2_bias; // contiguous; a bias that is absent is null
   void *gate;                                                // [batch, channels]
   int shares;                                                // what shares_of_sample says
-  void *products; // [batch, shares, hidden] of compute_t, to write in; unused where shares is 0
+  void *products; // float32 [batch, shares, hidden], to write in; unused where shares is 0
 };
 
 // How many blocks share a sample in the first of two launches; 0 where one launch does it all. Takes no account of

@@ -14,7 +14,6 @@ template <class T> struct Matrix {
 // Groups of lanes take Rows rows at a time, so that as many loads are under way and what they read of the input serves
 // as many products. The first loads are made when this is made: until they are wanted, other things can happen.
 template <class T, int Rows> class Layer {
-  using C = compute_t<T>;
   static constexpr int kCount = Vector<T>::kCount;
 
 public:
@@ -25,7 +24,7 @@ public:
   }
 
   // emit(row, sample, product) once for each, by some thread. The inputs of the samples stand `stride` apart.
-  template <int Samples, class Emit> __device__ void multiply(const C *input, int stride, Emit emit) const {
+  template <int Samples, class Emit> __device__ void multiply(const float *input, int stride, Emit emit) const {
     if (matrix.vectors)
       multiply_by<kCount, Samples>(input, stride, emit);
     else
@@ -45,14 +44,14 @@ private:
   }
 
   template <int Count, int Samples>
-  __device__ void add(C (&sums)[Rows][Samples], const Piece<T, Count> (&pieces)[Rows], const C *input, int stride,
-                      int column) const {
+  __device__ void add(float (&sums)[Rows][Samples], const Piece<T, Count> (&pieces)[Rows], const float *input,
+                      int stride, int column) const {
     if (column >= matrix.columns)
       return;
-    constexpr int kAtOnce = Count == 1 ? 1 : Vector<C>::kCount;
+    constexpr int kAtOnce = Count == 1 ? 1 : Vector<float>::kCount;
     for (int s = 0; s < Samples; ++s)
       for (int e = 0; e < Count; e += kAtOnce) {
-        const Piece<C, kAtOnce> x = load_if<kAtOnce>(true, input + s * stride + column + e);
+        const Piece<float, kAtOnce> x = load_if<kAtOnce>(true, input + s * stride + column + e);
         for (int r = 0; r < Rows; ++r)
           for (int i = 0; i < kAtOnce; ++i)
             sums[r][s] += to_compute(pieces[r].values[e + i]) * x.values[i];
@@ -60,12 +59,12 @@ private:
   }
 
   template <int Count, int Samples, class Emit>
-  __device__ void multiply_by(const C *input, int stride, Emit emit) const {
+  __device__ void multiply_by(const float *input, int stride, Emit emit) const {
     const int lanes = lanes_of(Count);
     const int group = threadIdx.x / lanes, lane = threadIdx.x % lanes, groups = blockDim.x / lanes;
 #pragma unroll 1
     for (int first = 0; first < matrix.rows; first += groups * Rows) {
-      C sums[Rows][Samples] = {};
+      float sums[Rows][Samples] = {};
       int column = lane * Count;
       if constexpr (Count > 1)
         if (first == 0) {

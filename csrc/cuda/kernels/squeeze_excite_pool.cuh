@@ -65,34 +65,32 @@ __host__ __device__ inline int most_partials(int threads, int count, int channel
   return columns < threads ? threads * count : channels;
 }
 
-template <class C> __device__ C sum_of(const C (&terms)[kLoads]) {
+__device__ float sum_of(const float (&terms)[kLoads]) {
   return ((terms[0] + terms[1]) + (terms[2] + terms[3])) + ((terms[4] + terms[5]) + (terms[6] + terms[7]));
 }
 
 // x points at the first channel; count divides channels.
 template <class T, int Count>
-__device__ Slots sum_along_channels(const Map &map, const T *x, int channels, int first, int last,
-                                    compute_t<T> *partial) {
-  using C = compute_t<T>;
+__device__ Slots sum_along_channels(const Map &map, const T *x, int channels, int first, int last, float *partial) {
   const int columns = channels / Count, threads = blockDim.x;
   const int per_pixel = columns < threads ? threads / columns : 1;
   const int slots = per_pixel < last - first ? per_pixel : last - first;
   const int64_t step = slots * map.column_stride;
   for (int i = threadIdx.x; i < slots * columns; i += threads) {
     const int slot = i / columns, column = i % columns;
-    C sums[Count] = {};
+    float sums[Count] = {};
     for (int row = first / map.width; row * map.width < last; ++row) {
       const int begin = first - row * map.width > 0 ? first - row * map.width : 0;
       const int end = last - row * map.width < map.width ? last - row * map.width : map.width;
       const T *at = x + column * Count * map.channel_stride + row * map.row_stride + (begin + slot) * map.column_stride;
       for (int pixel = begin + slot; pixel < end;) {
-        C some[Count] = {};
+        float some[Count] = {};
         for (int n = 0; n < kSteps && pixel < end; ++n, pixel += kLoads * slots) {
           Piece<T, Count> loaded[kLoads];
           for (int k = 0; k < kLoads; ++k, at += step)
             loaded[k] = load_if<Count>(pixel + k * slots < end, at);
           for (int e = 0; e < Count; ++e) {
-            C terms[kLoads];
+            float terms[kLoads];
             for (int k = 0; k < kLoads; ++k)
               terms[k] = to_compute(loaded[k].values[e]);
             some[e] += sum_of(terms);
@@ -119,16 +117,14 @@ __device__ inline int lanes_for(int pieces) {
 // Groups of lanes take a channel each, several at a time. Its pixels are vectors between two boundaries of 16 bytes and
 // single numbers before and after.
 template <class T>
-__device__ Slots sum_along_pixels(const Map &map, const T *x, int channels, int first, int last,
-                                  compute_t<T> *partial) {
-  using C = compute_t<T>;
+__device__ Slots sum_along_pixels(const Map &map, const T *x, int channels, int first, int last, float *partial) {
   constexpr int kCount = Vector<T>::kCount, kChannels = 4;
   const int length = last - first, lanes = lanes_for(length / kCount);
   const int group = threadIdx.x / lanes, lane = threadIdx.x % lanes, groups = blockDim.x / lanes;
   for (int begin = 0; begin < channels; begin += groups * kChannels) {
     const T *run[kChannels];
     int head[kChannels], vectors[kChannels];
-    C sums[kChannels] = {};
+    float sums[kChannels] = {};
     for (int k = 0; k < kChannels; ++k) {
       const int channel = begin + group + k * groups;
       run[k] = x + (channel < channels ? channel : 0) * map.channel_stride + first;
@@ -138,13 +134,13 @@ __device__ Slots sum_along_pixels(const Map &map, const T *x, int channels, int 
       vectors[k] = (length - head[k]) / kCount;
     }
     for (int i = lane; i <= length / kCount;) {
-      C some[kChannels] = {};
+      float some[kChannels] = {};
       for (int n = 0; n < kSteps && i <= length / kCount; ++n, i += lanes) {
         Piece<T, kCount> loaded[kChannels];
         for (int k = 0; k < kChannels; ++k)
           loaded[k] = load_if<kCount>(i < vectors[k], run[k] + head[k] + i * kCount);
         for (int k = 0; k < kChannels; ++k) {
-          C sum = 0;
+          float sum = 0;
           for (int e = 0; e < kCount; ++e)
             sum += to_compute(loaded[k].values[e]);
           some[k] += sum;
@@ -173,7 +169,7 @@ __device__ Slots sum_along_pixels(const Map &map, const T *x, int channels, int 
 // Sums of pixels [first, last) of some channels of a sample, for total_slots.
 template <class T>
 __device__ Slots sum_pixels(const Map &map, int64_t sample, int first_channel, int channels, int first, int last,
-                            compute_t<T> *partial) {
+                            float *partial) {
   const T *x = static_cast<const T *>(map.data) + sample * map.sample_stride + first_channel * map.channel_stride;
   if (map.walk == Walk::vectors)
     return sum_along_channels<T, Vector<T>::kCount>(map, x, channels, first, last, partial);
@@ -183,15 +179,15 @@ __device__ Slots sum_pixels(const Map &map, int64_t sample, int first_channel, i
 }
 
 // emit(channel, sum) once for each channel, by some thread.
-template <class C, class Emit> __device__ void total_slots(const Slots &left, C *partial, Emit emit) {
+template <class Emit> __device__ void total_slots(const Slots &left, float *partial, Emit emit) {
   constexpr int kMost = 32; // sums that one thread adds up: of more, first several threads some each
   const int slots = left.slots < kMost ? left.slots : kMost, channels = left.count * left.columns;
   __syncthreads();
   if (left.slots > kMost) {
     for (int i = threadIdx.x; i < kMost * channels; i += blockDim.x) {
       const int column = i % left.columns, slot = i / left.columns % kMost, e = i / (kMost * left.columns);
-      C *const sums = partial + e * left.slots * left.columns + column;
-      C sum = sums[slot * left.columns];
+      float *const sums = partial + e * left.slots * left.columns + column;
+      float sum = sums[slot * left.columns];
       for (int other = slot + kMost; other < left.slots; other += kMost)
         sum += sums[other * left.columns];
       sums[slot * left.columns] = sum;
@@ -200,7 +196,7 @@ template <class C, class Emit> __device__ void total_slots(const Slots &left, C 
   }
   for (int i = threadIdx.x; i < channels; i += blockDim.x) {
     const int column = i % left.columns, e = i / left.columns;
-    C sum = 0;
+    float sum = 0;
     for (int slot = 0; slot < slots; ++slot)
       sum += partial[(e * left.slots + slot) * left.columns + column];
     emit(column * left.count + e, sum);

@@ -1,6 +1,5 @@
-// How the threads of a block multiply two tiles in shared memory: by 16-bit tensor cores, by TF32 tensor cores, or by
-// plain multiply-adds. All have the same members, and conv_gemm.cuh is written in terms of them; so has the way of
-// sm_90a, conv_gemm_wgmma.cuh.
+// How the threads of a block multiply two tiles in shared memory: by 16-bit tensor cores or by TF32 tensor cores. Both
+// have the same members, and conv_gemm.cuh is written in terms of them; so has the way of sm_90a, conv_gemm_wgmma.cuh.
 //
 //     D[m, n] += sum_k A[m, k] * scale[sample of m, k] * B[k, n]
 //
@@ -178,66 +177,6 @@ public:
 
 private:
   static_assert(BlockK_ % 8 == 0);
-};
-
-// 256 threads, 16 by 16; a thread has every 16th row and every 16th column.
-template <class T_, int BlockM_, int BlockN_, int BlockK_, bool Transposed> class PlainMath : public ImmediateMath {
-public:
-  using T = T_;
-  static constexpr int kBlockM = BlockM_, kBlockN = BlockN_, kBlockK = BlockK_;
-  static constexpr int kThreads = 256;
-  static constexpr int kLdA = BlockK_ + 1, kLdB = (Transposed ? BlockN_ : BlockK_) + 1;
-  __device__ static int at_b(int row, int column) { return row * kLdB + column; }
-
-  __device__ explicit PlainMath(const TileRow * /*rows*/) {
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-#pragma unroll
-      for (int j = 0; j < kColumns; ++j)
-        sums[i][j] = 0;
-    }
-  }
-
-  template <bool Scaled> __device__ void step(const T *a, const T *b, const int *places, const T *scale) {
-    const T *factor_row[kRows];
-#pragma unroll
-    for (int i = 0; i < kRows; ++i)
-      if (Scaled)
-        factor_row[i] = scale + places[threadIdx.x / 16 + 16 * i];
-#pragma unroll 4
-    for (int k = 0; k < kBlockK; ++k) {
-      T left[kRows], right[kColumns];
-#pragma unroll
-      for (int i = 0; i < kRows; ++i) {
-        left[i] = a[(threadIdx.x / 16 + 16 * i) * kLdA + k];
-        if (Scaled)
-          left[i] *= factor_row[i][k];
-      }
-#pragma unroll
-      for (int j = 0; j < kColumns; ++j) {
-        const int n = threadIdx.x % 16 + 16 * j;
-        right[j] = Transposed ? b[k * kLdB + n] : b[n * kLdB + k];
-      }
-#pragma unroll
-      for (int i = 0; i < kRows; ++i)
-#pragma unroll
-        for (int j = 0; j < kColumns; ++j)
-          sums[i][j] += left[i] * right[j];
-    }
-  }
-
-  __device__ void store(T *target, int ld) const {
-#pragma unroll
-    for (int i = 0; i < kRows; ++i)
-#pragma unroll
-      for (int j = 0; j < kColumns; ++j)
-        target[(threadIdx.x / 16 + 16 * i) * ld + threadIdx.x % 16 + 16 * j] = sums[i][j];
-  }
-
-private:
-  static constexpr int kRows = BlockM_ / 16, kColumns = BlockN_ / 16;
-
-  T sums[kRows][kColumns];
 };
 
 } // namespace kerneldna::cuda

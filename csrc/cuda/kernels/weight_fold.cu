@@ -5,19 +5,6 @@
 namespace kerneldna::cuda {
 namespace {
 
-template <class Use> void with_type_of(Stored stored, Use use) {
-  switch (stored) {
-  case Stored::f64:
-    return use(double());
-  case Stored::f32:
-    return use(float());
-  case Stored::f16:
-    return use(__half());
-  case Stored::bf16:
-    return use(__nv_bfloat16());
-  }
-}
-
 Grid grid_of(int64_t threads) { return {ceil_divide(threads, kWeightFoldThreads)}; }
 
 // The rows that ordered_sum adds up for each gradient.
@@ -49,27 +36,26 @@ int64_t unfold_workspace(const WeightUnfold &unfold) {
   return rows.filter * g.out_channels + rows.spatial * g.kernel_height * g.kernel_width + rows.channel * g.in_channels;
 }
 
-void unfold_weight(const WeightUnfold &unfold, void *workspace, Stored stored, Stream stream) {
+void unfold_weight(const WeightUnfold &unfold, float *workspace, Stored stored, Stream stream) {
   const Geometry &g = unfold.fold.geometry;
   const UnfoldUnits units = unfold_units(g);
   const SumRows rows = sum_rows(unfold);
   const int64_t warps = int64_t(units.channels) * units.filters * units.taps * units.groups;
   with_type_of(stored, [&](auto zero) {
     using T = decltype(zero);
-    using Sum = compute_t<T>;
-    Sum *free = static_cast<Sum *>(workspace);
+    float *free = workspace;
     const auto take = [&](int64_t rows, int64_t columns) {
-      Sum *const taken = rows > 0 ? free : nullptr;
+      float *const taken = rows > 0 ? free : nullptr;
       free += rows * columns;
       return taken;
     };
-    const UnfoldSums<Sum> sums{take(rows.filter, g.out_channels), take(rows.spatial, units.taps),
-                               take(rows.channel, g.in_channels)};
+    const UnfoldSums sums{take(rows.filter, g.out_channels), take(rows.spatial, units.taps),
+                          take(rows.channel, g.in_channels)};
     launch(unfold_weight_kernel<T>, {"unfold_weight", grid_of(32 * warps), dim3(kWeightFoldThreads), 0, stream}, unfold,
            sums);
-    const auto add_up = [&](const Sum *in, int64_t rows, int64_t columns, void *out) {
+    const auto add_up = [&](const float *in, int64_t rows, int64_t columns, void *out) {
       if (in)
-        ordered_sum({in, out, rows, {1, columns}, 1, {columns, 1}}, stored, stream);
+        ordered_sum({in, out, rows, {1, columns}, {columns, 1}}, stored, stream);
     };
     add_up(sums.filter, rows.filter, g.out_channels, unfold.grad_filter);
     add_up(sums.spatial, rows.spatial, units.taps, unfold.grad_spatial);

@@ -8,8 +8,8 @@ namespace kerneldna::cuda {
 constexpr int kWeightFoldThreads = 256;
 
 // A static attention's factor, 1 where there is none.
-template <class T> __device__ inline compute_t<T> factor_of(const void *attention, int index) {
-  return attention ? to_compute(static_cast<const T *>(attention)[index]) : compute_t<T>(1);
+template <class T> __device__ inline float factor_of(const void *attention, int index) {
+  return attention ? to_compute(static_cast<const T *>(attention)[index]) : 1.0f;
 }
 
 __host__ __device__ inline int64_t element_of(const Weight &weight, int filter, int channel, int height, int width) {
@@ -28,12 +28,12 @@ __global__ void __launch_bounds__(kWeightFoldThreads, 4) fold_weight_kernel(cons
     return;
   const int o = int(index / unsigned(channels)), i = int(index % unsigned(channels)),
             group = o / (g.out_channels / g.groups);
-  const compute_t<T> f = factor_of<T>(p.filter, o), c = factor_of<T>(p.channel, group * channels + i);
+  const float f = factor_of<T>(p.filter, o), c = factor_of<T>(p.channel, group * channels + i);
   const T *const weight = static_cast<const T *>(p.weight.data) + element_of(p.weight, o, i, 0, 0);
   folded += int64_t(o) * taps * channels + i;
   for (int u = 0, t = 0; u < g.kernel_height; ++u)
     for (int v = 0; v < g.kernel_width; ++v, ++t) {
-      const compute_t<T> value = to_compute(weight[element_of(p.weight, 0, 0, u, v)]);
+      const float value = to_compute(weight[element_of(p.weight, 0, 0, u, v)]);
       folded[t * channels] = from_compute<T>(value * f * factor_of<T>(p.spatial, t) * c);
     }
 }
@@ -50,13 +50,13 @@ __host__ __device__ inline UnfoldUnits unfold_units(const Geometry &g) {
 }
 
 // Where each warp leaves its sums, which ordered_sum adds up. Null where the gradient is not wanted.
-template <class Sum> struct UnfoldSums {
-  Sum *filter;  // [taps, blocks of channels, C_out]
-  Sum *spatial; // [groups, blocks of filters, blocks of channels, taps]
-  Sum *channel; // [blocks of filters, taps, C_in]
+struct UnfoldSums {
+  float *filter;  // [taps, blocks of channels, C_out]
+  float *spatial; // [groups, blocks of filters, blocks of channels, taps]
+  float *channel; // [blocks of filters, taps, C_in]
 };
 
-template <class Sum> __device__ inline Sum sum_over_warp(Sum value) {
+__device__ inline float sum_over_warp(float value) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2)
     value += __shfl_xor_sync(0xffffffff, value, distance);
@@ -65,8 +65,7 @@ template <class Sum> __device__ inline Sum sum_over_warp(Sum value) {
 
 template <class T>
 __global__ void __launch_bounds__(kWeightFoldThreads)
-    unfold_weight_kernel(const WeightUnfold p, const UnfoldSums<compute_t<T>> sums) {
-  using Sum = compute_t<T>;
+    unfold_weight_kernel(const WeightUnfold p, const UnfoldSums sums) {
   const Geometry &g = p.fold.geometry;
   const UnfoldUnits units = unfold_units(g);
   const int channels = g.in_channels / g.groups, filters = g.out_channels / g.groups;
@@ -87,11 +86,11 @@ __global__ void __launch_bounds__(kWeightFoldThreads)
   const T *const weight = static_cast<const T *>(p.fold.weight.data);
   T *const grad_weight = static_cast<T *>(p.grad_weight.data);
   const bool wants_sums = sums.filter || sums.spatial || sums.channel;
-  const Sum s = factor_of<T>(p.fold.spatial, tap);
-  const Sum c = exists ? factor_of<T>(p.fold.channel, group * channels + i) : Sum(0);
+  const float s = factor_of<T>(p.fold.spatial, tap);
+  const float c = exists ? factor_of<T>(p.fold.channel, group * channels + i) : 0.0f;
   const int u = tap / g.kernel_width, v = tap % g.kernel_width, first = group * filters + filter_block * kUnfoldFilters;
 
-  Sum grads[kUnfoldFilters] = {}; // of all filters at once, so that many reads are under way
+  float grads[kUnfoldFilters] = {}; // of all filters at once, so that many reads are under way
   const int64_t filter_size = int64_t(units.taps) * channels, part_size = g.out_channels * filter_size;
   const int64_t at = first * filter_size + int64_t(tap) * channels + i;
   if (exists)
@@ -99,16 +98,16 @@ __global__ void __launch_bounds__(kWeightFoldThreads)
 #pragma unroll
       for (int k = 0; k < kUnfoldFilters; ++k)
         if (k < last)
-          grads[k] += static_cast<const Sum *>(p.partial)[part * part_size + at + k * filter_size];
+          grads[k] += p.partial[part * part_size + at + k * filter_size];
 
-  Sum of_tap = 0, of_channel = 0;
+  float of_tap = 0, of_channel = 0;
 #pragma unroll
   for (int k = 0; k < kUnfoldFilters; ++k) {
     if (k >= last)
       break;
     const int o = first + k;
-    const Sum f = factor_of<T>(p.fold.filter, o);
-    Sum product = 0;
+    const float f = factor_of<T>(p.fold.filter, o);
+    float product = 0;
     if (exists) {
       if (grad_weight)
         grad_weight[element_of(p.grad_weight, o, i, u, v)] = from_compute<T>(grads[k] * f * s * c);
@@ -118,7 +117,7 @@ __global__ void __launch_bounds__(kWeightFoldThreads)
       of_channel += product * f * s;
     }
     if (sums.filter) {
-      const Sum total = sum_over_warp(exists ? product * s * c : Sum(0));
+      const float total = sum_over_warp(exists ? product * s * c : 0.0f);
       if (lane == 0)
         sums.filter[(int64_t(tap) * units.channels + channel_block) * g.out_channels + o] = total;
     }
@@ -126,7 +125,7 @@ __global__ void __launch_bounds__(kWeightFoldThreads)
   if (sums.channel && exists)
     sums.channel[(int64_t(filter_block) * units.taps + tap) * g.in_channels + group * channels + i] = of_channel;
   if (sums.spatial) {
-    const Sum total = sum_over_warp(of_tap);
+    const float total = sum_over_warp(of_tap);
     if (lane == 0)
       sums.spatial[((int64_t(group) * units.filters + filter_block) * units.channels + channel_block) * units.taps +
                    tap] = total;

@@ -30,14 +30,14 @@ void fold_weight(const WeightFold &fold, void *folded, Stored stored, Stream str
 
 struct WeightUnfold {
   WeightFold fold;
-  const void *partial; // dV in parts, [parts, C_out, taps, C_in / groups] of the type that sums run in
+  const float *partial; // dV in parts, [parts, C_out, taps, C_in / groups]
   int parts;
   Weight grad_weight;                              // these four of what the weight stores; null where not wanted
   void *grad_channel, *grad_filter, *grad_spatial; // contiguous
 };
 
-// How many numbers of the type that sums run in unfold_weight takes as workspace.
+// How many numbers unfold_weight takes as workspace.
 int64_t unfold_workspace(const WeightUnfold &unfold);
-void unfold_weight(const WeightUnfold &unfold, void *workspace, Stored stored, Stream stream);
+void unfold_weight(const WeightUnfold &unfold, float *workspace, Stored stored, Stream stream);
 
 } // namespace kerneldna::cuda

@@ -103,44 +103,4 @@ struct Tf32Products {
   template <class Use> __device__ void each(Use use) const { tiles.each(use); }
 };
 
-// float32 and float64 in full precision: each thread multiplies 8 rows with 4 columns, read as vectors.
-template <class T> struct FullProducts {
-  using Element = T;
-  static constexpr int kBlock = 64, kBlockK = 64 / int(sizeof(T)), kPitch = kBlock, kThreads = 128;
-  static constexpr int kBlocksPerMultiprocessor = sizeof(T) == 4 ? 4 : 2;
-  static constexpr int kRows = 8, kColumns = 4, kVector = Vector<T>::kCount;
-  T sums[kRows][kColumns] = {};
-
-  static __device__ int place(int k, int m) { return k * kPitch + m; }
-
-  static __device__ int first_row() { return int(threadIdx.x) / 16 * kRows; }
-  static __device__ int column(int c) { return (int(threadIdx.x) % 16 + c / kVector * 16) * kVector + c % kVector; }
-
-  __device__ void add(const T *a, const T *b) {
-#pragma unroll 4
-    for (int k = 0; k < kBlockK; ++k) {
-      Vector<T> rows[kRows / kVector], columns[kColumns / kVector];
-#pragma unroll
-      for (int r = 0; r < kRows / kVector; ++r)
-        rows[r] = *reinterpret_cast<const Vector<T> *>(a + place(k, first_row() + r * kVector));
-#pragma unroll
-      for (int c = 0; c < kColumns / kVector; ++c)
-        columns[c] = *reinterpret_cast<const Vector<T> *>(b + place(k, column(c * kVector)));
-#pragma unroll
-      for (int r = 0; r < kRows; ++r)
-#pragma unroll
-        for (int c = 0; c < kColumns; ++c)
-          sums[r][c] += rows[r / kVector].values[r % kVector] * columns[c / kVector].values[c % kVector];
-    }
-  }
-
-  template <class Use> __device__ void each(Use use) const {
-#pragma unroll
-    for (int r = 0; r < kRows; ++r)
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c)
-        use(first_row() + r, column(c), sums[r][c]);
-  }
-};
-
 } // namespace kerneldna::cuda

@@ -1,0 +1,126 @@
+// Compiled into every build: Python asks before it chooses a backend.
+#include "conv_refusal.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+namespace kerneldna::cuda {
+namespace {
+
+// Of the smallest tile (kernels/conv_gemm.h).
+constexpr int64_t kTileChannels = 64;
+// A tile of a group with fewer channels is more than half empty, in the output or, as K, in what is summed over.
+constexpr int64_t kFewestInGroup = kTileChannels / 2;
+constexpr int64_t kLargestGridAxis = 65535;
+
+template <typename... Parts> std::string clause(const Parts &...parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  return text.str();
+}
+
+// What the kernels count in 32 bits.
+std::string too_large(const ConvShape &shape) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  const int64_t taps = shape.kernel_height * shape.kernel_width;
+  const std::pair<const char *, int64_t> sizes[] = {
+      {"elements in a sample", std::max(shape.in_channels * shape.in_height * shape.in_width,
+                                        shape.out_channels * shape.out_height * shape.out_width)},
+      {"elements in the weight", shape.out_channels * (shape.in_channels / shape.groups) * taps},
+      {"pixels in a row or column of the padded input",
+       std::max(shape.in_height + 2 * shape.padding[0], shape.in_width + 2 * shape.padding[1])},
+      {"pixels of stride or dilation",
+       std::max({shape.stride[0], shape.stride[1], shape.dilation[0], shape.dilation[1]})}};
+  for (const auto &[what, size] : sizes)
+    if (size > kMost)
+      return clause(size, " ", what, ", its kernels count to ", kMost);
+  return "";
+}
+
+std::string of_depthwise(const ConvShape &shape) {
+  if (shape.out_channels != shape.in_channels)
+    return clause("its depthwise kernels make one output channel of each input channel, not ",
+                  shape.out_channels / shape.in_channels);
+  if (shape.dilation[0] != 1 || shape.dilation[1] != 1)
+    return "its depthwise kernels are not dilated";
+  const int64_t width = shape.kernel_width, step = shape.stride[1];
+  const bool is_known = ((width == 3 || width == 5) && step <= 2) || (width == 7 && step == 1);
+  if (!is_known || shape.kernel_height > 8)
+    return clause("its depthwise kernels are 3 or 5 wide with a stride of 1 or 2, or 7 wide with a stride of 1, and at "
+                  "most 8 high, not ",
+                  bracketed({shape.kernel_height, width}), " with a stride of ", step);
+  return "";
+}
+
+std::string of_groups(const ConvShape &shape, int64_t channels, int64_t filters) {
+  if (shape.groups > 1 && std::min(channels, filters) < kFewestInGroup)
+    return clause("a group has ", channels, " channels and ", filters, " filters, and below ", kFewestInGroup,
+                  " of either its tiles of ", kTileChannels, " are mostly empty");
+  const int64_t blocks = shape.groups * ((std::max(channels, filters) + kTileChannels - 1) / kTileChannels);
+  if (blocks > kLargestGridAxis)
+    return clause("groups times blocks of ", kTileChannels, " channels is ", blocks, ", over ", kLargestGridAxis);
+  if (const int64_t taps = shape.kernel_height * shape.kernel_width; taps > kLargestGridAxis)
+    return clause("its kernels take at most ", kLargestGridAxis, " taps, not ", taps);
+  return "";
+}
+
+} // namespace
+
+bool is_depthwise(const ConvShape &shape) { return shape.groups > 1 && shape.groups == shape.in_channels; }
+
+std::string conv_refusal(const ConvShape &shape, int64_t element_bytes, bool tf32) {
+  if (element_bytes == 8)
+    return "it has no kernel for float64";
+  if (element_bytes == 4 && !tf32 && !is_depthwise(shape))
+    return "it multiplies float32 in TF32, which torch does not allow its convolutions here";
+  if (std::string reason = too_large(shape); !reason.empty())
+    return reason;
+  // In a depthwise convolution the vectors are of channels of different groups.
+  const int64_t together = is_depthwise(shape) ? 1 : shape.groups, vector = 16 / element_bytes;
+  const int64_t channels = shape.in_channels / together, filters = shape.out_channels / together;
+  if (channels % vector || filters % vector)
+    return clause("it reads ", vector, " channels at a time, and ", together > 1 ? "a group" : "the call", " has ",
+                  channels, " channels and ", filters, " filters");
+  return is_depthwise(shape) ? of_depthwise(shape) : of_groups(shape, channels, filters);
+}
+
+#ifndef KERNELDNA_HOST_EXECUTION
+namespace {
+
+// The sizes of a call that has been checked.
+std::string conv_refusal_of_sizes(const std::vector<int64_t> &input, const std::vector<int64_t> &weight,
+                                  const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
+                                  const std::vector<int64_t> &dilation, int64_t groups, int64_t element_bytes,
+                                  bool tf32) {
+  ConvShape shape{};
+  shape.batch = input.at(0);
+  shape.in_channels = input.at(1);
+  shape.in_height = input.at(2);
+  shape.in_width = input.at(3);
+  shape.out_channels = weight.at(0);
+  shape.kernel_height = weight.at(2);
+  shape.kernel_width = weight.at(3);
+  for (int axis = 0; axis < 2; ++axis) {
+    shape.stride[axis] = stride.at(axis);
+    shape.padding[axis] = padding.at(axis);
+    shape.dilation[axis] = dilation.at(axis);
+  }
+  shape.groups = groups;
+  shape.out_height = out_size(shape.in_height, shape.kernel_height, stride[0], padding[0], dilation[0]);
+  shape.out_width = out_size(shape.in_width, shape.kernel_width, stride[1], padding[1], dilation[1]);
+  return conv_refusal(shape, element_bytes, tf32);
+}
+
+} // namespace
+#endif
+
+} // namespace kerneldna::cuda
+
+#ifndef KERNELDNA_HOST_EXECUTION
+STABLE_TORCH_LIBRARY_IMPL(kerneldna, CompositeExplicitAutograd, m) {
+  m.impl("_cuda_conv_refusal", TORCH_BOX(&kerneldna::cuda::conv_refusal_of_sizes));
+}
+#endif
