@@ -4,6 +4,7 @@ All of them, for as long as it takes: pytest tests --device stand-in
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,12 +60,13 @@ def test_a_sample_passes():
 
 @pytest.mark.parametrize("backend", ["triton", "cuda_host"])
 def test_a_wrong_kernel_is_found(backend):
-    arguments = ["test_forms.py", "test_exact.py", "-k", "test_output_on_the and not depthwise or one_row and plain"]
-    done = run("--device", "stand-in", "-p", "wrong_kernels", "--backend", backend, *arguments)
+    chosen = "test_output_on_the and not depthwise or eights_pointwise and plain"
+    arguments = ["--device", "stand-in", "-p", "wrong_kernels", "--backend", backend]
+    done = run(*arguments, "test_forms.py", "test_exact.py", "-k", chosen)
     assert done.returncode == 1, done.stdout[-3000:]
     assert " failed" in done.stdout
     assert " passed" not in done.stdout.splitlines()[-1], done.stdout[-3000:]
-    assert "output: off by 0.5 in" in done.stdout
+    assert re.search(r"output: off by 0\.(49|5)\d* in", done.stdout)
 
 
 COLLECTED = [
