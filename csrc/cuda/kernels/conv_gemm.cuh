@@ -4,6 +4,7 @@
 #pragma once
 
 #include "conv_gemm_tile.cuh"
+#include "shared_banks.h"
 #include "tile_math.cuh"
 
 namespace kerneldna::cuda {
@@ -27,7 +28,10 @@ template <class Math, int Stages_, bool Scaled_, bool Transposed_> struct ConvGe
   static constexpr int kAhead = kStages - 1 - Math::kStepsInFlight;
   static_assert(kAhead > 0);
 
-  static constexpr int kLdSums = kBlockN + 4;
+  // Fragments of sums are stored as pairs, lane by lane of g = lane / 4 and t = lane % 4 to row g, column 2 t. Rows are
+  // 8 words apart modulo the 32 banks, so that four rows of 8 words, half a warp's, meet in none.
+  static constexpr int kLdSums = kBlockN + 8;
+  static_assert(bank_passes(2, [](int lane) { return lane / 4 * kLdSums + lane % 4 * 2; }) == 2);
   static constexpr int kTileA = kBlockM * Math::kLdA, kTileB = (kTransposed ? kBlockK : kBlockN) * Math::kLdB;
   static constexpr int kCount = Vector<T>::kCount;
   static constexpr int kChunks = kBlockK / kCount; // of a row of A, and of the scales
@@ -298,7 +302,6 @@ template <class T, int BlockM, int BlockN, int Threads>
 __global__ void __launch_bounds__(Threads) conv_gemm_finish_kernel(const ConvGemm p, const float *partial, int splits) {
   KERNELDNA_SHARED(shared);
   wait_for_previous_kernel();
-  constexpr int kLd = BlockN + 4;
   TileRow *const rows = reinterpret_cast<TileRow *>(shared);
   auto *const sums = reinterpret_cast<float *>(rows + BlockM);
   const TilePlace place = tile_place<BlockM, BlockN>(p, p.transposed);
@@ -309,10 +312,10 @@ __global__ void __launch_bounds__(Threads) conv_gemm_finish_kernel(const ConvGem
 #pragma unroll 4
     for (int split = 0; split < splits; ++split)
       sum += partial[(split * tiles + tile) * BlockM * BlockN + index];
-    sums[index / BlockN * kLd + index % BlockN] = sum;
+    sums[index] = sum;
   }
   __syncthreads();
-  finish_tile<T, BlockM, BlockN, Threads>(p, place, rows, sums, kLd, 0);
+  finish_tile<T, BlockM, BlockN, Threads>(p, place, rows, sums, BlockN, 0);
 }
 
 } // namespace kerneldna::cuda

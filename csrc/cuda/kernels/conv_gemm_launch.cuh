@@ -36,7 +36,7 @@ void launch_conv_gemm(const ConvGemm &call, const ConvGemmPlan &plan, float *par
     return;
   where.kernel = "conv_gemm_finish";
   where.grid.z = 1;
-  where.shared_bytes = Traits::kBlockM * (sizeof(TileRow) + (Traits::kBlockN + 4) * sizeof(float));
+  where.shared_bytes = Traits::kBlockM * (sizeof(TileRow) + Traits::kBlockN * sizeof(float));
   where.overlaps_previous = true;
   launch(conv_gemm_finish_kernel<T, Traits::kBlockM, Traits::kBlockN, Traits::kThreads>, where, call, partial,
          plan.splits);

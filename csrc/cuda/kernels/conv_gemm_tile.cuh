@@ -3,6 +3,7 @@
 
 #include "conv_gemm.h"
 #include "lattice.h"
+#include "shared_banks.h"
 
 namespace kerneldna::cuda {
 
@@ -42,6 +43,25 @@ __device__ inline void fill_rows(const ConvGemm &p, const TilePlace &place, Tile
   for (int m = threadIdx.x; m < BlockM; m += Threads) {
     const unsigned sample = (first + m) / pixels, pixel = (first + m) % pixels;
     rows[m] = {sample < samples ? int(sample) : -1, int(pixel / width), int(pixel % width)};
+  }
+}
+
+// A thread's columns of a row of sums; its neighbours have those before and behind. Eight are read by four, the second
+// four first in every other four lanes: 16 bytes 32 bytes apart, of eight lanes at a time, would meet in their banks.
+static_assert(bank_passes(4, [](int lane) { return lane * 8 + lane / 4 % 2 * 4; }) == 4);
+static_assert(bank_passes(4, [](int lane) { return lane * 8; }) == 8);
+__device__ inline void read_sums(const float *sums, float (&values)[4]) {
+  for (int v = 0; v < 4; ++v)
+    values[v] = sums[v];
+}
+__device__ inline void read_sums(const float *sums, float (&values)[8]) {
+  const bool exchanged = threadIdx.x / 4 % 2;
+  const auto *const parts = reinterpret_cast<const Vector<float> *>(sums);
+  const Vector<float> one = parts[exchanged], other = parts[!exchanged];
+#pragma unroll
+  for (int v = 0; v < 4; ++v) {
+    values[v] = (exchanged ? other : one).values[v];
+    values[4 + v] = (exchanged ? one : other).values[v];
   }
 }
 
@@ -107,8 +127,7 @@ __device__ void finish_tile(const ConvGemm &p, const TilePlace &place, const Til
       return *reinterpret_cast<const Vector<T> *>(static_cast<const T *>(data) + at);
     };
     float values[kCount];
-    for (int v = 0; v < kCount; ++v)
-      values[v] = sums[m * ld + column + v];
+    read_sums(sums + m * ld + column, values);
     if (p.target_scale.data) {
       const int64_t sample = place.first_sample + row.sample;
       const Vector<T> scale = load(p.target_scale.data, sample * p.target_scale.sample_stride + channel);

@@ -11,6 +11,7 @@
 #include "dtypes.h"
 #include "ptx.h"
 #include "row_factors.cuh"
+#include "shared_banks.h"
 
 namespace kerneldna::cuda {
 
@@ -116,8 +117,9 @@ private:
   }
 
   static_assert(sizeof(T) == 2 && BlockK_ % 16 == 0 && kWarpN % 16 == 0);
-  // Rows of 80, 144 or 272 bytes: eight of them, 16 bytes each, meet different banks.
-  static_assert(kLdA * 2 % 128 != 0 && kLdB * 2 % 128 != 0 && kLdA % 8 == 0 && kLdB % 8 == 0);
+  // Eight rows of A or B, 16 bytes each, meet in no bank.
+  static_assert(kLdA % 8 == 0 && bank_passes(4, [](int lane) { return lane * kLdA / 2; }) == 4);
+  static_assert(kLdB % 8 == 0 && bank_passes(4, [](int lane) { return lane * kLdB / 2; }) == 4);
 
   // The row that this lane names to ldmatrix.
   __device__ static int named_row(int i) { return warp_m() * kWarpM + i * 16 + threadIdx.x % 16; }
