@@ -1,6 +1,6 @@
-// Shared memory has 32 banks of 4 bytes, and gives one word of each at a time. So an access of a warp takes as many passes
-// as the bank with most of its words has; a word that several lanes read counts once. Accesses of 8 bytes a lane are
-// made by half warps, those of 16 bytes by quarters.
+// Shared memory has 32 banks of 4 bytes, and gives one word of each at a time. So an access of a warp takes as many
+// passes as the bank with most of its words has; a word that several lanes read counts once. Accesses of 8 bytes a lane
+// are made by half warps, those of 16 bytes by quarters.
 #pragma once
 
 namespace kerneldna::cuda {
