@@ -196,7 +196,7 @@ def wheels_of_nvidia() -> list[Path]:
     """Where pip puts them: nvidia/cu13. Those of CUDA 12 have no nvcc."""
     package = find_spec("nvidia")
     folders = package.submodule_search_locations if package else None
-    return sorted(path for folder in folders or () for path in Path(folder).glob("cu*"))
+    return [path for folder in folders or () for path in sorted(Path(folder).glob("cu*"))]
 
 
 def nvcc_command() -> list[str]:
