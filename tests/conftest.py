@@ -1,12 +1,14 @@
 """What all tests share: backends, dtypes, seeds, poisoned memory, and the count of what was skipped."""
 
 import importlib
+import importlib.util
 import itertools
 import os
 import pkgutil
 import subprocess
 import sys
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -197,6 +199,10 @@ def parameters(**chosen):
 NOT_RUN = pytest.StashKey[Counter]()
 
 
+# What only a card can show, before what it shares with the CPU: a run may have to end before all is done.
+FIRST_ON_A_CARD = ("test_on_a_card.py", "test_forms.py")
+
+
 def parameters_of(item):
     return item.callspec.params if hasattr(item, "callspec") else {}
 
@@ -213,6 +219,40 @@ def pytest_collection_modifyitems(config, items):
     config.stash[NOT_RUN].update(why for _, why in reasons if why)
     config.hook.pytest_deselected(items=[item for item, why in reasons if why])
     items[:] = [item for item, why in reasons if not why]
+    if "cuda" in names:
+        items.sort(key=lambda item: item.path.name not in FIRST_ON_A_CARD)
+
+
+# What the extra "test" brings (pyproject.toml) beside what every test needs.
+OPTIONAL = {"matplotlib", "onnx", "onnxruntime", "onnxscript", "pybind11", "sklearn", "tensorboard", "timm"}
+OPTIONAL |= {"torchvision", "tqdm"}
+
+
+@contextmanager
+def skipped_without_other_packages():
+    """What goes with another package is skipped where that is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        cause = error
+        while cause is not None:
+            name = (getattr(cause, "name", None) or "").split(".")[0]
+            if name in OPTIONAL and importlib.util.find_spec(name) is None:
+                pytest.skip(f"needs {name}, which is not installed")
+            cause = cause.__cause__ or cause.__context__
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    with skipped_without_other_packages():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    with skipped_without_other_packages():
+        return (yield)
 
 
 def pytest_sessionfinish(session):

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from matplotlib.image import imread
 
 from kerneldna_ops import cli
 from kerneldna_ops.analysis import CKA, cka, suggest_groups
@@ -15,6 +14,9 @@ from kerneldna_ops.analysis.tables import to_plain, write_csv
 from kerneldna_ops.models import create_model
 from kerneldna_ops.training import checkpoint
 from kerneldna_ops.training.data import open_data
+
+pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+imread = pytest.importorskip("matplotlib.image").imread
 
 SMALL = ("--data=digits", "--images=12", "--batch-size=6", "--device=cpu")
 NETWORK = {"name": "kerneldna_mobilenet_v2_050", "num_classes": 10, "in_channels": 1}

@@ -3,15 +3,16 @@
 import sys
 from itertools import pairwise
 
-import matplotlib
 import numpy
 import pytest
 import torch
-from matplotlib.figure import Figure
-from matplotlib.image import imread
 
-from kerneldna_ops.analysis import CKA, plot_heatmaps
-from kerneldna_ops.analysis.heatmaps import DPI
+matplotlib = pytest.importorskip("matplotlib")
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.image import imread  # noqa: E402
+
+from kerneldna_ops.analysis import CKA, plot_heatmaps  # noqa: E402
+from kerneldna_ops.analysis.heatmaps import DPI  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("threads")
 

@@ -6,21 +6,22 @@ import json
 import sys
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
-from timm.data import resolve_data_config
-from timm.layers import convert_sync_batchnorm
-from timm.models import load_checkpoint, model_parameters, resume_checkpoint
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
-from timm.utils import CheckpointSaver, ModelEmaV3, NativeScaler
 from torch import nn
 
-import kerneldna_ops.models.timm
-from kerneldna_ops.models import create_model, list_models, to_published
-from kerneldna_ops.models.timm.__main__ import main
-from kerneldna_ops.nn import ChildConv2d
+timm = pytest.importorskip("timm")
+from timm.data import resolve_data_config  # noqa: E402
+from timm.layers import convert_sync_batchnorm  # noqa: E402
+from timm.models import load_checkpoint, model_parameters, resume_checkpoint  # noqa: E402
+from timm.optim import create_optimizer_v2  # noqa: E402
+from timm.scheduler import create_scheduler_v2  # noqa: E402
+from timm.utils import CheckpointSaver, ModelEmaV3, NativeScaler  # noqa: E402
+
+import kerneldna_ops.models.timm  # noqa: E402
+from kerneldna_ops.models import create_model, list_models, to_published  # noqa: E402
+from kerneldna_ops.models.timm.__main__ import main  # noqa: E402
+from kerneldna_ops.nn import ChildConv2d  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("threads")
 
