@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from .summary import Ratio, summarise
 
 
 class Layer(nn.Module):
-    """The op on operands that all get a gradient."""
+    """The op on operands that all get a gradient, when that of the result is 1."""
 
     def __init__(self, operands: Operands) -> None:
         super().__init__()
@@ -37,7 +38,7 @@ class Layer(nn.Module):
 
     def forward(self) -> Tensor:
         parameters = {name: getattr(self, name) for name in DIFFERENTIABLE}
-        return op(Operands(**{**vars(self.operands), **parameters}))
+        return op(replace(self.operands, **parameters)) * self.operands.grad_output
 
 
 def tune(case: Case, candidates: list[str]) -> None:

@@ -22,9 +22,9 @@ SWITCHES_PER_SECOND = 2 / 0.025
 
 # A GPU idles at a fraction of its clock rate.
 WARM_UP_SECONDS = 0.5
-# The host queues no longer than this for one sample: at 3 us a launch at least, that is as many as the driver takes
+# The host queues no longer than this for one sample: at 2 us a launch at least, that is as many as the driver takes
 # before it makes the host wait.
-QUEUE_SECONDS = 0.003
+QUEUE_SECONDS = 0.002
 HOST_CALLS = 20
 
 

@@ -8,8 +8,6 @@ from types import SimpleNamespace
 
 import torch
 
-from kerneldna_ops.backends import _selection
-
 L2 = 1 << 12
 BUSY_MILLISECONDS = 0.1
 
@@ -48,6 +46,8 @@ def nothing(_: object) -> Iterator[None]:
 
 def install() -> None:
     """For the rest of the process."""
+    from kerneldna_ops.backends import _selection
+
     stand_ins = {
         "Event": Event,
         "CUDAGraph": CUDAGraph,

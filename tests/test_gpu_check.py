@@ -120,8 +120,10 @@ def test_a_step_that_fails_is_told(tmp_path):
 
 def test_variables_are_for_benchmarks_and_not_for_the_tests(tmp_path):
     variables = {"KERNELDNA_BACKEND": "no such backend"}
-    ran = gpu_check.run(Step("tests", "pytest", ("--version",)), tmp_path, 30.0, variables)
-    assert ran["ended"] == "ended"
+    test = tmp_path / "test_environment.py"
+    test.write_text("import os\ndef test(): assert 'KERNELDNA_BACKEND' not in os.environ")
+    ran = gpu_check.run(Step("tests", "pytest", (str(test), f"--rootdir={tmp_path}")), tmp_path, 60.0, variables)
+    assert ran["ended"] == "ended", ran
     code = "import os; print(os.environ['KERNELDNA_BACKEND'])"
     ran = gpu_check.run(Step("code", "timeit", ("-n1", "-r1", code)), tmp_path, 30.0, variables)
     assert "no such backend" in ran["last_lines"]
