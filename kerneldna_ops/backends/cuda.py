@@ -4,6 +4,7 @@ They work on channels_last tensors without a copy; an NCHW tensor is brought int
 """
 
 import functools
+import logging
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +13,16 @@ import torch
 from torch import Tensor
 
 from ..triton_kernels.operands import input_precision
+from . import _limits
 
 _native_conv = torch.ops.kerneldna._native_conv
 _native_conv_backward = torch.ops.kerneldna._native_conv_backward
+_cuda_refusal = torch.ops.kerneldna._cuda_refusal
 _allow_tf32 = torch.ops.kerneldna._allow_tf32
 _cuda_conv_refusal = torch.ops.kerneldna._cuda_conv_refusal
 squeeze_excite = torch.ops.kerneldna._native_squeeze_excite
+
+_log = logging.getLogger("kerneldna_ops")
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -46,7 +51,9 @@ def runs_on(input: Tensor) -> tuple[bool, str]:
 @functools.cache
 def _refusal(device: int) -> str:
     """What the library's kernels have against a device, its driver or this torch, or nothing."""
-    refusal: str = torch.ops.kerneldna._cuda_refusal(device)
+    refusal: str = _cuda_refusal(device)
+    if refusal and not _limits.too_old(torch.device("cuda", device)):
+        _log.warning("cuda does not run on cuda:%d: %s", device, refusal)
     return refusal
 
 

@@ -38,9 +38,12 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda op, key: True)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(cuda, "_refusal", lambda device: "")
+    monkeypatch.setattr(cuda, "_cuda_refusal", lambda device: "")
+    cuda._refusal.cache_clear()
     monkeypatch.setattr(_tuned, "find", lambda function, args: None)
     monkeypatch.setattr(backends.load("triton"), "_toolchain_missing", lambda: "")
+    yield
+    cuda._refusal.cache_clear()
 
 
 def test_runs_on_a_gpu(gpu):
@@ -77,16 +80,27 @@ def test_another_device(gpu):
     assert cuda.can_run(*CALL) == (False, "input is on cpu, not on a CUDA device")
 
 
-def test_a_gpu_that_refuses_the_kernels(gpu, monkeypatch):
-    """Whatever the library found out about it (test_device.py); others answer, and everybody may know why."""
-    reason = "the library was built with CUDA 13.0, and the NVIDIA driver is for CUDA 12.8 at most"
-    monkeypatch.setattr(cuda, "_refusal", {0: reason}.__getitem__)
+REFUSAL = "the library was built with CUDA 13.0, and the NVIDIA driver is for CUDA 12.8 at most"
+
+
+def test_a_gpu_that_refuses_the_kernels(gpu, monkeypatch, caplog):
+    """Whatever the library found out about it (test_device.py): others answer, and one warning says why."""
+    monkeypatch.setattr(cuda, "_cuda_refusal", {0: REFUSAL}.__getitem__)
     call = on_a_gpu(CALL)
-    assert cuda.can_run(*call) == cuda.runs_on(call[0]) == (False, reason)
+    assert cuda.can_run(*call) == cuda.runs_on(call[0]) == (False, REFUSAL)
     monkeypatch.setattr(backends.load("triton"), "can_run", lambda *args: (False, "it is out of order"))
     assert backends.select("conv", call, call) is backends.load("composite")
-    with use_backend("cuda"), pytest.raises(RuntimeError, match=f"^backend 'cuda' cannot run this call: {reason}$"):
+    assert [record.getMessage() for record in caplog.records] == [f"cuda does not run on cuda:0: {REFUSAL}"]
+    with use_backend("cuda"), pytest.raises(RuntimeError, match=f"^backend 'cuda' cannot run this call: {REFUSAL}$"):
         backends.select("conv", call, call)
+
+
+def test_an_old_gpu_is_nothing_to_be_warned_of(gpu, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    reason = "the GPU has compute capability 7.5, 8.0 is needed"
+    monkeypatch.setattr(cuda, "_cuda_refusal", lambda device: reason)
+    assert cuda.runs_on(on_a_gpu(CALL)[0]) == (False, reason)
+    assert caplog.records == []
 
 
 def test_here_the_reason_is_told():
