@@ -30,9 +30,11 @@ from typing import Any
 
 from kerneldna_ops.env import environment, report
 
+from . import report as latency_report
 from .cases import DEPTHWISE_SHAPES, PLAIN_SHAPES, POINTWISE_SHAPES, STRIDED_SHAPES
 from .devices import CUDA, STAND_IN
 from .process import ROOT
+from .summary import summarise
 
 MINUTES = 9.0
 # The tests may take so much of the time; at the end so many seconds are for the report.
@@ -149,18 +151,26 @@ def gpu_state() -> str | None:
 
 
 def propose_winners(folder: Path) -> list[str]:
-    """Names the autotuner's table as the package looks for it, and says how often which backend won."""
+    """Copies the autotuner's table to the name under which the package looks for one, and says how often which backend
+    won."""
     lines = []
-    for file in [file for file in folder.glob("*.json") if "shapes" in json.loads(file.read_text())]:
+    for file in folder.glob("*_driver_*.json"):
         table = json.loads(file.read_text())
         proposal = folder / f"{re.sub(r'[^A-Za-z0-9.]+', '_', table['device'])}.json"
-        if file != proposal:
-            proposal.write_text(file.read_text())
+        proposal.write_text(file.read_text())
         for function, entries in table["shapes"].items():
             won = [entry["backend"] for entry in entries.values()]
             counts = ", ".join(f"{backend} {won.count(backend)}" for backend in sorted(set(won)))
             lines.append(f"{proposal.name}, {function}: {counts or 'nothing tuned'}")
-    return list(dict.fromkeys(lines))
+    return lines
+
+
+def steps_known(record: Path, environment: dict[str, Any]) -> dict[str, Any]:
+    """Those that earlier runs left in the folder, if it was on the same machine with the same versions."""
+    if not record.exists():
+        return {}
+    known = json.loads(record.read_text())
+    return known["steps"] if known["environment"] == json.loads(json.dumps(environment)) else {}
 
 
 def text_of(record: dict[str, Any], machine: str) -> str:
@@ -173,12 +183,10 @@ def text_of(record: dict[str, Any], machine: str) -> str:
 
 
 def summary(out: Path) -> list[str]:
-    from . import report as latency_report
-    from .summary import summarise
-
     if not (out / "latency.json").exists():
         return ["nothing was measured"]
-    return [str(line) for line in summarise(latency_report.write(out))]
+    entries = json.loads((out / "latency.json").read_text())["benchmarks"]
+    return [str(line) for line in summarise(latency_report.ratios(entries))]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -206,27 +214,31 @@ def main(arguments: list[str] | None = None) -> int:
     variables = {"KERNELDNA_CACHE": str(out / "tuned"), "PYTHONUNBUFFERED": "1"}
     if options.dry_run:
         variables["TRITON_INTERPRET"] = "1"
-    record: dict[str, Any] = {"dry_run": options.dry_run, "environment": found, "steps": {}, "not_run": []}
-    record |= {"summary": [], "winners": []}
+    record: dict[str, Any] = {"dry_run": options.dry_run, "environment": found, "not_run": []}
+    record["steps"] = steps_known(out / "record.json", found)
+    machine = report()
 
     def write() -> None:
+        record.update(summary=summary(out), winners=propose_winners(out / "tuned"))
         (out / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-        (out / "record.txt").write_text(text_of(record, report()))
+        (out / "record.txt").write_text(text_of(record, machine))
 
     write()
     for step in chosen:
         left = started + 60 * options.minutes - LAST_SECONDS - time.monotonic()
-        if left <= 0:
+        if left > 0:
+            record["steps"][step.name] = run(step, out, step.share * left, variables)
+            told = record["steps"][step.name]["ended"]
+        else:
             record["not_run"].append(step.name)
-            continue
-        record["steps"][step.name] = run(step, out, step.share * left, variables)
+            told = "not run"
         write()
-        print(f"[{time.monotonic() - started:4.0f} s] {step.name}: {record['steps'][step.name]['ended']}", flush=True)
-    record["winners"] = propose_winners(out / "tuned")
-    record["summary"] = summary(out)
-    write()
+        print(f"[{time.monotonic() - started:4.0f} s] {step.name}: {told}", flush=True)
+    if (out / "latency.json").exists():
+        latency_report.write(out)
     print((out / "record.txt").read_text())
-    return int(any(step["wrong"] or step["ended"].startswith("exit") for step in record["steps"].values()))
+    run_now = [record["steps"][step.name] for step in chosen if step.name in record["steps"]]
+    return int(any(step["wrong"] or step["ended"].startswith("exit") for step in run_now))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Line:
 
     def __str__(self) -> str:
         case = self.worst.case
-        text = f"{self.layout:13} {self.mode:8} {self.family:12} {self.candidate:18} to {self.base:9}"
+        text = f"{self.layout:13} {self.mode:8} {self.family:25} {self.candidate:18} to {self.base:9}"
         text += f" {self.mean:6.3f} / {self.worst.spread.median:6.3f} ({case.shape.name} b{case.batch}),"
         text += f" {self.cells} cells"
         if self.target:

@@ -154,6 +154,20 @@ def test_what_is_wrong_anywhere_fails_the_run_and_the_rest_is_run(run_of, argume
     assert record["summary"] == ["nothing was measured"]
 
 
+def test_a_run_in_parts_leaves_one_record(run_of):
+    run_of([Step("first", "timeit", SAYS)])
+    status, record = run_of([Step("second", "timeit", ("-n1",))])
+    assert (status, list(record["steps"])) == (0, ["first", "second"])
+
+
+def test_what_another_machine_left_is_not_in_the_record(run_of, monkeypatch):
+    run_of([Step("first", "timeit", SAYS)])
+    found = {**gpu_check.environment(), "driver": "another"}
+    monkeypatch.setattr(gpu_check, "environment", lambda: found)
+    _, record = run_of([Step("second", "timeit", ("-n1",))])
+    assert list(record["steps"]) == ["second"]
+
+
 def test_what_there_was_no_time_for_is_listed(run_of):
     status, record = run_of([Step("late", "timeit", ("-n1",))], "--minutes", "0.1")
     assert (status, record["steps"], record["not_run"]) == (0, {}, ["late"])
