@@ -15,6 +15,7 @@ STABLE_TORCH_LIBRARY(kerneldna, m) {
   m.def("_native_squeeze_excite" KERNELDNA_SQUEEZE_EXCITE_ARGUMENTS);
   m.def("_squeeze_excite_training" KERNELDNA_SQUEEZE_EXCITE_TRAINING_ARGUMENTS);                   // CPU
   m.def("_squeeze_excite_training_backward" KERNELDNA_SQUEEZE_EXCITE_TRAINING_BACKWARD_ARGUMENTS); // CPU
+  m.def("_plain_conv" KERNELDNA_CONV_ARGUMENTS);                                                   // plain_conv.h
   m.def("_selected_conv" KERNELDNA_CONV_ARGUMENTS);
   m.def("_selected_conv_backward" KERNELDNA_CONV_BACKWARD_ARGUMENTS);
   m.def("_selected_squeeze_excite" KERNELDNA_SQUEEZE_EXCITE_ARGUMENTS);

@@ -5,7 +5,10 @@
 #include "conv_weight.h"
 #include "gemm_call.h"
 #ifndef KERNELDNA_HOST_EXECUTION
+#include "../plain_conv.h"
 #include "../selection.h"
+#include "refusal.h"
+#include "tf32.h"
 #endif
 
 namespace kerneldna::cuda {
@@ -60,6 +63,10 @@ Tensor conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bia
   if (selected_in_python(call_class(shape, input, spatial_attention)))
     return selected_conv(input, weight, bias, channel_attention, filter_attention, spatial_attention, stride, padding,
                          dilation, groups);
+  // Only a process with no Python comes here.
+  if (!conv_refusal(shape, input.element_size(), tf32_allowed()).empty() || !refusal(input.get_device_index()).empty())
+    return plain_conv(input, weight, bias, channel_attention, filter_attention, spatial_attention, stride, padding,
+                      dilation, groups);
   return run(shape, input, weight, bias, channel_attention, filter_attention, spatial_attention);
 }
 #endif
