@@ -33,8 +33,8 @@ Tensor run(const ConvShape &shape, const Tensor &input, const Tensor &weight, Op
     call.geometry = geometry_of(shape);
     call.source = image_of(source);
     call.weight = folded.data;
-    call.source_scale = scale_of(channel.per_sample, 1);
-    call.tap_scale = scale_of(spatial.per_sample, 2);
+    const Tensor factors =
+        scale_source(call, scale_of(channel.per_sample, 1), scale_of(spatial.per_sample, 2), input, queue);
     call.target = image_of(output);
     call.target_scale = scale_of(filter_attention, 1);
     call.bias = scale_of(bias, 1).data;

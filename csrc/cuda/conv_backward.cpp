@@ -49,8 +49,7 @@ Tensor input_gradient(const Call &of, bool for_input, Tensor *channel_gradient) 
   call.transposed = true;
   call.source = image_of(of.grad_output);
   call.weight = of.weight;
-  call.source_scale = of.filter;
-  call.tap_scale = of.spatial;
+  const Tensor factors = scale_source(call, of.filter, of.spatial, of.input, of.stream);
   call.target_scale = of.channel;
   if (for_input)
     call.target = image_of(gradient);
@@ -75,18 +74,20 @@ void filter_and_tap_gradients(const Call &of, Tensor *filter_gradient, Tensor *s
   const ConvShape &shape = of.shape;
   ConvGemm call{};
   call.geometry = geometry_of(shape);
-  call.by_tap = true;
+  call.by_tap = spatial_gradient != nullptr; // which alone needs the taps apart
   call.source = image_of(of.input);
   call.weight = of.weight;
-  call.source_scale = of.channel;
+  const Tensor factors = scale_source(call, of.channel, call.by_tap ? Scale{} : of.spatial, of.input, of.stream);
   call.partner = image_of(of.grad_output);
   const ConvGemmPlan plan = plan_conv_gemm(call, math_of(of.input.scalar_type()), limits_of(of.stream.device));
-  const Tensor sums = pixel_sums(plan, shape.kernel_height * shape.kernel_width, shape.out_channels, of.input);
+  const int64_t taps = call.by_tap ? shape.kernel_height * shape.kernel_width : 1;
+  const Tensor sums = pixel_sums(plan, taps, shape.out_channels, of.input);
   call.pixel_sums = sums.mutable_data_ptr<float>();
   run_conv_gemm(call, plan, of.input, of.stream);
 
   AttentionSums of_tiles = sums_of(call, plan);
-  of_tiles.tap_scale = of.spatial;
+  if (call.by_tap)
+    of_tiles.tap_scale = of.spatial;
   of_tiles.filter_scale = of.filter;
   of_tiles.by_channel = filter_gradient ? filter_gradient->mutable_data_ptr() : nullptr;
   of_tiles.by_tap_sums = spatial_gradient ? spatial_gradient->mutable_data_ptr() : nullptr;

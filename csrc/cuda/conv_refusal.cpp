@@ -29,7 +29,9 @@ std::string too_large(const ConvShape &shape) {
   const std::pair<const char *, int64_t> sizes[] = {
       {"elements in a sample", std::max(shape.in_channels * shape.in_height * shape.in_width,
                                         shape.out_channels * shape.out_height * shape.out_width)},
-      {"elements in the weight", shape.out_channels * (shape.in_channels / shape.groups) * taps},
+      // Counted as if its filters filled a tile: a step along K passes over as many at once.
+      {"elements in the weight",
+       std::max(shape.out_channels, kTileChannels) * (shape.in_channels / shape.groups) * taps},
       {"pixels in a row or column of the padded input",
        std::max(shape.in_height + 2 * shape.padding[0], shape.in_width + 2 * shape.padding[1])},
       {"pixels of stride or dilation",

@@ -2,6 +2,7 @@
 
 #include "gemm_call.h"
 
+#include "kernels/reduction_scale.h"
 #include "tf32.h"
 
 namespace kerneldna::cuda {
@@ -20,6 +21,21 @@ ConvMath math_of(ScalarType dtype) {
   default:
     return ConvMath::bf16;
   }
+}
+
+Tensor scale_source(ConvGemm &call, const Scale &channel, const Scale &spatial, const Tensor &like, Stream stream) {
+  const Geometry &g = call.geometry;
+  const int taps = g.kernel_height * g.kernel_width, channels = call.transposed ? g.out_channels : g.in_channels;
+  if (!spatial.data) {
+    call.source_scale = channel;
+    return {};
+  }
+  const Tensor product = empty({g.batch, taps, channels}, like.scalar_type(), like);
+  reduction_scale({g.batch, taps, channels, spatial, channel, product.mutable_data_ptr()},
+                  stored_of(like.scalar_type()), stream);
+  call.source_scale = {product.const_data_ptr(), int64_t(taps) * channels};
+  call.tap_stride = channels;
+  return product;
 }
 
 void run_conv_gemm(const ConvGemm &call, const ConvGemmPlan &plan, const Tensor &like, Stream stream) {

@@ -22,6 +22,10 @@ struct Attention {
   }
 };
 
+// Sets the factors along K, of each sample: c of the channels of the source and s of the taps, each absent or not.
+// Where there is an s the result is what they are stored in, which must live as long as the call.
+Tensor scale_source(ConvGemm &call, const Scale &channel, const Scale &spatial, const Tensor &like, Stream stream);
+
 // Runs the plan of the call with the workspace that it needs.
 void run_conv_gemm(const ConvGemm &call, const ConvGemmPlan &plan, const Tensor &like, Stream stream);
 

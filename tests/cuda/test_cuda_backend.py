@@ -123,6 +123,7 @@ def large(input, weight, **geometry):
 # What else is refused: test_cuda_host_op.py
 LARGE = {
     "weight": (large((1, 2**16, 1, 1), (2**16, 2**16, 1, 1)), f"4294967296 elements in the weight, {GRID}"),
+    "few large filters": (large((1, 2**24, 3, 3), (8, 2**24, 3, 3)), f"9663676416 elements in the weight, {GRID}"),
     "sample of the input": (
         large((1, 2**16, 2**8, 2**8), (8, 2**16, 1, 1)),
         f"4294967296 elements in a sample, {GRID}",

@@ -153,34 +153,19 @@ private:
     }
   }
 
-  // s * c of the samples of the tile, after the places of the rows. c alone needs no arithmetic.
+  // g of the samples of the tile, after the places of the rows.
   __device__ void load_scale(int *places, T *tile, bool channel_exists) {
     if (chunk == 0)
 #pragma unroll
       for (int j = 0; j < Traits::kRowsA; ++j)
         places[row_a(j)] = (in_image >> j & 1 ? rows[row_a(j)].sample : samples) * Math::kLdA;
-    const T *const channel = static_cast<const T *>(p.source_scale.data);
-    const T *const spatial = static_cast<const T *>(p.tap_scale.data);
+    const T *const scale = static_cast<const T *>(p.source_scale.data);
+    const T *const first = scale + tap() * p.tap_stride + place.group * group.source_channels + k + chunk;
 #pragma unroll 1
     for (int sample = threadIdx.x / Traits::kChunks; sample < samples; sample += Traits::kThreads / Traits::kChunks) {
       const int64_t n = place.first_sample + sample;
       const bool valid = channel_exists && n < p.geometry.batch;
-      const int64_t offset = n * p.source_scale.sample_stride + place.group * group.source_channels + k + chunk;
-      T *const target = tile + sample * Math::kLdA + chunk;
-      if (!spatial) {
-        cp_async<16>(target, valid ? channel + offset : channel, valid);
-        continue;
-      }
-      Vector<T> scale;
-      const float of_tap = valid ? to_compute(spatial[n * p.tap_scale.sample_stride + tap()]) : 0.0f;
-      for (T &value : scale.values)
-        value = from_compute<T>(of_tap);
-      if (channel && valid) {
-        scale = *reinterpret_cast<const Vector<T> *>(channel + offset);
-        for (T &value : scale.values)
-          value = from_compute<T>(to_compute(value) * of_tap);
-      }
-      *reinterpret_cast<Vector<T> *>(target) = scale;
+      cp_async<16>(tile + sample * Math::kLdA + chunk, valid ? first + n * p.source_scale.sample_stride : scale, valid);
     }
   }
 
@@ -273,7 +258,8 @@ __device__ void conv_gemm_tile(const ConvGemm &p, const GroupSizes &group, float
     cp_async_wait<0>();
   }
   __syncthreads();
-  let_next_kernel_start();
+  if (partial)
+    let_next_kernel_start(); // the one that adds them up
 
   auto *const sums = reinterpret_cast<float *>(stages);
   math.store(sums, Traits::kLdSums);

@@ -11,6 +11,7 @@
 // A tile may also sum over its pixels, sample by sample, the products of a partner with what it has before the last
 // scale:
 //     gradient of the input, partner x             sum_q x[n, q, i] * dx[n, q, i] / c[n, i], the gradient of c[n, i]
+//     forward, partner gy                          sum_p gy[n, p, o] * y[n, p, o] / f[n, o], the gradient of f[n, o]
 //     forward, one tap at a time, partner gy       e[n, t, o] = sum_p gy[n, p, o] * sum_i W[o, t, i] * c[n, i] * x[n,
 //     p@t, i],
 //                                                  which gives df[n, o] = sum_t s[n, t] * e[n, t, o] and
@@ -32,9 +33,9 @@ struct ConvGemm {
   bool by_tap;        // each tap on its own, into pixel_sums; the forward only
   Image source;       // input, or grad_output where transposed
   const void *weight; // [C_out, taps, C_in / groups], contiguous
-  Scale source_scale; // on the channels of source
-  Scale tap_scale;
-  Image target; // its data is null where only pixel_sums are wanted
+  Scale source_scale; // g, along K: of each channel of source, or of each tap and channel (reduction_scale.h)
+  int64_t tap_stride; // of g from tap to tap; 0 where they share it
+  Image target;       // its data is null where only pixel_sums are wanted
   Scale target_scale;
   const void *bias; // or null
   Image partner;

@@ -54,7 +54,7 @@ void launch_conv_gemm_form(const ConvGemm &call, const ConvGemmPlan &plan, float
     else
       launch_conv_gemm<Plain>(call, plan, partial, stream);
   };
-  if (call.source_scale.data || call.tap_scale.data)
+  if (call.source_scale.data)
     with(std::true_type{});
   else
     with(std::false_type{});

@@ -54,7 +54,7 @@ ConvGemmPlan plan_conv_gemm(const ConvGemm &call, ConvMath math, const Limits &l
     const int64_t samples = samples_of_tile(form.block_m, smallest.pixels(), g.batch);
     if (form.capability && (form.capability != limits.capability || form.capability != limits.compiled))
       continue;
-    const bool is_scaled = call.source_scale.data || call.tap_scale.data;
+    const bool is_scaled = call.source_scale.data;
     const int64_t rows = form.block_m + form.block_n + (is_scaled ? samples + 1 : 0);
     const int64_t stage = rows * (form.block_k + 8) * size_of(math) + (is_scaled ? form.block_m * sizeof(int) : 0);
     if (i > 0 && stage * form.stages + form.block_m * 16 > limits.shared_bytes)

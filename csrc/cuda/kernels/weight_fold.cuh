@@ -94,6 +94,7 @@ __global__ void __launch_bounds__(kWeightFoldThreads)
   const int64_t filter_size = int64_t(units.taps) * channels, part_size = g.out_channels * filter_size;
   const int64_t at = first * filter_size + int64_t(tap) * channels + i;
   if (exists)
+#pragma unroll 4 // parts whose reads are under way together
     for (int part = 0; part < p.parts; ++part)
 #pragma unroll
       for (int k = 0; k < kUnfoldFilters; ++k)
