@@ -87,8 +87,8 @@ GEMM = [
     ),
     in_gemm(
         "the spatial attention's taps counted as those of the class",
-        "scale + tap() * p.tap_stride",
-        "scale + (tap_row * place.at.lattice.columns.taps + tap_column) * p.tap_stride",
+        "offset = tap() * p.tap_stride",
+        "offset = (tap_row * place.at.lattice.columns.taps + tap_column) * p.tap_stride",
         "test_every_shape[stride_and_dilation-1-float16]",
     ),
     in_gemm(

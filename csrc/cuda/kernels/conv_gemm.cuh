@@ -160,12 +160,13 @@ private:
       for (int j = 0; j < Traits::kRowsA; ++j)
         places[row_a(j)] = (in_image >> j & 1 ? rows[row_a(j)].sample : samples) * Math::kLdA;
     const T *const scale = static_cast<const T *>(p.source_scale.data);
-    const T *const first = scale + tap() * p.tap_stride + place.group * group.source_channels + k + chunk;
+    const int offset = tap() * p.tap_stride + place.group * group.source_channels + k + chunk;
 #pragma unroll 1
     for (int sample = threadIdx.x / Traits::kChunks; sample < samples; sample += Traits::kThreads / Traits::kChunks) {
       const int64_t n = place.first_sample + sample;
       const bool valid = channel_exists && n < p.geometry.batch;
-      cp_async<16>(tile + sample * Math::kLdA + chunk, valid ? first + n * p.source_scale.sample_stride : scale, valid);
+      cp_async<16>(tile + sample * Math::kLdA + chunk,
+                   valid ? scale + n * p.source_scale.sample_stride + offset : scale, valid);
     }
   }
 

@@ -34,7 +34,7 @@ struct ConvGemm {
   Image source;       // input, or grad_output where transposed
   const void *weight; // [C_out, taps, C_in / groups], contiguous
   Scale source_scale; // g, along K: of each channel of source, or of each tap and channel (reduction_scale.h)
-  int64_t tap_stride; // of g from tap to tap; 0 where they share it
+  int tap_stride;     // of g from tap to tap; 0 where they share it
   Image target;       // its data is null where only pixel_sums are wanted
   Scale target_scale;
   const void *bias; // or null

@@ -60,8 +60,8 @@ __device__ inline void read_sums(const float *sums, float (&values)[8]) {
   const Vector<float> one = parts[exchanged], other = parts[!exchanged];
 #pragma unroll
   for (int v = 0; v < 4; ++v) {
-    values[v] = (exchanged ? other : one).values[v];
-    values[4 + v] = (exchanged ? one : other).values[v];
+    values[v] = exchanged ? other.values[v] : one.values[v];
+    values[4 + v] = exchanged ? one.values[v] : other.values[v];
   }
 }
 
