@@ -163,10 +163,9 @@ private:
     const int offset = tap() * p.tap_stride + place.group * group.source_channels + k + chunk;
 #pragma unroll 1
     for (int sample = threadIdx.x / Traits::kChunks; sample < samples; sample += Traits::kThreads / Traits::kChunks) {
-      const int64_t n = place.first_sample + sample;
-      const bool valid = channel_exists && n < p.geometry.batch;
+      const int64_t n = min(place.first_sample + sample, p.geometry.batch - 1); // no row has what is past it
       cp_async<16>(tile + sample * Math::kLdA + chunk,
-                   valid ? scale + n * p.source_scale.sample_stride + offset : scale, valid);
+                   channel_exists ? scale + n * p.source_scale.sample_stride + offset : scale, channel_exists);
     }
   }
 
