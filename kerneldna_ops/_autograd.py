@@ -15,7 +15,7 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
 from ._arguments import with_defaults
-from .backends import Asked, call
+from .backends import Asked, call, plan_of, python_selects
 
 _conv = torch.ops.kerneldna.conv.default
 _conv_backward = torch.ops.kerneldna.conv_backward.default
@@ -92,26 +92,46 @@ class ConvBackward(_Function):
         return None, grad_grad_output, *grads, None, None, None, None, None
 
 
-def kernel(op: Any, function: type[_Function]) -> Callable[..., Any]:
-    """What the dispatcher calls where autograd may have to record the op.
+# What the dispatcher calls where autograd may have to record an op. torch.library.register_autograd makes such a kernel
+# too, but torch.func.grad refuses it.
 
-    torch.library.register_autograd makes such a kernel too, but torch.func.grad refuses it.
-    """
 
-    def record_or_pass_on(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
-        def below() -> Any:
-            with torch._C._AutoDispatchBelowAutograd():
-                return call(op.redispatch, keyset & torch._C._after_autograd_keyset, *args)
+def conv(keyset: torch._C.DispatchKeySet, *args: Any) -> Tensor:
+    def below() -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            # Plain tensors and no mode: below autograd is only the backend, which may have a plan for such calls.
+            if python_selects(args[0]) and keyset.raw_repr() & _BELOW_AUTOGRAD in _PLAIN:
+                complete = with_defaults(*args)
+                plan = plan_of(complete)
+                if plan is not None:
+                    return plan(*complete)  # type: ignore[no-any-return]
+            return call(_conv.redispatch, keyset & torch._C._after_autograd_keyset, *args)  # type: ignore[no-any-return]
 
-        if forward_ad._current_level >= 0 and any(isinstance(arg, Tensor) and _has_tangent(arg) for arg in args):
-            raise NotImplementedError(
-                f"{op._schema.name} has no forward-mode derivative (jvp, jacfwd): use reverse mode (vjp, jacrev)"
-            )
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            return function.apply(below, *(with_defaults(*args) if op is _conv else args))
-        return below()
+    if _records(_conv, args):
+        return Conv.apply(below, *with_defaults(*args))  # type: ignore[no-any-return]
+    return below()
 
-    return record_or_pass_on
+
+def conv_backward(keyset: torch._C.DispatchKeySet, *args: Any) -> tuple[Tensor, ...]:
+    def below() -> tuple[Tensor, ...]:
+        with torch._C._AutoDispatchBelowAutograd():
+            return call(_conv_backward.redispatch, keyset & torch._C._after_autograd_keyset, *args)  # type: ignore[no-any-return]
+
+    if _records(_conv_backward, args):
+        return ConvBackward.apply(below, *args)  # type: ignore[no-any-return]
+    return below()
+
+
+_BELOW_AUTOGRAD = torch._C._after_autograd_keyset.raw_repr()
+_PLAIN = {torch._C.DispatchKeySet(key).raw_repr() for key in (torch._C.DispatchKey.CPU, torch._C.DispatchKey.CUDA)}
+
+
+def _records(op: Any, args: tuple[Any, ...]) -> bool:
+    if forward_ad._current_level >= 0 and any(isinstance(arg, Tensor) and _has_tangent(arg) for arg in args):
+        raise NotImplementedError(
+            f"{op._schema.name} has no forward-mode derivative (jvp, jacfwd): use reverse mode (vjp, jacrev)"
+        )
+    return torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
 
 
 def _has_tangent(tensor: Tensor) -> bool:

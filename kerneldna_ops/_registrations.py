@@ -42,17 +42,13 @@ def fake_conv_backward(grad_output: Tensor, *args: Any) -> Gradients:
 
 
 def selected_conv(*args: Any) -> Tensor:
-    output = backends.conv(*with_defaults(*args))
-    return output.contiguous(memory_format=output_memory_format(args[0]))
+    return backends.conv(*with_defaults(*args))
 
 
 def selected_conv_backward(grad_output: Tensor, *args: Any) -> Gradients:
     """A gradient that output_mask leaves out is a tensor of shape [0]: the schema has no room for None."""
-    grads: tuple[Any, ...] = backends.conv_backward(grad_output, *args)
-    return tuple(
-        grad.contiguous(memory_format=output_memory_format(tensor)) if wanted else grad_output.new_empty(0)
-        for grad, tensor, wanted in zip(grads, args[:6], args[-1], strict=True)
-    )
+    grads = backends.conv_backward(grad_output, *args)
+    return tuple(grad_output.new_empty(0) if grad is None else grad for grad in grads)
 
 
 # Where the C++ library has no kernel for a device, nobody has checked the arguments yet.
@@ -76,8 +72,8 @@ register_kernel("_selected_conv_backward", "CompositeExplicitAutograd", selected
 torch.library.register_fake("kerneldna::conv", fake_conv, lib=LIBRARY)
 torch.library.register_fake("kerneldna::conv_backward", fake_conv_backward, lib=LIBRARY)
 
-for _op, _function in ((_conv, _autograd.Conv), (_conv_backward, _autograd.ConvBackward)):
-    register_kernel(_op, "Autograd", _autograd.kernel(_op, _function), with_keyset=True)
+for _op, _kernel in ((_conv, _autograd.conv), (_conv_backward, _autograd.conv_backward)):
+    register_kernel(_op, "Autograd", _kernel, with_keyset=True)
 
 torch.library.register_vmap("kerneldna::conv", _vmap.conv, lib=LIBRARY)
 torch.library.register_vmap("kerneldna::conv_backward", _vmap.conv_backward, lib=LIBRARY)

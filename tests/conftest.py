@@ -291,6 +291,12 @@ def without_cudnn(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
 
 
+@pytest.fixture(autouse=True)
+def no_plans():
+    """What other tests had backends do is forgotten."""
+    backends._plans.forget()
+
+
 @pytest.fixture
 def threads():
     """A function that sets the number of threads, one at first; it is put back afterwards."""

@@ -50,6 +50,7 @@ COMPOSITE = Winner("composite", "measured faster (ratio 1.50)")
 
 
 def goes_to_python(op, *args):
+    backends._plans.forget()
     with mock.patch.object(backends, "select", wraps=backends.select) as select:
         op(*args)
     return select.called

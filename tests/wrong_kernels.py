@@ -9,11 +9,11 @@ from kerneldna_ops.backends import cuda_host
 def pytest_collection_finish():
     from kerneldna_ops.triton_kernels import conv_forward  # how its kernels are defined is decided by then
 
-    right, right_on_the_host = conv_forward.forward, cuda_host.conv
+    right, right_on_the_host = conv_forward.Product.__call__, cuda_host.conv
 
     def wrong(*args, **named):
         product = right(*args, **named)
-        product.y.view(-1)[-1] += 0.5
+        product.y.as_strided((product.y.numel(),), (1,))[-1] += 0.5
         return product
 
     def wrong_on_the_host(*args):
@@ -21,4 +21,4 @@ def pytest_collection_finish():
         output[-1, -1, -1, -1] += 0.5
         return output
 
-    conv_forward.forward, cuda_host.conv = wrong, wrong_on_the_host
+    conv_forward.Product.__call__, cuda_host.conv = wrong, wrong_on_the_host

@@ -83,6 +83,7 @@ class BackwardConfigs:
     blocks: Config
 
     @classmethod
+    @functools.lru_cache(maxsize=4096)
     def of(cls, problem: Problem, device: Device) -> "BackwardConfigs":
         """Of the candidates, which go from large to small, the first whose tiles the sizes fill.
 
@@ -141,6 +142,7 @@ def candidates(kernel: str, arch: int, bits: int) -> list[Config]:
     return [Config(form=form, **tile) for entry in entries if nearest in entry["archs"] for tile in entry["tiles"]]
 
 
+@functools.cache
 def device_running(device: torch.device) -> Device:
     """Without a GPU, in the interpreter or on meta tensors, that of the published estimates."""
     if device.type != "cuda":

@@ -24,6 +24,7 @@ SPLIT_K programs share the reduction of a tile where there are too few tiles to 
 float32, [SPLIT_K, pixels, O], and conv_reduce_kernel adds the parts and does the epilogue.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .config import Config
-from .launch import cdiv, launch
+from .launch import Launcher, cdiv, interpreted, launch
 from .operands import Scale, input_precision
 from .problem import Problem
 from .tf32 import rounded_copy
@@ -289,8 +290,8 @@ def forward(
     x is [N, H, W, C] and w [O, T, C/groups], both contiguous. dot_with, of y's shape, asks for Result.dots. Workspace
     beside the result, in float32: split_k times y if split_k > 1; for dot_with, dot_segments / block_m of y.
     """
-    sizes = (problem.height, problem.width, problem.out_height, problem.out_width)
-    return _run(x, w, problem, config, g, f, bias, dot_with, sizes, transposed=False)
+    run = product(problem, config, g and g[1:], f and f.sample_stride, bias is not None, dot_with is not None, *kind(x))
+    return run(x, w, g and g.tensor, f and f.tensor, bias, dot_with)
 
 
 def input_gradient(
@@ -306,8 +307,9 @@ def input_gradient(
 
     Here g [N, T, O] scales grad_output (f * s of the forward) and f [N, C] the result (c of the forward).
     """
-    sizes = (problem.out_height, problem.out_width, problem.height, problem.width)
-    return _run(grad_output, w, problem, config, g, f, None, dot_with, sizes, transposed=True)
+    strides = g and g[1:], f and f.sample_stride
+    run = product(problem, config, *strides, False, dot_with is not None, *kind(grad_output), transposed=True)
+    return run(grad_output, w, g and g.tensor, f and f.tensor, None, dot_with)
 
 
 def dot_segments(config: Config, smallest_map: int) -> int:
@@ -315,64 +317,123 @@ def dot_segments(config: Config, smallest_map: int) -> int:
     return (config.block_m - 2) // max(smallest_map, 1) + 2
 
 
-def _run(x, w, problem, config, g, f, bias, dot_with, sizes, transposed):  # type: ignore[no-untyped-def]
-    height, width, out_height, out_width = sizes
-    per_group = (problem.in_channels // problem.groups, problem.out_channels // problem.groups)
-    k, o = reversed(per_group) if transposed else per_group
-    class_h, class_w = problem.stride if transposed else (1, 1)
-    step = [s // math.gcd(s, d) if transposed else 1 for s, d in zip(problem.stride, problem.dilation, strict=True)]
-    # Of the classes, the first is the largest and the last the smallest.
-    pixels = cdiv(out_height, class_h) * cdiv(out_width, class_w)
-    fewest = (out_height // class_h) * (out_width // class_w)
-    batch, block_m = problem.batch, config.block_m
-    tiles = cdiv(batch * pixels, block_m)
-    taps = math.prod(cdiv(size, s) for size, s in zip(problem.kernel_size, step, strict=True))
-    channels = problem.groups * o
+def kind(x: Tensor) -> tuple[str, torch.device, torch.dtype]:
+    """What decides, besides sizes and layouts, what is compiled for operands like x."""
+    return input_precision(), x.device, x.dtype
 
-    y = x.new_empty(batch, out_height, out_width, channels)
-    steps = taps * cdiv(k, config.block_k)
-    k_steps = cdiv(steps, config.split_k)
-    split_k = cdiv(steps, k_steps)  # without programs that would have no step
-    out = y if split_k == 1 else x.new_empty(split_k, *y.shape, dtype=torch.float32)
-    segments = dot_segments(config, fewest)
-    shape = (split_k, class_h * class_w, tiles, segments, channels)
-    dots = None if dot_with is None else x.new_empty(shape, dtype=torch.float32)
-    scale = Scale(x, 0) if g is None else g
-    after = Scale(x, 0) if f is None else f
-    flags = {"HAS_F": f is not None, "HAS_BIAS": bias is not None, "SPLIT_K": split_k}
-    launch(
-        conv_kernel,
-        (tiles * cdiv(o, config.block_n), problem.groups * class_h * class_w, split_k),
-        *(x, rounded_copy(w), scale.tensor, after.tensor, bias, out, dot_with, dots),
-        *(batch, height, width, out_height, out_width, scale.sample_stride, scale.tap_stride, after.sample_stride),
-        *(tiles, k_steps),
-        *(k, o, problem.groups, *problem.kernel_size, *problem.stride, *problem.dilation, *problem.padding),
-        *(transposed, *step),
-        HAS_G=g is not None,
-        HAS_DOT=dots is not None,
-        SEGMENTS=segments,
-        PRECISION=input_precision(),
-        BM=block_m,
-        BN=config.block_n,
-        BK=config.block_k,
-        STAGES=config.num_stages,
-        num_warps=config.num_warps,
-        **flags,
-    )
-    if split_k > 1:
+
+class Product:
+    """conv_kernel and what follows it for operands of given sizes and layouts: all but the tensors is decided.
+
+    g: how far apart samples and taps lie in it; f: how far apart samples lie. None where there is none.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        config: Config,
+        g: tuple[int, int] | None,
+        f: int | None,
+        has_bias: bool,
+        has_dot: bool,
+        precision: str,
+        transposed: bool,
+    ) -> None:
+        sizes = (problem.height, problem.width), (problem.out_height, problem.out_width)
+        (height, width), (out_height, out_width) = reversed(sizes) if transposed else sizes
+        per_group = (problem.in_channels // problem.groups, problem.out_channels // problem.groups)
+        k, o = reversed(per_group) if transposed else per_group
+        class_h, class_w = problem.stride if transposed else (1, 1)
+        step = [s // math.gcd(s, d) if transposed else 1 for s, d in zip(problem.stride, problem.dilation, strict=True)]
+        # Of the classes, the first is the largest and the last the smallest.
+        pixels = cdiv(out_height, class_h) * cdiv(out_width, class_w)
+        fewest = (out_height // class_h) * (out_width // class_w)
+        batch, block_m = problem.batch, config.block_m
+        tiles = cdiv(batch * pixels, block_m)
+        taps = math.prod(cdiv(size, s) for size, s in zip(problem.kernel_size, step, strict=True))
+        channels = problem.groups * o
+        steps = taps * cdiv(k, config.block_k)
+        k_steps = cdiv(steps, config.split_k)
+        split_k = cdiv(steps, k_steps)  # without programs that would have no step
+        segments = dot_segments(config, fewest)
+
+        self.shape = batch, out_height, out_width, channels
+        self._classes, self._block_m = (class_h, class_w), block_m
+        self._rounds = precision == "tf32" and problem.dtype is torch.float32 and not interpreted
+        self._parts = (split_k, *self.shape) if split_k > 1 else None
+        self._dots = (split_k, class_h * class_w, tiles, segments, channels) if has_dot else None
+        flags = {"HAS_F": f is not None, "HAS_BIAS": has_bias, "SPLIT_K": split_k}
+        self._product = Launcher(
+            conv_kernel,
+            (tiles * cdiv(o, config.block_n), problem.groups * class_h * class_w, split_k),
+            *(batch, height, width, out_height, out_width, *(g or (0, 0)), f or 0),
+            *(tiles, k_steps),
+            *(k, o, problem.groups, *problem.kernel_size, *problem.stride, *problem.dilation, *problem.padding),
+            *(transposed, *step),
+            HAS_G=g is not None,
+            HAS_DOT=has_dot,
+            SEGMENTS=segments,
+            PRECISION=precision,
+            BM=block_m,
+            BN=config.block_n,
+            BK=config.block_k,
+            STAGES=config.num_stages,
+            num_warps=config.num_warps,
+            **flags,
+        )
         rows = batch * out_height * out_width
-        launch(
+        self._reduce = Launcher(
             conv_reduce_kernel,
             (cdiv(rows, 16), cdiv(channels, 128), 1),
-            *(out, after.tensor, bias, y, rows, out_height * out_width, after.sample_stride, channels),
+            *(rows, out_height * out_width, f or 0, channels),
             BM=16,
             BN=128,
             num_warps=4,
             **flags,
         )
-    if dots is None:
-        return Result(y, None)
-    return Result(y, sample_sums(dots, batch, out_height, out_width, (class_h, class_w), block_m))
+
+    def __call__(
+        self,
+        x: Tensor,
+        w: Tensor,
+        g: Tensor | None,
+        f: Tensor | None,
+        bias: Tensor | None,
+        dot_with: Tensor | None,
+        y: Tensor | None = None,
+    ) -> Result:
+        """Of x, w and y (which gets the result) the memory counts: x [N, H, W, C], w [O, T, C/groups], self.shape."""
+        if y is None:
+            y = x.new_empty(self.shape)
+        if g is None:
+            g = x  # never read, but an address
+        if f is None:
+            f = x
+        out = y if self._parts is None else x.new_empty(self._parts, dtype=torch.float32)
+        dots = None if self._dots is None else x.new_empty(self._dots, dtype=torch.float32)
+        self._product(x, rounded_copy(w) if self._rounds else w, g, f, bias, out, dot_with, dots)
+        if self._parts is not None:
+            self._reduce(out, f, bias, y)
+        if dots is None:
+            return Result(y, None)
+        return Result(y, sample_sums(dots, *self.shape[:3], self._classes, self._block_m))
+
+
+@functools.lru_cache(maxsize=4096)
+def product(
+    problem: Problem,
+    config: Config,
+    g: tuple[int, int] | None,
+    f: int | None,
+    has_bias: bool,
+    has_dot: bool,
+    precision: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    transposed: bool = False,
+) -> Product:
+    """The same one again for what Triton compiles the same way, hence device and dtype."""
+    return Product(problem, config, g, f, has_bias, has_dot, precision, transposed)
 
 
 def sample_sums(dots: Tensor, batch: int, height: int, width: int, classes: tuple[int, int], block_m: int) -> Tensor:

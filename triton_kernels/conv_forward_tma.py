@@ -22,6 +22,11 @@ boxes of w with three dimensions (the same), programs that work on one tile afte
 memory of its own, so that two of them no longer share a multiprocessor), and plain stores instead of those of the TMA.
 """
 
+import functools
+import math
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
@@ -29,12 +34,12 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .config import Config
-from .conv_forward import Result, epilogue
+from .conv_forward import Result, epilogue, kind
 from .cost_model import box as box_of
-from .launch import cdiv, interpreted, launch
-from .operands import Scale, input_precision
+from .launch import Launcher, cdiv, interpreted
+from .operands import Scale
 from .problem import Problem
-from .tf32 import TMA_ROUNDS, operand, rounded, rounded_copy
+from .tf32 import TMA_ROUNDS, rounded, rounded_copy, rounding
 
 
 # fmt: off
@@ -195,50 +200,122 @@ def forward(
 
     Workspace: a copy of w with its channels rounded up to block_k, where they are no multiple of it.
     """
-    samples, box_height, box_width = box_of(problem, config)
-    batch, out_height, out_width = problem.batch, problem.out_height, problem.out_width
-    channels, filters, block_k = problem.in_channels, problem.out_channels, config.block_k
-    stride_h, stride_w = problem.stride
-    y = x.new_empty(batch, out_height, out_width, filters)
-    if y.numel() == 0:
+    run = product(problem, config, g and g[1:], f and f.sample_stride, bias is not None, False, *kind(x))
+    return run(x, w, g and g.tensor, f and f.tensor, bias, None)
+
+
+class Product:
+    """As conv_forward.Product; has_dot and dot_with are there for likeness, and must be false."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        config: Config,
+        g: tuple[int, int] | None,
+        f: int | None,
+        has_bias: bool,
+        precision: str,
+    ) -> None:
+        samples, box_height, box_width = box_of(problem, config)
+        batch, out_height, out_width = problem.batch, problem.out_height, problem.out_width
+        channels, filters, block_k = problem.in_channels, problem.out_channels, config.block_k
+        stride_h, stride_w = problem.stride
+        swapped = config.form == "S"
+        self.shape = batch, out_height, out_width, filters
+        # Of each tap of each filter.
+        self._taps = filters * problem.taps, channels
+        self._padding = (0, -channels % block_k) if problem.taps > 1 and channels % block_k else None
+        tap = channels + (self._padding[1] if self._padding else 0)
+
+        rows = problem.height // stride_h
+        x_shape = batch, rows, stride_h, problem.width // stride_w, stride_w * channels
+        self._x = _Descriptor(x_shape, (samples, box_height, 1, box_width, block_k))
+        self._w = _Descriptor((filters, problem.taps * tap), (config.block_n, block_k))
+        stored = config.block_n if swapped else config.block_n // 2
+        self._y = _Descriptor(self.shape, (samples, box_height, box_width, stored), multiplied=False)
+        boxes = cdiv(batch, samples) * cdiv(out_height, box_height) * cdiv(out_width, box_width)
+        self._launch = Launcher(
+            conv_tma_kernel,
+            (boxes * cdiv(filters, config.block_n), 1, 1),
+            *(batch, problem.height, problem.width, out_height, out_width),
+            *(*(g or (0, 0)), f or 0),
+            *(channels, filters, *problem.kernel_size, *problem.stride, *problem.dilation, *problem.padding),
+            descriptors=3,
+            HAS_G=g is not None,
+            HAS_F=f is not None,
+            HAS_BIAS=has_bias,
+            SWAPPED=swapped,
+            SKIP_PADDING=config.form == "X",
+            PRECISION=precision,
+            NB=samples,
+            TH=box_height,
+            TW=box_width,
+            BN=config.block_n,
+            BK=block_k,
+            STAGES=config.num_stages,
+            num_warps=config.num_warps,
+        )
+
+    def __call__(
+        self,
+        x: Tensor,
+        w: Tensor,
+        g: Tensor | None,
+        f: Tensor | None,
+        bias: Tensor | None,
+        dot_with: None,
+        y: Tensor | None = None,
+    ) -> Result:
+        """Of x, w and y counts the memory, in the order of x [N, H, W, C], w [O, T, C] and self.shape."""
+        if y is None:
+            y = x.new_empty(self.shape)
+        if y.numel() == 0:
+            return Result(y, None)
+        x, w = _aligned(x), _aligned(w if TMA_ROUNDS else rounded_copy(w))
+        if self._padding is not None:
+            w = F.pad(w.as_strided(self._taps, (self._taps[1], 1)), self._padding)
+        g = x if g is None else g  # never read, but an address
+        f = x if f is None else f
+        self._launch(self._x(x), self._w(w), self._y(y), g, f, bias)
         return Result(y, None)
 
-    swapped = config.form == "S"
-    x, w = _aligned(x), _aligned(w if TMA_ROUNDS else rounded_copy(w))
-    x_view = x.view(batch, problem.height // stride_h, stride_h, problem.width // stride_w, stride_w * channels)
-    if problem.taps > 1 and channels % block_k:
-        w = F.pad(w, (0, -channels % block_k))
-    stored = config.block_n if swapped else config.block_n // 2
-    scale = Scale(x, 0) if g is None else g
-    after = Scale(x, 0) if f is None else f
-    boxes = cdiv(batch, samples) * cdiv(out_height, box_height) * cdiv(out_width, box_width)
-    launch(
-        conv_tma_kernel,
-        (boxes * cdiv(filters, config.block_n), 1, 1),
-        operand(x_view, samples, box_height, 1, box_width, block_k),
-        operand(w.flatten(1), config.block_n, block_k),
-        TensorDescriptor.from_tensor(y, [samples, box_height, box_width, stored]),
-        *(scale.tensor, after.tensor, bias),
-        *(batch, problem.height, problem.width, out_height, out_width),
-        *(scale.sample_stride, scale.tap_stride, after.sample_stride),
-        *(channels, filters, *problem.kernel_size, *problem.stride, *problem.dilation, *problem.padding),
-        HAS_G=g is not None,
-        HAS_F=f is not None,
-        HAS_BIAS=bias is not None,
-        SWAPPED=swapped,
-        SKIP_PADDING=config.form == "X",
-        PRECISION=input_precision(),
-        NB=samples,
-        TH=box_height,
-        TW=box_width,
-        BN=config.block_n,
-        BK=block_k,
-        STAGES=config.num_stages,
-        num_warps=config.num_warps,
-    )
-    return Result(y, None)
+
+@functools.lru_cache(maxsize=4096)
+def product(
+    problem: Problem,
+    config: Config,
+    g: tuple[int, int] | None,
+    f: int | None,
+    has_bias: bool,
+    has_dot: bool,
+    precision: str,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Product:
+    """The same one again for what Triton compiles the same way, hence device and dtype."""
+    assert not has_dot
+    return Product(problem, config, g, f, has_bias, precision)
 
 
 def _aligned(tensor: Tensor) -> Tensor:
     """Descriptors need addresses of a multiple of 16 bytes, which a slice of a tensor may not have."""
     return tensor.clone() if tensor.data_ptr() % 16 else tensor
+
+
+class _Descriptor:
+    """Makes TMA descriptors of tensors whose memory has this shape, contiguous; checked once."""
+
+    def __init__(self, shape: tuple[int, ...], box: tuple[int, ...], multiplied: bool = True) -> None:
+        self._shape, self._box, self._multiplied = shape, box, multiplied
+        self._checked: dict[str, Any] | None = None
+
+    def __call__(self, tensor: Tensor) -> TensorDescriptor:
+        if self._checked is None:
+            strides = [math.prod(self._shape[axis + 1 :]) for axis in range(len(self._shape))]
+            options = rounding(tensor) if self._multiplied else {}
+            descriptor = TensorDescriptor(tensor, list(self._shape), strides, list(self._box), **options)
+            self._checked = {name: value for name, value in vars(descriptor).items() if name != "base"}
+            return descriptor
+        descriptor = object.__new__(TensorDescriptor)
+        vars(descriptor).update(self._checked, base=tensor)
+        return descriptor

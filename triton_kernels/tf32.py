@@ -53,7 +53,6 @@ def rounded_copy(tensor: Tensor) -> Tensor:
     return copy
 
 
-def operand(tensor: Tensor, *box: int) -> TensorDescriptor:
-    """A descriptor of a tensor that is multiplied as the TMA brings it, or after a factor."""
-    options = {"round_f32_to_tf32": True} if TMA_ROUNDS and needs_rounding(tensor) else {}
-    return TensorDescriptor.from_tensor(tensor, list(box), **options)
+def rounding(tensor: Tensor) -> dict[str, bool]:
+    """What a descriptor says of a tensor that is multiplied as the TMA brings it, or after a factor."""
+    return {"round_f32_to_tf32": True} if TMA_ROUNDS and needs_rounding(tensor) else {}

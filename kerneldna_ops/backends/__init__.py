@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _tuned, _winners
+from .._arguments import output_memory_format
+from . import _plans, _tuned, _winners
 
 # In order of preference, unless the table of measured winners says otherwise (_winners.py). A backend is a module of
 # this folder with the functions
 #     conv, conv_backward, squeeze_excite   the ops of those names; they take their arguments, by position
+#     prepare                               may say what answers all calls like one of the first two, faster than they
 #     can_run                               says with its reason whether the backend takes a call of the first two
 #     runs_on                               the same of squeeze_excite, by its input
 AUTOMATIC = ("cpu", "triton", "cuda", "composite", "reference")
@@ -187,6 +189,7 @@ class CannotRun(RuntimeError):
 def refuse(name: str, function: str, shape_class: str, reason: str) -> None:
     """No call of this function and shape class goes to the backend from now on."""
     _refused[name, function, shape_class] = reason
+    _plans.forget()
     if _chosen.get() is None:
         _log.warning("%s does not run %s of %s: %s", name, function, shape_class, reason)
 
@@ -246,40 +249,93 @@ def _first_that_runs(order: dict[str, str], can_run: Callable[[str], tuple[bool,
 _raised = threading.local()
 
 
+def python_selects(input: Tensor) -> bool:
+    """Whether this module may be asked for a call of conv, rather than the C++ library alone."""
+    return _chosen.get() is not None or not input.is_cpu
+
+
+def plan_of(args: tuple[Any, ...]) -> _plans.Plan | None:
+    """What answers this call of conv, if calls like it were answered here before."""
+    return _plans.find(_signature(args))
+
+
 def conv(*args: Any) -> Tensor:
-    output: Tensor = _run("conv", args, args)
+    """The output, in the memory format that the op gives it."""
+    output: Tensor = _planned("conv", args, args)
     return output
 
 
 def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
-    grads: tuple[Tensor | None, ...] = _run("conv_backward", args[1:-1], args)
+    """The gradients that the last argument asks for, in the memory formats that the op gives them, else None."""
+    grads: tuple[Tensor | None, ...] = _planned("conv_backward", args[1:-1], args)
     return grads
 
 
 def squeeze_excite(*args: Any) -> Tensor:
     shape_class = _tuned.gate_key_of(*args[:2])
-    gate: Tensor = _answer("squeeze_excite", lambda: _select_gate(args[0], shape_class), lambda: shape_class, args)
-    return gate
-
-
-def _run(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
-    return _answer(function, lambda: select(function, conv_args, args), lambda: _tuned.key_of(*conv_args), args)
-
-
-def _answer(
-    function: str, select: Callable[[], ModuleType], shape_class: Callable[[], str], args: tuple[Any, ...]
-) -> Any:
-    """What the selected backend answers; where it finds out only then that it cannot, the next."""
     try:
         while True:
-            backend = select()
+            backend = _select_gate(args[0], shape_class)
             try:
-                return getattr(backend, function)(*args)
+                gate: Tensor = backend.squeeze_excite(*args)
+                return gate
             except CannotRun as error:
-                refuse(backend.__name__.rpartition(".")[2], function, shape_class(), str(error))
+                refuse(_name(backend), "squeeze_excite", shape_class, str(error))
     except BaseException as error:
         _raised.error = error
         raise
+
+
+def _planned(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
+    try:
+        key = _signature(args)
+        plan = _plans.find(key)
+        if plan is None:
+            plan = _plan(function, conv_args, args)
+            if _reaction.get() is None or load("_autotune").settled(function, conv_args):
+                _plans.keep(key, plan)
+        return plan(*args)
+    except BaseException as error:
+        _raised.error = error
+        raise
+
+
+def _signature(args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    if _log.isEnabledFor(logging.DEBUG):  # then each call says what was chosen for it
+        return None
+    return _plans.signature((_chosen.get(), _reaction.get() is not None), args)
+
+
+def _plan(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> _plans.Plan:
+    """What the selected backend answers; where it finds out only then that it cannot, what the next one does."""
+    backend = select(function, conv_args, args)
+    prepare = getattr(backend, "prepare", None)
+    run = getattr(backend, function) if prepare is None else prepare(function, conv_args, args)
+
+    def answer(run: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return run(*args)
+        except CannotRun as error:
+            conv_args = args if function == "conv" else args[1:-1]
+            refuse(_name(backend), function, _tuned.key_of(*conv_args), str(error))
+        return _plan(function, conv_args, args)(*args)
+
+    if function == "conv":
+        memory_format = output_memory_format(args[0])
+        return lambda *args: answer(run, *args).contiguous(memory_format=memory_format)
+    formats = [
+        output_memory_format(tensor) if wanted else None for tensor, wanted in zip(args[1:7], args[-1], strict=True)
+    ]
+
+    def gradients(*args: Any) -> tuple[Tensor | None, ...]:
+        found = zip(answer(run, *args), formats, strict=True)
+        return tuple(None if wanted is None else grad.contiguous(memory_format=wanted) for grad, wanted in found)
+
+    return gradients
+
+
+def _name(backend: ModuleType) -> str:
+    return backend.__name__.rpartition(".")[2]
 
 
 def call(op: Callable[..., Any], *args: Any) -> Any:

@@ -52,11 +52,16 @@ def collect() -> Iterator[set[tuple[str, str]]]:
 
 def react(reaction: Reaction, function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
     """Before a call of `function`, "conv" or "conv_backward", with args; conv_args are those of its forward."""
-    if _tuned.find(function, conv_args) is not None or not _runnable(function, conv_args):
+    if settled(function, conv_args):
         return
     if conv_args[0].device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return
     reaction(function, conv_args, args)
+
+
+def settled(function: str, conv_args: tuple[Any, ...]) -> bool:
+    """Whether nothing is left to measure for such a call."""
+    return _tuned.find(function, conv_args) is not None or not _runnable(function, conv_args)
 
 
 def _runnable(function: str, conv_args: tuple[Any, ...]) -> list[str]:

@@ -28,6 +28,7 @@ from .._arguments import output_memory_format
 from .._library import build_info
 from ..triton_kernels import operands
 from ..triton_kernels.problem import Problem
+from . import _plans
 
 _log = logging.getLogger("kerneldna_ops")
 
@@ -98,6 +99,7 @@ class Table:
         """Keeps the entry, and writes it beside those that other processes have written meanwhile."""
         with self._lock:
             self._entries[function][key] = entry
+            _plans.forget()
             shapes = {name: _read(self.file, name) for name in FUNCTIONS}
             shapes[function][key] = entry
             rows = {name: {k: asdict(e) for k, e in sorted(found.items())} for name, found in shapes.items()}

@@ -9,18 +9,19 @@ import importlib
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._checks import out_size
 from ..triton_kernels import operands
 from ..triton_kernels.config import Config
 from ..triton_kernels.failure import KernelFailure, described, is_reason
 from ..triton_kernels.problem import Problem
-from . import CannotRun, _limits, _tuned
+from . import CannotRun, _limits, _plans, _tuned
 
 _log = logging.getLogger("kerneldna_ops")
 
@@ -109,12 +110,12 @@ def kernels(name: str) -> Any:
 
 
 def conv(*args: Any) -> Tensor:
-    output: Tensor = _built("conv", args, args)
+    output: Tensor = prepare("conv", args, args)(*args)
     return output
 
 
 def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
-    grads: tuple[Tensor | None, ...] = _built("conv_backward", args[1:-1], args)
+    grads: tuple[Tensor | None, ...] = prepare("conv_backward", args[1:-1], args)(*args)
     return grads
 
 
@@ -131,21 +132,28 @@ _smaller: dict[tuple[str, str], dict[str, Any]] = {}
 _MOST_SMALLER = 2  # so many are tried: each takes about a second to build
 
 
-def _built(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
-    call = function, _tuned.key_of(*conv_args)
+def prepare(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Callable[..., Any]:
+    """What answers this call of "conv" or "conv_backward" and all others of its signature (_plans.py)."""
     entry = _tuned.find(function, conv_args)
-    options = _smaller.get(call, {} if entry is None else entry.options)
-    try:
-        return run(function, args, options)
-    except KernelFailure as error:
-        failure = error
-    # What ran before the kernel that failed has written to workspaces of its own alone.
-    for smaller in _smaller_tiles(function, conv_args, options) if failure.out_of_resources else ():
-        with contextlib.suppress(KernelFailure):
-            result = run(function, args, smaller)
-            _smaller[call] = smaller
-            return result
-    raise CannotRun(str(failure)) from failure
+    options = _smaller.get((function, _tuned.key_of(*conv_args)), {} if entry is None else entry.options)
+    prepared = _prepared(function, options, args)
+
+    def call(*args: Any) -> Any:
+        try:
+            return prepared(*args)
+        except KernelFailure as error:
+            failure = error
+        # What ran before the kernel that failed has written to workspaces of its own alone.
+        conv_args = args if function == "conv" else args[1:-1]
+        for smaller in _smaller_tiles(function, conv_args, options) if failure.out_of_resources else ():
+            with contextlib.suppress(KernelFailure):
+                result = run(function, args, smaller)
+                _smaller[function, _tuned.key_of(*conv_args)] = smaller
+                _plans.forget()
+                return result
+        raise CannotRun(str(failure)) from failure
+
+    return call
 
 
 def _smaller_tiles(function: str, conv_args: tuple[Any, ...], options: dict[str, Any]) -> list[dict[str, Any]]:
@@ -177,7 +185,11 @@ def candidates(function: str, conv_args: tuple[Any, ...]) -> list[dict[str, Any]
 
 def run(function: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """The call with some of the candidates' options; with none, as the rules for what nobody tuned choose."""
-    return (_forward if function == "conv" else _backward)(options, *args)
+    return _prepared(function, options, args)(*args)
+
+
+def _prepared(function: str, options: dict[str, Any], args: tuple[Any, ...]) -> Callable[..., Any]:
+    return _forward(options, *args) if function == "conv" else functools.partial(_backward, options)
 
 
 def _forward(
@@ -189,24 +201,35 @@ def _forward(
     filter_attention: Tensor | None,
     spatial_attention: Tensor | None,
     *geometry: Any,
-) -> Tensor:
-    channel, filter, spatial = channel_attention, filter_attention, spatial_attention
-    problem = Problem.of(input, weight, channel, spatial, *geometry)
-    x = operands.pixels(input)
+) -> Callable[..., Tensor]:
+    problem = Problem.of(input, weight, channel_attention, spatial_attention, *geometry)
     if not problem.batch:
-        return input.new_empty(0, problem.out_channels, problem.out_height, problem.out_width)
+        return _no_samples
     if problem.depthwise:
-        depthwise = kernels("conv_depthwise").depthwise_forward
-        y = depthwise(x, weight[:, 0].contiguous(), channel, filter, spatial, bias, *geometry[:3])
-        return operands.image(y)  # type: ignore[no-any-return]
-    choice = kernels("forward_choice")
-    config = Config.of(options) if options else choice.candidates(problem, _gpu(input.device))[0]
-    g = operands.reduction_scale(channel, spatial, problem.in_channels)
-    w = operands.taps_of(weight)
-    if g is None:
-        w = operands.folded(w, channel=channel, spatial=spatial)
-    bias = None if bias is None else bias.contiguous()
-    y = choice.FORMS[config.form].forward(x, w, problem, config, g, operands.sample_scale(filter), bias).y
+        return _depthwise
+    config = Config.of(options) if options else kernels("forward_choice").candidates(problem, _gpu(input.device))[0]
+    attentions = channel_attention, filter_attention, spatial_attention
+    forward: Callable[..., Tensor] = kernels("conv_plan").forward(config, problem, input, weight, bias, *attentions)
+    return forward
+
+
+def _no_samples(input: Tensor, weight: Tensor, *others: Any) -> Tensor:
+    geometry = zip(input.shape[2:], weight.shape[2:], *others[4:7], strict=True)
+    return input.new_empty(0, len(weight), *(out_size(*size) for size in geometry))
+
+
+def _depthwise(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    channel_attention: Tensor | None,
+    filter_attention: Tensor | None,
+    spatial_attention: Tensor | None,
+    *geometry: Any,
+) -> Tensor:
+    attentions = channel_attention, filter_attention, spatial_attention
+    depthwise = kernels("conv_depthwise").depthwise_forward
+    y = depthwise(operands.pixels(input), weight[:, 0].contiguous(), *attentions, bias, *geometry[:3])
     return operands.image(y)  # type: ignore[no-any-return]
 
 

@@ -60,10 +60,13 @@ def times(monkeypatch):
 def options(monkeypatch):
     """The options of the calls that Triton's kernels ran, in order."""
     ran = []
-    original = triton.run
-    monkeypatch.setattr(
-        triton, "run", lambda function, args, options: ran.append(options) or original(function, args, options)
-    )
+    original = triton._prepared
+
+    def prepared(function, options, args):
+        call = original(function, options, args)
+        return lambda *args: ran.append(options) or call(*args)
+
+    monkeypatch.setattr(triton, "_prepared", prepared)
     return ran
 
 

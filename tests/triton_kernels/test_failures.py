@@ -173,23 +173,28 @@ def test_where_resources_are_short_smaller_tiles_are_tried(launched, warned, mon
     """And found again without another attempt."""
     shapes = (4, 64, 9, 8), (64, 64, 1, 1), (64,), (4, 64), (4, 64), (4, 1, 1)
     args = [torch.randn(shape, dtype=torch.float16) for shape in shapes]
-    call = (*args, (1, 1), (0, 0), (1, 1), 1)
-    expected = backends.conv(*call)
+    args = (*args, (1, 1), (0, 0), (1, 1), 1)
+    expected = backends.conv(*args)
     tried = []
-    original = backend.run
+    original = backend._prepared
 
-    def run(function, args, options):
-        tried.append(options)
-        if len(tried) < 3:
-            launched(REASONS["too many resources"])
-        else:
-            launched(None, "no kernel of this name")
-        return original(function, args, options)
+    def prepared(function, options, args):
+        def run(*args):
+            tried.append(options)
+            if len(tried) < 3:
+                launched(REASONS["too many resources"])
+            else:
+                launched(None, "no kernel of this name")
+            return call(*args)
 
-    monkeypatch.setattr(backend, "run", run)
+        call = original(function, options, args)
+        return run
+
+    monkeypatch.setattr(backend, "_prepared", prepared)
+    backends._plans.forget()
     for _ in range(2):
-        torch.testing.assert_close(backends.conv(*call), expected)
-    first, *others = backend.candidates("conv", call)
+        torch.testing.assert_close(backends.conv(*args), expected)
+    first, *others = backend.candidates("conv", args)
     assert tried[0] == {}
     assert len(tried) == 4
     assert tried[1] != tried[2] == tried[3]

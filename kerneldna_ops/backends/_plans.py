@@ -1,0 +1,54 @@
+"""What was decided for the calls of one signature, so that the next call like them decides nothing.
+
+A signature is all on which the choice of a backend and of its kernels depends, but what changes seldom: after a change
+of that (a call tuned, a backend found not to run, another table of winners) all plans are forgotten. A tensor whose
+address is no multiple of 16 has no plan, because some kernels take no such tensor.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..triton_kernels.operands import input_precision
+
+Plan = Callable[..., Any]
+
+_MOST = 4096
+_plans: dict[tuple[Any, ...], Plan] = {}
+
+
+def signature(asked: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Of a call of conv or conv_backward, told apart by their numbers of arguments, by somebody who asked for this."""
+    key: list[Any] = [asked, args[0].device]
+    addresses = 0
+    for arg in args:
+        if arg is None:
+            key.append(None)
+        elif isinstance(arg, Tensor):
+            key += (arg.shape, arg.stride(), arg.dtype, arg.get_device())
+            addresses |= arg.data_ptr()
+        else:
+            key.append(tuple(arg) if isinstance(arg, (list, tuple)) else arg)
+    if addresses % 16:
+        return None
+    if args[0].dtype is torch.float32:
+        key.append(input_precision())
+    return tuple(key)
+
+
+def find(key: tuple[Any, ...] | None) -> Plan | None:
+    return _plans.get(key)  # type: ignore[arg-type]
+
+
+def keep(key: tuple[Any, ...] | None, plan: Plan) -> None:
+    if key is None:
+        return
+    if len(_plans) >= _MOST:
+        _plans.clear()
+    _plans[key] = plan
+
+
+def forget() -> None:
+    _plans.clear()
