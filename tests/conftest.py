@@ -271,6 +271,11 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.write_line(f"{reasons.total()} tests skipped")
     for reason, count in (reasons + config.stash[NOT_RUN]).most_common():
         terminalreporter.write_line(f"  {count} x {reason}")
+    for device in tested_devices(config):
+        for backend in devices.OF_A_CARD.get(device, ()):
+            runs, reason = devices.explained(device)[backend]
+            if not runs:
+                terminalreporter.write_line(f"backend {backend} was not tested on {device}: {reason}", red=True)
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ source run on the CPU (backend cuda_host) in place of the backend cuda. It shows
 """
 
 import functools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,7 +17,11 @@ from kerneldna_ops import backends, explain_backends
 
 NAMES = ("cpu", "cuda", "stand-in")
 CARDS = ("cuda", "stand-in")
+# The backends with kernels of their own for it.
+OF_A_CARD = {"cuda": ("triton", "cuda"), "stand-in": ("triton", "cuda_host")}
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+_ANY_NUMBER = re.compile(r"\b\d+\b")  # the sizes of the call, for which there would be a line each
 
 # What every backend has kernels for, in the dtypes that it has kernels for.
 _ORDINARY = cases.Case(
@@ -57,7 +62,10 @@ def usual_backends(name: str) -> list[str]:
 
 
 def skip_unless_it_runs(backend: str, call: cases.Call) -> None:
-    """For calls that a backend has no kernel for, which composite answers; the summary counts them by their reasons."""
+    """For calls that a backend has no kernel for, which composite answers; the summary counts them by their reasons.
+
+    What a backend finds out only in the call, such as a kernel that cannot be built, is no such reason: it fails.
+    """
     runs, reason = backends.load(backend).can_run(*call)
     if not runs:
-        pytest.skip(f"{backend}: {reason}")
+        pytest.skip(f"{backend}: {_ANY_NUMBER.sub('n', reason)}")

@@ -42,8 +42,8 @@ def entries(tensors, dims):
 
 
 @every_form
-def test_output_for_every_choice_of_batched_tensors(case):
-    call = build(case)
+def test_output_for_every_choice_of_batched_tensors(device, case):
+    call = build(case, device=device)
     for batched in BATCHED:
         tensors, dims = batch(call, batched)
         output = vmap(lambda *t: conv(*t, *call[6:]), dims)(*tensors)
@@ -53,8 +53,8 @@ def test_output_for_every_choice_of_batched_tensors(case):
 
 @every_form
 @pytest.mark.parametrize("wanted", [(0, 3, 4, 5), (0, 1, 2, 3, 4, 5), (1,), (2,), (5,)], ids=str)
-def test_gradients_for_every_choice_of_batched_tensors(case, wanted):
-    call = build(case)
+def test_gradients_for_every_choice_of_batched_tensors(device, case, wanted):
+    call = build(case, device=device)
 
     def of(op):
         return grad(lambda *tensors: op(*tensors, *call[6:]).square().sum(), wanted)
