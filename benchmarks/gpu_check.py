@@ -8,7 +8,8 @@ the minutes go. The package must be installed, with its extras for tests and ben
 In the folder --out, all of it written as it is found, so that a run cut short leaves what it had:
 
 record.json, record.txt     the machine, its versions, the commit, how each step ended, and the summary
-latency.json, report.md     what benchmarks.latency measured, with plots; networks.json and networks.md likewise
+latency.json, report.md     what benchmarks.latency measured, with plots; networks.json, networks.md,
+                            squeeze_excite.json, modulated.json and modulated.md likewise
 *.log                       what each step printed
 tuned/                      the autotuner's table; <device>.json is proposed for triton_kernels/configs/tuned/
 
@@ -76,6 +77,7 @@ def steps(out: Path) -> Iterator[Step]:
         latency("others-b32", OTHERS, "32", f"{OURS},grouped"),
         latency("3x3-small", PLAIN, "1,8", f"{OURS},grouped,loop", modes="forward"),
         Step("networks", "benchmarks.networks", ("--dtype=bfloat16", "--layouts=channels_last")),
+        Step("squeeze-excite", "benchmarks.squeeze_excite", ("--dtype=bfloat16", "--batches=1,8,128")),
         latency("3x3-dtypes", PLAIN, "32", OURS, dtype="float16,tf32,float32"),
         latency("3x3-compiled", PLAIN, "32", "op,compiled_static,compiled_composite", modes="forward"),
         latency("others-b128", OTHERS, "128", OURS),
@@ -103,6 +105,7 @@ def on_device(step: Step, device: str, out: Path) -> Step:
     more = {
         "benchmarks.latency": ("--tune", f"--json={out / 'latency.json'}"),
         "benchmarks.networks": (f"--json={out / 'networks.json'}",),
+        "benchmarks.squeeze_excite": (f"--json={out / 'squeeze_excite.json'}",),
     }.get(step.module, ())
     return Step(step.name, step.module, (*step.arguments, f"--device={device}", *more), step.share)
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import candidates, cases, devices, entries, measure, options, paired, report
+from benchmarks import candidates, cases, devices, entries, measure, options, paired, report, squeeze_excite
 from benchmarks.cases import Case, Shape, make_operands
 from benchmarks.paired import Rounds, Spread
 from benchmarks.summary import Ratio, summarise
@@ -262,6 +262,26 @@ def test_entries_of_a_case_are_replaced_and_others_kept():
     assert (new["host_seconds"]["median"], new["peak_bytes"]) == (3.0, 4)
     assert "to_composite" not in new
     assert entries.replaced(known, [new]) == [known[0], *known[2:], new]
+
+
+@pytest.mark.parametrize("mode", squeeze_excite.MODES)
+def test_squeeze_excite_is_checked_and_timed(mode, monkeypatch):
+    monkeypatch.setattr(
+        squeeze_excite, "alternate", lambda calls, *_, **__: Rounds({name: [2.0] for name in calls}, True)
+    )
+
+    def row_of(layer):
+        return squeeze_excite.measure(layer, mode, "float32", "cpu", rounds=3)
+
+    layer = squeeze_excite.Layer(Shape.parse("8@5"), 3, "float32", "cpu")
+    row = row_of(layer)
+    assert set(row["seconds"]) == {"eager", "module"}
+    assert row["to_eager"]["module"]["median"] == 1.0
+    assert set(row["left_out"]) == ({"triton", "cuda"} if mode != "training" else set())
+    right = layer.module.forward
+    monkeypatch.setattr(type(layer.module), "forward", lambda self, x: 1.01 * right(x))
+    with pytest.raises(AssertionError, match=f"module, {mode}: off by"):
+        row_of(layer)
 
 
 def test_report_is_written_from_the_saved_figures(tmp_path, monkeypatch, capsys):
