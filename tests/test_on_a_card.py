@@ -11,7 +11,8 @@ from devices import CARDS, skip_unless_it_runs
 from kerneldna_ops import use_backend
 from tolerance import assert_within
 
-pytestmark = pytest.mark.usefixtures("threads")
+# Else cuDNN, for composite, may add in another order each time.
+pytestmark = pytest.mark.usefixtures("deterministic_mode", "threads")
 
 conv = torch.ops.kerneldna.conv
 
