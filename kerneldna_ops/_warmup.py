@@ -15,8 +15,9 @@ def warmup(model: nn.Module, *inputs: Any, backward: bool = False) -> int:
 
     Runs the model twice: once to see which calls of torch.ops.kerneldna.conv have a shape class that nobody tuned on
     this device, then with the autotuner on (see `autotune`, where the results are kept too). Later runs start with what
-    was found. A bar of tqdm, if that is installed, shows the shape classes done. The model stays as it was: its
-    buffers, such as BatchNorm's statistics, are put back, and no `.grad` changes.
+    was found. Kernels are compiled on all cores at once. Bars of tqdm, if that is installed, show the kernels compiled
+    and the shape classes done. The model stays as it was: its buffers, such as BatchNorm's statistics, are put back,
+    and no `.grad` changes.
 
     Args:
         model: called as model(*inputs), in the mode, dtype and memory format that it is in, and under the autocast that
@@ -27,9 +28,9 @@ def warmup(model: nn.Module, *inputs: Any, backward: bool = False) -> int:
     Returns how many shape classes were tuned: 0 where no fused GPU backend can run, and where all are known already.
     """
     with _untouched(model):
-        with _autotune.collect() as unknown:
+        with _bar("compiling", "kernel") as step, _autotune.collect(on_compiled=step) as unknown:
             _run(model, inputs, backward)
-        with _bar(len(unknown)) as step, _autotune.autotune(on_tuned=step):
+        with _bar("tuning", "shape", len(unknown)) as step, _autotune.autotune(on_tuned=step):
             _run(model, inputs, backward)
     return len(unknown)
 
@@ -62,11 +63,23 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[Callable[[], object]]:
+def _bar(does: str, unit: str, total: int | None = None) -> Iterator[Callable[[], object]]:
+    """Steps of a number that is known or shows as they go; without any there is no bar."""
     try:
         from tqdm.auto import tqdm
     except ImportError:
         yield lambda: None
         return
-    with tqdm(total=total, desc="tuning", unit="shape", disable=not total) as bar:
-        yield bar.update
+    bar: Any = None
+
+    def step() -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, desc=does, unit=unit)
+        bar.update()
+
+    try:
+        yield step
+    finally:
+        if bar is not None:
+            bar.close()

@@ -5,6 +5,7 @@ called as the op calls it, and the time of its kernels counts, not the host's. A
 of memory say, is left out.
 """
 
+import contextlib
 import functools
 import logging
 import math
@@ -43,11 +44,39 @@ def autotune(on_tuned: Callable[[], object] = lambda: None) -> Iterator[None]:
 
 
 @contextmanager
-def collect() -> Iterator[set[tuple[str, str]]]:
-    """The functions and shape classes of this thread's calls that the autotuner would measure."""
+def collect(on_compiled: Callable[[], object] = lambda: None) -> Iterator[set[tuple[str, str]]]:
+    """The functions and shape classes of this thread's calls that the autotuner would measure, their kernels compiled.
+
+    on_compiled is called after each kernel.
+    """
     found: set[tuple[str, str]] = set()
-    with reacting(lambda function, conv_args, args: found.add((function, _tuned.key_of(*conv_args)))):
+
+    def look(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
+        call = function, _tuned.key_of(*conv_args)
+        if call not in found:
+            found.add(call)
+            _compile_candidates(function, conv_args, args, on_compiled)
+
+    with reacting(look):
         yield found
+
+
+def _compile_candidates(
+    function: str,
+    conv_args: tuple[Any, ...],
+    args: tuple[Any, ...],
+    on_compiled: Callable[[], object] = lambda: None,
+) -> None:
+    """The kernels of all candidates of the Triton backend at once, which else would be compiled one after the other."""
+    if not can_run("triton", conv_args, function)[0] or triton.kernels("launch").interpreted:
+        return
+    launches: list[Any] = []
+    for options in triton.candidates(function, conv_args):
+        # What is wrong with a candidate will be seen when it is measured.
+        with triton.kernels("launch").recording() as recorded, contextlib.suppress(Exception):
+            triton.run(function, args, options)
+        launches += recorded
+    triton.kernels("ahead").compile_all(launches, conv_args[0].device, on_compiled)
 
 
 def react(reaction: Reaction, function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
@@ -77,6 +106,7 @@ def tune_and_keep(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ..
 def tune(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Entry:
     """The entry for the shape class of a call."""
     device = conv_args[0].device
+    _compile_candidates(function, conv_args, args)
     milliseconds: dict[str, float] = {}
 
     def time_of(name: str, run: Callable[[], object]) -> float:
