@@ -105,8 +105,8 @@ GEMM = [
     ),
     in_gemm(
         "parts of K that overlap",
-        "const int first = int(int64_t(all) * blockIdx.z / gridDim.z)",
-        "const int first = int(int64_t(all - 1) * blockIdx.z / gridDim.z)",
+        "part * steps + min(part, longer), last",
+        "part * steps, last",
         "test_parts_of_k[none-float16]",
     ),
     in_gemm(

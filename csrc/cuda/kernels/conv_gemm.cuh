@@ -224,7 +224,9 @@ __device__ void conv_gemm_tile(const ConvGemm &p, const GroupSizes &group, float
   __syncthreads();
 
   const int all = place.at.lattice.taps() * group.blocks;
-  const int first = int(int64_t(all) * blockIdx.z / gridDim.z), last = int(int64_t(all) * (blockIdx.z + 1) / gridDim.z);
+  // The first parts of K have a step more where the parts do not come out even.
+  const int steps = all / gridDim.z, longer = all % gridDim.z, part = blockIdx.z;
+  const int first = part * steps + min(part, longer), last = first + steps + (part < longer);
 
   Math math(rows);
   {

@@ -26,7 +26,8 @@ template <int BlockM, int BlockN> __device__ inline TilePlace tile_place(const C
   TilePlace place;
   place.at = lattice_tile(p.geometry, transposed, BlockM, blockIdx.x);
   place.first_pixel = place.at.tile * BlockM;
-  place.first_sample = place.first_pixel / place.at.lattice.pixels();
+  // Exact below 2^52, and a fifth of the instructions of a division in 64 bits.
+  place.first_sample = int64_t(double(place.first_pixel) / double(place.at.lattice.pixels()));
   const int per_group = (transposed ? p.geometry.in_channels : p.geometry.out_channels) / p.geometry.groups;
   const int blocks = (per_group + BlockN - 1) / BlockN;
   place.group = blockIdx.y / blocks;

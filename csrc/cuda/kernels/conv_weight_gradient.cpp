@@ -12,6 +12,8 @@ namespace {
 constexpr int64_t kMostPartialBytes = int64_t(64) << 20;
 // In steps, what a block costs besides its steps: filling the pipeline, writing its part and reading it again.
 constexpr int64_t kStepsBeside = 8;
+// Of the GPU, that are tried: with these a plan costs at most 4 % more than the best of all, by this estimate.
+constexpr int64_t kTurns = 16;
 
 } // namespace
 
@@ -31,8 +33,13 @@ void plan_conv_weight_gradient(ConvWeightGradient &gradient, Stored stored, cons
 
   gradient.parts = 0;
   gradient.steps = 0;
+  if (steps == 0)
+    return;
+  // As many parts as the GPU takes at once in one turn, two turns, and so on: any less would leave it idle.
+  const int64_t first_turn = ceil_divide(blocks * least, at_once);
   int64_t best = INT64_MAX;
-  for (int64_t wanted = least; wanted <= steps && (wanted == least || wanted <= std::min(most, at_once)); ++wanted) {
+  for (int64_t turns = first_turn; turns < first_turn + kTurns; ++turns) {
+    const int64_t wanted = std::max(least, std::min({turns * at_once / blocks, most, at_once, steps}));
     const int64_t steps_of_part = ceil_divide(steps, wanted), parts = ceil_divide(steps, steps_of_part);
     const int64_t cost = ceil_divide(blocks * parts, at_once) * (steps_of_part + kStepsBeside);
     if (cost >= best)

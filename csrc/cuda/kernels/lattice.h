@@ -39,13 +39,16 @@ __host__ __device__ inline LatticeAxis lattice_axis(const Geometry &g, bool tran
   const int kernel = axis == 0 ? g.kernel_height : g.kernel_width;
   if (!transposed)
     return {out, -padding, stride, dilation, 0, 1, kernel, 0, 1};
-  // Taps that divide come once every tap_stride = stride / gcd(stride, dilation), or only once in the kernel.
+  // Taps that divide come once every tap_stride = stride / gcd(stride, dilation), or only once in the kernel. All is in
+  // 32 bits, in which a kernel's span fits that fits into a padded image, and by sums: a division is dear in a kernel.
+  const unsigned step = unsigned(dilation) % stride;
   int tap_stride = 1;
-  while (tap_stride < kernel && int64_t(tap_stride) * dilation % stride != 0)
-    ++tap_stride;
+  for (unsigned rest = step; tap_stride < kernel && rest != 0; ++tap_stride)
+    rest = rest + step < unsigned(stride) ? rest + step : rest + step - stride;
   int first = 0;
-  while (first < tap_stride && first < kernel && (remainder + padding - int64_t(first) * dilation) % stride != 0)
-    ++first;
+  unsigned rest = unsigned(remainder + padding) % stride;
+  for (; first < tap_stride && first < kernel && rest != 0; ++first)
+    rest = rest < step ? rest + stride - step : rest - step;
   const bool none = first == tap_stride || first == kernel;
   LatticeAxis lattice{};
   lattice.size = (in - remainder - 1) / stride + 1;
@@ -54,8 +57,8 @@ __host__ __device__ inline LatticeAxis lattice_axis(const Geometry &g, bool tran
   lattice.target_origin = remainder;
   lattice.target_step = stride;
   if (!none) {
-    lattice.source_origin = int((remainder + padding - int64_t(first) * dilation) / stride);
-    lattice.tap_step = -int(int64_t(tap_stride) * dilation / stride);
+    lattice.source_origin = (remainder + padding - first * dilation) / stride;
+    lattice.tap_step = tap_stride < kernel ? -(tap_stride * dilation / stride) : 0;
     lattice.first_tap = first;
     lattice.taps = (kernel - first + tap_stride - 1) / tap_stride;
   }
@@ -70,7 +73,7 @@ __host__ __device__ inline Lattice lattice_of(const Geometry &g, bool transposed
 __host__ __device__ inline int64_t lattice_pixels(const Geometry &g, bool transposed, int row, int column) {
   if (!transposed)
     return int64_t(g.out_height) * g.out_width;
-  return ceil_divide(g.in_height - row, g.stride[0]) * ceil_divide(g.in_width - column, g.stride[1]);
+  return int64_t((g.in_height - row - 1) / g.stride[0] + 1) * ((g.in_width - column - 1) / g.stride[1] + 1);
 }
 
 // The classes one after the other, each cut into tiles of the same number of pixels, flat over the samples.
