@@ -53,12 +53,13 @@ class _Compiled:
 @contextmanager
 def without_launches() -> Iterator[dict[str, Kernel]]:
     """The kernels of the forward replaced; the backend "triton" runs on the CPU."""
-    from kerneldna_ops.triton_kernels import conv_forward, conv_forward_tma
+    from kerneldna_ops.triton_kernels import conv_forward, conv_forward_tma, tf32
 
     places: dict[str, ModuleType] = {
         "conv_kernel": conv_forward,
         "conv_reduce_kernel": conv_forward,
         "conv_tma_kernel": conv_forward_tma,
+        "round_kernel": tf32,
     }
 
     def forget() -> None:

@@ -37,7 +37,7 @@ from .config import Config
 from .launch import Launcher, cdiv, interpreted, launch
 from .operands import Scale, input_precision
 from .problem import Problem
-from .tf32 import rounded_copy
+from .tf32 import rounder
 
 
 # fmt: off
@@ -359,7 +359,8 @@ class Product:
 
         self.shape = batch, out_height, out_width, channels
         self._classes, self._block_m = (class_h, class_w), block_m
-        self._rounds = precision == "tf32" and problem.dtype is torch.float32 and not interpreted
+        rounds = precision == "tf32" and problem.dtype is torch.float32 and not interpreted
+        self._round = rounder(k * o * problem.groups * problem.taps) if rounds else None
         self._parts = (split_k, *self.shape) if split_k > 1 else None
         self._dots = (split_k, class_h * class_w, tiles, segments, channels) if has_dot else None
         flags = {"HAS_F": f is not None, "HAS_BIAS": has_bias, "SPLIT_K": split_k}
@@ -411,7 +412,11 @@ class Product:
             f = x
         out = y if self._parts is None else x.new_empty(self._parts, dtype=torch.float32)
         dots = None if self._dots is None else x.new_empty(self._dots, dtype=torch.float32)
-        self._product(x, rounded_copy(w) if self._rounds else w, g, f, bias, out, dot_with, dots)
+        if self._round is not None:
+            rounded = torch.empty_like(w)
+            self._round(w, rounded)
+            w = rounded
+        self._product(x, w, g, f, bias, out, dot_with, dots)
         if self._parts is not None:
             self._reduce(out, f, bias, y)
         if dots is None:

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from .launch import cdiv, interpreted, launch
+from .launch import Launcher, cdiv, interpreted, launch
 from .operands import input_precision
 
 # The interpreter has no inline assembly, and multiplies in full float32.
@@ -51,6 +51,11 @@ def rounded_copy(tensor: Tensor) -> Tensor:
     copy = torch.empty_like(tensor)
     launch(round_kernel, (cdiv(tensor.numel(), _BLOCK),), tensor, copy, tensor.numel(), BLOCK=_BLOCK, num_warps=4)
     return copy
+
+
+def rounder(size: int) -> Launcher:
+    """Of (tensor, copy) of so many elements, which lie one after the other in memory."""
+    return Launcher(round_kernel, (cdiv(size, _BLOCK),), size, BLOCK=_BLOCK, num_warps=4)
 
 
 def rounding(tensor: Tensor) -> dict[str, bool]:

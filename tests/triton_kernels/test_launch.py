@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from outside_interpreter import run
 
 from benchmarks.launch_overhead import Kernel
 from kerneldna_ops.triton_kernels.launch import Launcher, launch, recording
@@ -65,3 +66,15 @@ def test_launches_that_differ_share_no_launcher(kernel, args, named):
         launch(kernel, (3,), X, None, Y, 5, 7, **NAMED)
         launch(kernel, (3,), *args, **NAMED | named)
     assert len(kernel.searched) == len(kernel.direct) == 2
+
+
+def test_the_overhead_is_measured_with_kernels_as_a_gpu_has_them():
+    done = run("-m", "benchmarks.launch_overhead")
+    assert done.returncode == 0, done.stderr
+    assert [line.split("  ")[0] for line in done.stdout.splitlines()] == [
+        "F.conv2d on the CPU",
+        "float32, channels_last",
+        "float32, channels_last, inference mode",
+        "float32, NCHW",
+        "float16, channels_last",
+    ]
