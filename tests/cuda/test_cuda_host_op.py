@@ -15,6 +15,7 @@ from cases import build, grad_output, named
 from kerneldna_ops import use_backend
 from kerneldna_ops.backends import cuda_host
 from kerneldna_ops.functional import conv2d
+from kerneldna_ops.nn import ChildConv2d
 
 host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs kerneldna_ops._cuda_host (`make host-kernels`)")
 
@@ -69,6 +70,21 @@ def test_one_variable_points_the_ops_at_the_kernels():
 def test_importing_the_package_does_not_import_the_module():
     code = "import sys, kerneldna_ops, kerneldna_ops.nn; assert 'kerneldna_ops._cuda_host' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_an_evaluated_network_in_channels_last_folds_no_weight_in_a_call(memory_format):
+    """The child keeps its weight times what is static, in the layout of its parent's, which the kernels take."""
+    parent = torch.nn.Conv2d(16, 24, 3, padding=1).half().to(memory_format=memory_format)
+    child = ChildConv2d(parent).half().eval()
+    input = torch.ones(2, 16, 5, 4, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
+    with use_backend("cuda_host"), torch.no_grad():
+        child(input)
+        host.clear_launches()
+        child(input)
+    launched = [kernel for kernel, *_ in host.launches()]
+    assert "conv_gemm" in launched
+    assert ("fold_weight" in launched) == (memory_format is torch.contiguous_format)
 
 
 # Refused before anything is launched
