@@ -1,6 +1,7 @@
 """What all tests share: backends, dtypes, seeds, poisoned memory, and the count of what was skipped."""
 
 import importlib
+import importlib.metadata
 import importlib.util
 import itertools
 import os
@@ -95,10 +96,24 @@ def define_triton_kernels(interpreted, always):
         os.environ["TRITON_INTERPRET"] = "1"
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TRITON_INTERPRET", "1")
+        mend_interpreter()
         # Triton imports it at the first descriptor, and it wants the variable as it was when Triton was imported.
         importlib.import_module("triton.experimental.gluon")
         for module in pkgutil.iter_modules(triton_kernels.__path__):
             importlib.import_module(f"{triton_kernels.__name__}.{module.name}")
+
+
+def mend_interpreter():
+    """Triton 3.6 makes a number of an array of one element in a way that NumPy 2.4 and newer refuse; 3.7 does not."""
+    if importlib.metadata.version("triton").startswith("3.6."):
+        interpreter = importlib.import_module("triton.runtime.interpreter")
+        patch = interpreter._patch_lang_tensor
+
+        def patch_and_mend(tensor, scope):
+            patch(tensor, scope)
+            tensor.__index__ = lambda self: self.handle.data.item()
+
+        interpreter._patch_lang_tensor = patch_and_mend
 
 
 def asked_devices(config):
