@@ -41,9 +41,10 @@ def _run(model: nn.Module, inputs: tuple[Any, ...], backward: bool) -> None:
     if not backward:
         return
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    total = sum((tensor.float().sum() for tensor in _tensors(output)), torch.zeros(()))
-    if parameters and total.requires_grad:
-        torch.autograd.grad(total, parameters, allow_unused=True)
+    outputs = [tensor for tensor in _tensors(output) if tensor.requires_grad]
+    if parameters and outputs:
+        # In the layout of the output, as a loss's gradient is; that of a sum would be one number, expanded.
+        torch.autograd.grad(outputs, parameters, [torch.ones_like(output) for output in outputs], allow_unused=True)
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

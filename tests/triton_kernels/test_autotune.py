@@ -313,6 +313,24 @@ def test_warmup_tunes_each_shape_class_once(times):
         assert warmup(model, torch.randn(2, 3, 6, 5), backward=True) == 2
 
 
+def test_warmup_sees_gradients_in_the_layout_of_the_output(monkeypatch):
+    """That of a sum is one number, expanded: the kernels would be measured with a copy that no training has."""
+    seen = []
+    original = composite.conv_backward
+
+    def conv_backward(grad_output, *args):
+        seen.append(grad_output.stride())
+        return original(grad_output, *args)
+
+    monkeypatch.setattr(composite, "conv_backward", conv_backward)
+    layer = ChildConv2d(nn.Conv2d(3, 3, 3, padding=1), reduction=1)
+    input = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    with use_backend("composite"):
+        warmup(layer, input, backward=True)
+    assert seen
+    assert set(seen) == {input.stride()}
+
+
 def test_warmup_leaves_the_model_as_it_was(times):
     model = Network().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
