@@ -66,7 +66,7 @@ def _lines(cuda: str, rows: list[Row]) -> Iterator[str]:
     yield "* mma, cp.async: instructions of each kind in the whole kernel"
     yield "* loop: instructions of the innermost loop with most products (mma, or fma in a kernel that has none), those"
     yield "  included that only some of its steps run. Of two such loops the shorter: with factors per sample, that of"
-    yield "  warps whose rows are of several samples; where all are of one, it has 32-bit loads in place of some ldmatrix"
+    yield "  warps whose rows are of several samples; where all are of one, it has 32-bit loads for some ldmatrix"
     yield ""
     yield "| kernel | " + " | ".join(_COLUMNS.values()) + " |"
     yield "| --- |" + " ---: |" * len(_COLUMNS)
