@@ -77,7 +77,7 @@ GEMM = [
         "a vector of channels too many",
         "const bool channel_exists = k + chunk < group.source_channels;",
         "const bool channel_exists = k + chunk <= group.source_channels;",
-        "test_layouts[channels_last_sliced-float16]",
+        "test_a_slice_of_aligned_channels_is_read_where_it_stands[narrow]",
     ),
     in_gemm(
         "the pixel right of the image",

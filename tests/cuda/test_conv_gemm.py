@@ -96,6 +96,16 @@ def check(case, math, results):
     assert_within(results, expected, plain)
 
 
+@pytest.mark.parametrize("case", [NARROW, DEPTHWISE], ids=str)
+def test_a_slice_of_aligned_channels_is_read_where_it_stands(case):
+    """And nothing of what lies beside it."""
+    call, channels = build(case, torch.float16), case.input[1]
+    around = torch.full((case.input[0], 3 * channels, *case.input[2:]), torch.nan, dtype=torch.float16)
+    slice_of_it = around.contiguous(memory_format=torch.channels_last)[:, channels : 2 * channels].copy_(call.input)
+    assert copies(lambda: ops.conv(*call._replace(input=slice_of_it))) == []
+    assert torch.equal(ops.conv(*call._replace(input=slice_of_it)), ops.conv(*call))
+
+
 def copies(function):
     """The operators of torch that copy a tensor meanwhile."""
     with torch.profiler.profile() as profile:
