@@ -10,6 +10,11 @@ def test_the_table_is_that_of_the_sources():
     assert sources == table.sources_digest(), "the kernels have changed since `make cuda-figures` made the table"
 
 
+def test_a_comment_makes_no_table_anew():
+    assert table.code_of("int a = 1; // one\n/* and\n two */ int b;") == table.code_of("int a = 1;\n  int b;\n")
+    assert table.code_of("int a = 1;") != table.code_of("int a = 2;")
+
+
 def test_the_table_has_every_kernel_for_every_architecture():
     _, _, rows = table.load()
     assert {row["arch"] for row in rows} == ARCHITECTURES
