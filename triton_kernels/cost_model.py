@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 
 from .config import Config
-from .problem import Problem, round_up
+from .problem import Problem, cdiv, round_up
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,8 @@ DEVICES = {
 # product (one trip to device memory).
 LAUNCH = 2.0
 FILL = 1.0
-# What cuDNN reaches of the roofline with a static convolution, and of the tensor cores with one group a sample, where
-# public reports range from a thirtieth to a third.
+# What cuDNN reaches of the roofline with a static convolution.
 CUDNN_EFFICIENCY = 0.85
-GROUPED_EFFICIENCY = 0.25
-# How often the grouped convolution's weights are written or read: w*c, (w*c)*f, and their reader.
-GROUPED_STREAMS = 4
 
 _SCHEDULERS = 4
 _REGISTERS = 65536
@@ -84,14 +80,6 @@ def has_wide_products(arch: int) -> bool:
     return 90 <= arch < 120
 
 
-class Prediction(NamedTuple):
-    """Predicted, not measured."""
-
-    microseconds: float
-    bound: str  # the slowest part of a step, "tensor", "issue" or "l2"; "memory" where all wait for device memory
-    wave_efficiency: float  # programs / (multiprocessors * rounds)
-
-
 class Ranked(NamedTuple):
     config: Config
     microseconds: float  # predicted, not measured
@@ -99,36 +87,36 @@ class Ranked(NamedTuple):
 
 def rank(problem: Problem, configs: Iterable[Config], device: Device) -> list[Ranked]:
     """The configurations with their predicted times, fastest first; equals keep their order."""
-    found = (Ranked(config, predict(problem, config, device).microseconds) for config in configs)
+    found = (Ranked(config, predict(problem, config, device)) for config in configs)
     return sorted(found, key=lambda entry: entry.microseconds)
 
 
-def predict(problem: Problem, config: Config, device: Device) -> Prediction:
-    """The forward convolution. Grouped problems may have any number of groups but C."""
-    programs = pixel_tiles(problem, config) * _cdiv(_filters(problem), config.block_n)
+def predict(problem: Problem, config: Config, device: Device) -> float:
+    """Microseconds of the forward convolution. Grouped problems may have any number of groups but C."""
+    programs = pixel_tiles(problem, config) * cdiv(_filters(problem), config.block_n)
     programs *= problem.groups * config.split_k
-    rounds = _cdiv(programs, device.multiprocessors)
-    parts = _step(problem, config, device)
-    bound = max(parts, key=lambda part: parts[part])
-    steps = _cdiv(_steps(problem, config), config.split_k)
+    rounds = cdiv(programs, device.multiprocessors)
+    steps = cdiv(_steps(problem, config), config.split_k)
 
     split = config.split_k > 1
     stored = config.block_m * config.block_n * (4 if split else problem.dtype.itemsize)
     once = FILL + stored / _per_multiprocessor(device.l2, device)
-    compute = rounds * (steps * parts[bound] + once / min(_side_by_side(problem, config, device), rounds))
+    compute = rounds * (
+        steps * _step(problem, config, device) + once / min(_side_by_side(problem, config, device), rounds)
+    )
     memory = (_input_bytes(problem) + (0 if split else _output_bytes(problem))) / _per_microsecond(device.memory)
     microseconds = LAUNCH + max(compute, memory)
     if split:
         parts_of_y = config.split_k * problem.out_pixels * problem.out_channels * 4
         # Written and read.
         microseconds += LAUNCH + 2 * _stream(parts_of_y, device) + _stream(_output_bytes(problem), device)
-    wave_efficiency = programs / (rounds * device.multiprocessors)
-    return Prediction(microseconds, "memory" if memory > compute else bound, wave_efficiency)
+    return microseconds
 
 
 def static(problem: Problem, device: Device) -> float:
     """Microseconds of cuDNN with static weights: the roofline at CUDNN_EFFICIENCY."""
-    return LAUNCH + _roofline(problem, device) / CUDNN_EFFICIENCY
+    memory = (_pixel_bytes(problem) + _weight_bytes(problem) + _output_bytes(problem)) / _per_microsecond(device.memory)
+    return LAUNCH + max(2 * problem.macs / product_rate(problem, device), memory) / CUDNN_EFFICIENCY
 
 
 def composite(problem: Problem, device: Device) -> float:
@@ -137,14 +125,6 @@ def composite(problem: Problem, device: Device) -> float:
     if problem.has_g:
         passes += LAUNCH + 2 * _stream(_pixel_bytes(problem), device)
     return static(problem, device) + passes
-
-
-def grouped(problem: Problem, device: Device) -> float:
-    """Microseconds of the convolution with a group and a weight for every sample."""
-    weights = problem.batch * _weight_bytes(problem)
-    compute = 2 * problem.macs / (product_rate(problem, device) * GROUPED_EFFICIENCY)
-    memory = (_pixel_bytes(problem) + weights + _output_bytes(problem)) / _per_microsecond(device.memory)
-    return GROUPED_STREAMS // 2 * LAUNCH + (GROUPED_STREAMS - 1) * _stream(weights, device) + max(compute, memory)
 
 
 def device_of(name: str, arch: int, multiprocessors: int) -> Device:
@@ -169,8 +149,8 @@ def pixel_tiles(problem: Problem, config: Config) -> int:
     """Tiles of pixels, those of all samples together."""
     if config.form != "P":
         samples, height, width = box(problem, config)
-        return _cdiv(problem.batch, samples) * _cdiv(problem.out_height, height) * _cdiv(problem.out_width, width)
-    return _cdiv(problem.out_pixels, config.block_m)
+        return cdiv(problem.batch, samples) * cdiv(problem.out_height, height) * cdiv(problem.out_width, width)
+    return cdiv(problem.out_pixels, config.block_m)
 
 
 def box(problem: Problem, config: Config) -> tuple[int, int, int]:
@@ -185,7 +165,7 @@ def box(problem: Problem, config: Config) -> tuple[int, int, int]:
         sizes = (problem.batch, round_up(problem.out_height), round_up(problem.out_width))
         count = 1
         for size, extent in zip(sizes, candidate, strict=True):
-            count *= _cdiv(size, extent)
+            count *= cdiv(size, extent)
         return count, candidate
 
     bits = config.block_m.bit_length() - 1
@@ -217,15 +197,15 @@ def loop_instructions(problem: Problem, config: Config, device: Device) -> float
     return instructions
 
 
-def _step(problem: Problem, config: Config, device: Device) -> dict[str, float]:
-    """Microseconds of one step of the loop by what may bound it."""
+def _step(problem: Problem, config: Config, device: Device) -> float:
+    """Microseconds of one step of the loop: of the slowest of what may bound it."""
     flop = 2 * config.block_m * config.block_n * config.block_k
     slots = loop_instructions(problem, config, device) * config.num_warps / _SCHEDULERS
-    return {
-        "tensor": flop / (product_rate(problem, device) / device.multiprocessors),
-        "issue": slots / (device.clock * 1e3),
-        "l2": _step_bytes(problem, config) / _per_multiprocessor(device.l2, device),
-    }
+    return max(
+        flop / (product_rate(problem, device) / device.multiprocessors),
+        slots / (device.clock * 1e3),
+        _step_bytes(problem, config) / _per_multiprocessor(device.l2, device),
+    )
 
 
 def _step_bytes(problem: Problem, config: Config) -> int:
@@ -239,11 +219,11 @@ def _step_bytes(problem: Problem, config: Config) -> int:
 
 def _steps(problem: Problem, config: Config) -> int:
     """Of a tile. Form X leaves out the taps that lie on the padding of its pixel: then the average, rounded up."""
-    blocks = _cdiv(problem.in_channels // problem.groups, config.block_k)
+    blocks = cdiv(problem.in_channels // problem.groups, config.block_k)
     if config.form != "X":
         return problem.taps * blocks
     inside = _taps_inside(problem, 0) * _taps_inside(problem, 1)
-    return _cdiv(inside * blocks, problem.out_height * problem.out_width)
+    return cdiv(inside * blocks, problem.out_height * problem.out_width)
 
 
 def _taps_inside(problem: Problem, axis: int) -> int:
@@ -261,11 +241,6 @@ def _side_by_side(problem: Problem, config: Config, device: Device) -> int:
     threads = 32 * config.num_warps
     registers = min(config.block_m * config.block_n // threads + 72, 255) * threads
     return max(1, min(device.shared * 1024 // shared, _REGISTERS // registers, _MAX_PROGRAMS))
-
-
-def _roofline(problem: Problem, device: Device) -> float:
-    memory = (_pixel_bytes(problem) + _weight_bytes(problem) + _output_bytes(problem)) / _per_microsecond(device.memory)
-    return max(2 * problem.macs / product_rate(problem, device), memory)
 
 
 def _input_bytes(problem: Problem) -> int:
@@ -310,7 +285,3 @@ def _per_microsecond(terabytes_per_second: float) -> float:
 
 def _per_multiprocessor(terabytes_per_second: float, device: Device) -> float:
     return _per_microsecond(terabytes_per_second) / device.multiprocessors
-
-
-def _cdiv(a: int, b: int) -> int:
-    return -(-a // b)

@@ -14,6 +14,7 @@ import torch
 import triton
 
 from .failure import failure
+from .problem import cdiv as cdiv
 
 # Kernels run in Triton's interpreter, on CPU tensors: decided when they are defined, by TRITON_INTERPRET.
 interpreted: bool = triton.knobs.runtime.interpret
@@ -117,7 +118,3 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **named: Any) -> None
             _launchers.clear()
         launcher = _launchers[key] = Launcher(kernel, grid, *values, **named)
     launcher(*tensors)
-
-
-def cdiv(a: int, b: int) -> int:
-    return -(-a // b)

@@ -11,10 +11,14 @@ from . import operands
 Pair = tuple[int, int]
 
 
+def cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
 def round_up(size: int) -> int:
     """To 4, 5, 6 or 7 times a power of two."""
     step = 1 << max((size - 1).bit_length() - 3, 0)
-    return -(-size // step) * step
+    return cdiv(size, step) * step
 
 
 @dataclass(frozen=True)

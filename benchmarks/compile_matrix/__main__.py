@@ -1,10 +1,9 @@
 """Brings the tables in benchmarks/results/compile/ up to date for the version of Triton that is installed.
 
-What has not changed since is not compiled again. Parts, of which nothing is saved, always are.
+What has not changed since is not compiled again. A sample, of which nothing is saved, always is.
 
 python -m benchmarks.compile_matrix
 python -m benchmarks.compile_matrix --sample 20
-python -m benchmarks.compile_matrix --form P
 """
 
 import argparse
@@ -23,18 +22,12 @@ from .table import FOLDER, dump, tables
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compile_matrix")
     parser.add_argument("--sample", type=int, metavar="N", help="compile N kernels, always the same; saves nothing")
-    parser.add_argument("--form", metavar="F", help="compile the forms whose names begin with F; saves nothing")
     parser.add_argument("--processes", type=int, default=2, help="default: %(default)s")
     options = parser.parse_args()
 
-    whole = options.sample is None and options.form is None
+    whole = options.sample is None
     start = time.perf_counter()
-    chosen = jobs(cell for cell in cells() if cell.form.startswith(options.form or ""))
-    if options.sample is not None:
-        chosen = sample(chosen, options.sample)
-    if not chosen:
-        print(f"No form's name begins with {options.form}.", file=sys.stderr)
-        return 1
+    chosen = jobs(cells()) if whole else sample(jobs(cells()), options.sample)
     try:
         rows = compile_all(chosen, options.processes, tables().get(triton.__version__, []) if whole else [])
     except NotCompiled as error:

@@ -14,14 +14,13 @@ _DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 @dataclass(frozen=True)
 class Cell:
     """flags: g (channel attention per sample), s (spatial attention per sample), f (filter attention), b (bias),
-    d (sums for the attention gradients). tf32: whether PyTorch allows it for convolutions."""
+    d (sums for the attention gradients)."""
 
     form: str  # a name in forms.FORMS
     problem: Problem
     flags: str
     arch: int  # 90 for sm_90
     config: Config | None = None
-    tf32: bool = True
 
     @property
     def name(self) -> str:
@@ -32,7 +31,7 @@ class Cell:
     @property
     def dtype(self) -> str:
         name = _DTYPES[self.problem.dtype]
-        return "tf32" if name == "fp32" and self.tf32 else name
+        return "tf32" if name == "fp32" and not self.problem.exact else name
 
     def empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.problem.dtype, device="meta")

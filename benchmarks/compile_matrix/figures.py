@@ -23,8 +23,6 @@ SCHEDULERS = 4
 _TMA = ("UTMALDG", "UTMASTG", "UTMAREDG", "UBLKCP")
 _SPILLS = ("LDL", "STL")
 _PRODUCTS = ("HMUL2", "HFMA2", "FMUL", "FFMA", "FMUL2", "FFMA2")
-# "HFMA2 R1, -RZ, RZ, 0, 0" loads a constant.
-_CONSTANT = re.compile(r"-RZ, RZ,")
 _WGMMA = re.compile(r"GMMA\.(?P<m>64)x(?P<n>\d+)x(?P<k>\d+)\.")
 _MMA_SYNC = re.compile(r"MMA\.(?P<m>16)(?P<n>8)(?P<k>\d+)\.")
 _OPERAND = re.compile(r"tensor<[\dx]+x(\w+)>")
@@ -46,7 +44,6 @@ class Figures:
     tensor_count: int  # in the loop
     tma: int
     loop: int
-    products: int  # multiplications in the loop outside the tensor cores
     serialised: bool  # waits for each wgmma of the loop before it starts the next
     issue: float | None  # issue slots that the loop takes of those that pass while the tensor cores run; None: no loop
 
@@ -67,7 +64,6 @@ def figures(binary: Binary, arch: int) -> Figures:
         tensor_count=count(loop, *opcodes) if tensor else 0,
         tma=count(code, *_TMA),
         loop=len(loop),
-        products=sum(i.opcode in _PRODUCTS and not _CONSTANT.search(i.operands) for i in loop),
         # Once in the loop such a wait is the step's; the compiler puts in others where it gives up.
         serialised=waits_for_all_wgmma(loop) > 1,
         issue=_issue(loop, tensor, binary, arch) if tensor and loop else None,

@@ -1,6 +1,7 @@
 """The host functions, called for a cell."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from .cells import Cell
 
 def launches(cell: Cell) -> list[Launch]:
     """What the call would run on a GPU, in order."""
-    torch.backends.cudnn.conv.fp32_precision = "tf32" if cell.tf32 else "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee" if cell.problem.exact else "tf32"
     with recording() as recorded:
         FORMS[cell.form](cell)
     return recorded
@@ -59,19 +60,11 @@ def input_gradient(cell: Cell) -> None:
 
 
 def depthwise(cell: Cell) -> None:
-    problem = cell.problem
-    weight = cell.empty(problem.in_channels, *problem.kernel_size)
-    attentions = depthwise_attentions(cell)
-    sizes = (problem.stride, problem.padding, problem.dilation)
-    conv_depthwise.depthwise_forward(pixels(cell), weight, *attentions, bias(cell), *sizes)
+    conv_depthwise.depthwise_forward(pixels(cell), *depthwise_arguments(cell))
 
 
 def depthwise_backward(cell: Cell) -> None:
-    problem = cell.problem
-    weight = cell.empty(problem.in_channels, *problem.kernel_size)
-    attentions = depthwise_attentions(cell)
-    sizes = (problem.stride, problem.padding, problem.dilation)
-    conv_depthwise.depthwise_backward(output(cell), pixels(cell), weight, *attentions, bias(cell), *sizes)
+    conv_depthwise.depthwise_backward(output(cell), pixels(cell), *depthwise_arguments(cell))
 
 
 def spatial_gradients(cell: Cell) -> None:
@@ -191,7 +184,10 @@ def g_scale(cell: Cell, channels: int) -> Scale | None:
     return Scale(cell.empty(cell.problem.batch, taps, channels), taps * channels, channels)
 
 
-def depthwise_attentions(cell: Cell) -> list[Tensor | None]:
-    batch, channels = cell.problem.batch, cell.problem.in_channels
-    shapes = {"g": (batch, channels), "f": (batch, channels), "s": (batch, *cell.problem.kernel_size)}
-    return [cell.empty(*shape) if flag in cell.flags else None for flag, shape in shapes.items()]
+def depthwise_arguments(cell: Cell) -> tuple[Any, ...]:
+    """All but the pixels."""
+    problem, batch, channels = cell.problem, cell.problem.batch, cell.problem.in_channels
+    shapes = {"g": (batch, channels), "f": (batch, channels), "s": (batch, *problem.kernel_size)}
+    attentions = [cell.empty(*shape) if flag in cell.flags else None for flag, shape in shapes.items()]
+    sizes = problem.stride, problem.padding, problem.dilation
+    return cell.empty(channels, *problem.kernel_size), *attentions, bias(cell), *sizes

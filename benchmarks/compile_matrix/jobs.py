@@ -71,25 +71,7 @@ def compile_all(jobs: list[Job], processes: int, known: Iterable[Row]) -> list[R
     missing = [job for job in jobs if job.source not in rows]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         rows.update((row["source"], row) for row in pool.map(compile_job, missing, chunksize=4))
-    return with_extra_products([{**rows[job.source], "kernel": job.name} for job in jobs], jobs)
-
-
-def with_extra_products(rows: list[Row], jobs: list[Job]) -> list[Row]:
-    """Adds the products in the loop that the scale on the reduction axis costs: those beyond the same kernel's without
-    it; None where it has none, or where the one without was not compiled."""
-    paired = list(zip(jobs, rows, strict=True))
-    products = {job.name: row["products"] for job, row in paired}
-
-    def extra(job: Job, row: Row) -> int | None:
-        cell = job.cell
-        unscaled = dataclasses.replace(cell, flags=cell.flags.translate(_NO_SCALE))
-        before = products.get(dataclasses.replace(job, cell=unscaled).name)
-        return None if before is None or unscaled == cell else row["products"] - before
-
-    return [{**row, "extra_products": extra(job, row), "source": job.source} for job, row in paired]
-
-
-_NO_SCALE = str.maketrans("", "", "gs")
+    return [{**rows[job.source], "kernel": job.name} for job in jobs]
 
 
 def sample(jobs: list[Job], count: int) -> list[Job]:

@@ -1,4 +1,4 @@
-"""The table for people: the kernels that take the time, in bfloat16 with all their scales."""
+"""The table for people: the kernels that take the time, in bfloat16."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,6 @@ _COLUMNS = {
     "tensor": "tensor cores",
     "tma": "TMA",
     "loop": "loop",
-    "extra_products": "extra products",
     "issue": "issue",
     "serialised": "serialised",
 }
@@ -29,11 +28,10 @@ def _lines(version: str, rows: list[Row]) -> Iterator[str]:
     yield ""
     yield (
         "Read off machine code that `make gpu-compile` compiles; no GPU ran it. The JSON file beside this one has all"
-        " kernels; here are those that multiply on tensor cores, in bfloat16, with the scales of every sample."
+        " kernels; here are those that multiply on tensor cores, in bfloat16."
     )
     yield ""
     yield "* loop: instructions of the innermost loop with tensor-core instructions, for each warp"
-    yield "* extra products: multiplications in it beyond those of the same kernel without g"
     yield "* issue: instructions the loop starts, per instruction that could start while its tensor-core work runs"
     yield "* serialised: the loop waits for each wgmma before it starts the next (sm_90)"
     yield "* flags: g channel and s spatial attention per sample, f filter attention, b bias,"
@@ -42,7 +40,7 @@ def _lines(version: str, rows: list[Row]) -> Iterator[str]:
     yield "| kernel | " + " | ".join(_COLUMNS.values()) + " |"
     yield "| --- |" + " ---: |" * len(_COLUMNS)
     for row in rows:
-        if row["dots"] == "bf16" and row["extra_products"] is not None:
+        if row["dots"] == "bf16":
             yield f"| {row['kernel']} | " + " | ".join(_cell(name, row[name]) for name in _COLUMNS) + " |"
     yield ""
     spilling = [row for row in rows if row["spills"]]

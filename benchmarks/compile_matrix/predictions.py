@@ -6,7 +6,7 @@ python -m benchmarks.compile_matrix.predictions
 import json
 from typing import Any
 
-from kerneldna_ops.triton_kernels.cost_model import DEVICES, Device, composite, grouped, rank, static
+from kerneldna_ops.triton_kernels.cost_model import DEVICES, Device, composite, rank, static
 from kerneldna_ops.triton_kernels.forward_choice import candidates
 from kerneldna_ops.triton_kernels.problem import Problem
 
@@ -17,7 +17,7 @@ from .table import FOLDER
 PATH = FOLDER / "predictions.json"
 SHAPES = tuple(map(Shape.parse, (*PLAIN_SHAPES, *POINTWISE_SHAPES, *STRIDED_SHAPES)))
 BATCHES = (1, 32, 128)
-RIVALS = {"static": static, "composite": composite, "grouped": grouped}
+RIVALS = {"static": static, "composite": composite}
 
 
 def problem_of(shape: Shape, batch: int) -> Problem:

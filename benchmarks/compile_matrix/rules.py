@@ -17,17 +17,9 @@ OVERLAPPED = ("P", "S", "M", "X")
 # Kernels that may spill, for each version of Triton, and why.
 KNOWN_SPILLS = {
     "3.6.0": {
-        "dW df dg 256@14 3x3 s2x2 bf16 gfd 128x64x64 w8 s3 k2 sm_100: sample_blocks_kernel": (
-            "1 register, stored once and loaded once, in no loop; none with Triton 3.9"
-        ),
         "squeeze-excite 256@14 3x3 tf32 b sm_90: gate_kernel (2)": (
             "5 registers, each loaded once in the outer loop, of 2 steps here, and never in the inner one; none with"
             " Triton 3.9"
-        ),
-    },
-    "3.9.0": {
-        "squeeze-excite training 256@14 3x3 tf32 b sm_100: features_backward_kernel (4)": (
-            "2 registers, stored once and loaded once, in no loop; only a loop that does not load ahead needs none"
         ),
     },
 }

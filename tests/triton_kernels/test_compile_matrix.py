@@ -95,12 +95,6 @@ def test_planted_faults_are_found():
     )
 
 
-def test_a_form_that_is_not_there_is_refused():
-    done = run("-m", "benchmarks.compile_matrix", "--form", "Q")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "Q" in done.stderr
-
-
 def code(*lines: str) -> Sass:
     """As nvdisasm prints it: a line that ends in a colon is a label."""
     return Sass.parse(

@@ -48,7 +48,7 @@ def test_the_committed_table_keeps_the_rules(version):
     assert [sentence for row in rows for sentence in violations(row, version)] == []
     assert len({row["kernel"] for row in rows}) == len(rows)
     found = {(row["arch"], row["dots"], row["tensor"]) for row in rows}
-    assert {(arch, "bf16", kind) for arch, kind in TENSOR_KIND.items()} <= found
+    assert {(arch, "bf16", TENSOR_KIND[arch]) for arch in matrix.ARCHITECTURES} <= found
     assert {(90, dots, "wgmma") for dots in ("f16", "tf32")} <= found
 
 
@@ -84,5 +84,5 @@ def test_loops_are_as_long_as_those_of_compiled_kernels():
     for problem, config, arch, loop in compiled_loops():
         ratios.append(loop_instructions(problem, config, device_of("", arch, 1)) / loop)
         assert 0.67 < ratios[-1] < 1.5, (problem, config, arch, loop)
-    assert len(ratios) > 50
+    assert len(ratios) > 30
     assert 0.9 < sum(ratios) / len(ratios) < 1.1
