@@ -249,9 +249,9 @@ def _first_that_runs(order: dict[str, str], can_run: Callable[[str], tuple[bool,
 _raised = threading.local()
 
 
-def python_selects(input: Tensor) -> bool:
-    """Whether this module may be asked for a call of conv, rather than the C++ library alone."""
-    return _chosen.get() is not None or not input.is_cpu
+def python_selects(input: Tensor | None) -> bool:
+    """Whether this module may be asked for a call of conv, rather than the C++ library alone, which refuses None."""
+    return input is not None and (_chosen.get() is not None or not input.is_cpu)
 
 
 def plan_of(args: tuple[Any, ...]) -> _plans.Plan | None:
