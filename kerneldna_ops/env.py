@@ -88,13 +88,16 @@ def _gpu(index: int) -> str:
 
 
 def _backends(device: str) -> dict[str, tuple[bool, str]]:
-    """Asked about the smallest call with an attention per sample; a larger one may have reasons of its own."""
+    """Asked about a small call in float16 with an attention per sample, which every backend has a kernel for; another
+    one may have reasons of its own."""
     try:
-        one = torch.ones(1, 1, 1, 1, device=device)
+        input, weight, attention = (
+            torch.ones(shape, dtype=torch.float16, device=device) for shape in ((1, 8, 1, 1), (8, 8, 1, 1), (1, 8))
+        )
     except (RuntimeError, AssertionError) as error:  # what is wrong with a device is what a report is for
         reason = f"PyTorch cannot use the device ({str(error).strip().splitlines()[0]})"
         return dict.fromkeys(kerneldna_ops.backends.NAMES, (False, reason))
-    return kerneldna_ops.explain_backends(one, one, channel_attention=one[0, 0])
+    return kerneldna_ops.explain_backends(input, weight, channel_attention=attention)
 
 
 if __name__ == "__main__":

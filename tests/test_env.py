@@ -34,6 +34,12 @@ def test_names_versions_build_devices_and_backends():
         assert found["backends"][device]["composite"] == (True, "runs anywhere")
 
 
+def test_no_backend_is_refused_for_the_call_that_it_is_asked_about():
+    """But for the device, and what is not installed."""
+    refusals = [reason for runs, reason in env.environment()["backends"]["cpu"].values() if not runs]
+    assert not any(re.search("channels|filters|float|TF32|tap", reason) for reason in refusals), refusals
+
+
 def test_the_report_has_it_all(monkeypatch):
     monkeypatch.setattr(backends.load("reference"), "can_run", lambda *args: (False, "it is out of order"))
     lines = env.report().splitlines()
