@@ -102,6 +102,7 @@ void check_dtype(const char *op, const char *name, const Tensor &tensor) {
 }
 
 void check_like_input(const char *op, const char *name, const Tensor &tensor, const Tensor &input) {
+  check(tensor.defined(), op, ": ", name, " must be a tensor, got None"); // the dispatcher lets None through
   check(tensor.scalar_type() == input.scalar_type(), op, ": ", name, " must have the dtype of input (",
         dtype_name(input.scalar_type()), "), got ", dtype_name(tensor.scalar_type()));
   check(device_name(tensor) == device_name(input), op, ": ", name, " must be on the device of input (",

@@ -309,3 +309,10 @@ def test_output_changed_in_place_is_no_mistake():
     output.sum().backward()
     expected = torch.ops.kerneldna.conv_backward(ones(2, 4, 3, 3), *GOOD, [True, *[False] * 5])[0] * 2
     torch.testing.assert_close(input.grad, expected)
+
+
+def test_none_is_named_where_the_dispatcher_lets_it_through():
+    with pytest.raises(RuntimeError, match=whole("kerneldna::conv_backward", "grad_output must be a tensor, got None")):
+        torch.ops.kerneldna.conv_backward(None, *GOOD, [True] * 6)
+    with pytest.raises(RuntimeError, match=whole("kerneldna::squeeze_excite", "fc1_weight must be a tensor, got None")):
+        torch.ops.kerneldna.squeeze_excite(GOOD.input, None, None, ones(5, 2), None)
