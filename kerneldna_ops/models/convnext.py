@@ -17,22 +17,20 @@ That makes 18,343,096 parameters and 4.459 GMAC at 224x224, where the static net
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os import PathLike
-from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn import ChildConv2d
+from ..nn._check_arguments import Norm
 from ._arguments import check_counts
 from ._pointwise import expansion, projection
 from ._weighted_layers import weighted_layers
 from .network import Network
 from .weights import load_weights
-
-Norm: TypeAlias = Callable[[int], nn.Module]
 
 STAGES = ((96, 3), (192, 3), (384, 9), (768, 3))  # channels and blocks
 
@@ -45,21 +43,24 @@ def kerneldna_convnext_tiny(
     stochastic_depth_prob: float = 0.1,
     layer_scale: float = 1e-6,
     norm_layer: Norm | None = None,
+    se_norm_layer: Norm | None = nn.BatchNorm1d,
     dynamic: bool = False,
 ) -> ConvNeXt:
     """ConvNeXt-Tiny (arXiv 2201.03545) that shares kernels like KernelDNA's MobileNetV2; how, stands above.
 
     Args:
         weights: a file with a state_dict of this network; None: weights at random.
-            in_channels: channels of the images.
+        in_channels: channels of the images.
         norm_layer: channels -> norm over [N, C, H, W]; None: LayerNorm over the channels.
+        se_norm_layer: as for `kerneldna_resnet18`.
         dynamic: filter attention per sample, in place of static.
 
     Raises:
         ValueError: an argument is out of range, or the weights are those of another network.
         OSError: the file of the weights cannot be read.
     """
-    model = ConvNeXt(STAGES, num_classes, in_channels, stochastic_depth_prob, layer_scale, norm_layer, dynamic)
+    sizes = STAGES, num_classes, in_channels, stochastic_depth_prob, layer_scale
+    model = ConvNeXt(*sizes, norm_layer, dynamic, se_norm_layer)
     if weights is not None:
         load_weights(model, weights)
     return model
@@ -82,6 +83,7 @@ class ConvNeXt(Network):
         layer_scale: float,
         norm_layer: Norm | None,
         dynamic: bool,
+        se_norm_layer: Norm | None = nn.BatchNorm1d,
     ) -> None:
         name = "kerneldna_convnext_tiny"
         super().__init__(name, published=None)
@@ -100,7 +102,8 @@ class ConvNeXt(Network):
                 features.append(nn.Sequential(norm(width), nn.Conv2d(width, channels, 2, 2)))
                 width = channels
             self.feature_channels[f"features.{len(features)}"] = channels
-            features.append(_stage(channels, [next(drops) for _ in range(blocks)], layer_scale, norm, dynamic))
+            stage_drops = [next(drops) for _ in range(blocks)]
+            features.append(_stage(channels, stage_drops, layer_scale, norm, dynamic, se_norm_layer))
         self.features = nn.Sequential(*features)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.num_classes = num_classes
@@ -145,16 +148,17 @@ class Block(nn.Module):
         norm_layer: Norm,
         parent: Block | None = None,
         dynamic: bool = False,
+        se_norm_layer: Norm | None = nn.BatchNorm1d,
     ) -> None:
         super().__init__()
         self.drop = drop
         self.dwconv = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
         self.norm = norm_layer(channels)
         owner = None if parent is None else parent.pwconv1
-        self.pwconv1 = expansion(channels, 4 * channels, owner, dynamic, bias=True)
+        self.pwconv1 = expansion(channels, 4 * channels, owner, dynamic, se_norm_layer, bias=True)
         self.act = nn.GELU()
         owner = None if parent is None else parent.pwconv2
-        self.pwconv2 = projection(4 * channels, channels, owner, dynamic, bias=True)
+        self.pwconv2 = projection(4 * channels, channels, owner, dynamic, se_norm_layer, bias=True)
         self.layer_scale = nn.Parameter(torch.full((channels, 1, 1), layer_scale))
 
     def forward(self, input: Tensor) -> Tensor:
@@ -184,8 +188,15 @@ class LayerNorm2d(nn.LayerNorm):
         return F.layer_norm(last, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
 
 
-def _stage(channels: int, drops: list[float], layer_scale: float, norm_layer: Norm, dynamic: bool) -> nn.Sequential:
+def _stage(
+    channels: int,
+    drops: list[float],
+    layer_scale: float,
+    norm_layer: Norm,
+    dynamic: bool,
+    se_norm_layer: Norm | None,
+) -> nn.Sequential:
     first, *between, last = drops
     parent = Block(channels, last, layer_scale, norm_layer)
-    children = [Block(channels, drop, layer_scale, norm_layer, parent, dynamic) for drop in between]
+    children = [Block(channels, drop, layer_scale, norm_layer, parent, dynamic, se_norm_layer) for drop in between]
     return nn.Sequential(Block(channels, first, layer_scale, norm_layer), *children, parent)

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ..nn._check_arguments import Norm
 from ._need_torchvision import need_torchvision
 from .registry import list_models
 from .weights import load_weights
@@ -73,6 +74,7 @@ def kerneldna_maskrcnn_fpn(
     weights_backbone: str | PathLike[str] | None = None,
     trainable_backbone_layers: int | None = None,
     dynamic: bool = False,
+    se_norm_layer: Norm | None = nn.BatchNorm1d,
     **arguments: Any,
 ) -> nn.Module:
     """Mask R-CNN on `kerneldna_fpn`; images and targets as for torchvision.models.detection.maskrcnn_resnet50_fpn.
@@ -83,6 +85,8 @@ def kerneldna_maskrcnn_fpn(
         num_classes: classes, with the background.
         weights_backbone, trainable_backbone_layers: weights and trainable_layers of `kerneldna_fpn`.
         dynamic: the fully dynamic variant of the network.
+        se_norm_layer: the norm inside the network's squeeze-excites. Untrained weights and one image a process need
+            another than BatchNorm, nn.LayerNorm for example.
         arguments: those of torchvision.models.detection.MaskRCNN, min_size for example.
 
     Raises:
@@ -94,7 +98,11 @@ def kerneldna_maskrcnn_fpn(
     from ._torchvision_parts import MaskRCNN
 
     features = kerneldna_fpn(
-        name, weights=weights_backbone, trainable_layers=trainable_backbone_layers, dynamic=dynamic
+        name,
+        weights=weights_backbone,
+        trainable_layers=trainable_backbone_layers,
+        dynamic=dynamic,
+        se_norm_layer=se_norm_layer,
     )
     model: nn.Module = MaskRCNN(features, num_classes=num_classes, **arguments)
     if weights is not None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os import PathLike
-from typing import TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn import ChildConv2d, conv_norm
+from ..nn._check_arguments import Norm
 from ._arguments import check_counts
 from ._pointwise import expansion, projection
 from ._weighted_layers import weighted_layers
 from .network import Network
 from .published import PublishedNames
 from .weights import load_weights
-
-Norm: TypeAlias = Callable[[int], nn.Module]
 
 # Of each stage: expand ratio, channels at width 1, blocks, stride of the first block.
 STAGES = (
@@ -57,6 +55,7 @@ def kerneldna_mobilenet_v2(
     inverted_residual_setting: Sequence[Sequence[int]] | None = None,
     round_nearest: int = 8,
     norm_layer: Norm | None = None,
+    se_norm_layer: Norm | None = nn.BatchNorm1d,
     dropout: float = 0.0,
     dynamic: bool = False,
 ) -> MobileNetV2:
@@ -70,6 +69,7 @@ def kerneldna_mobilenet_v2(
         num_classes, width_mult, inverted_residual_setting, round_nearest, norm_layer: as for
             torchvision.models.mobilenet_v2.
         in_channels: channels of the images.
+        se_norm_layer: as for `kerneldna_resnet18`.
         dropout: in front of the classifier; none as published.
         dynamic: filter attention per sample. A 1x1 kernel has one tap: spatial attention would be one number per
             sample, and there is none, as published.
@@ -79,7 +79,8 @@ def kerneldna_mobilenet_v2(
         OSError: the file of the weights cannot be read.
     """
     settings = STAGES if inverted_residual_setting is None else inverted_residual_setting
-    model = MobileNetV2(num_classes, in_channels, width_mult, settings, round_nearest, norm_layer, dropout, dynamic)
+    sizes = num_classes, in_channels, width_mult, settings, round_nearest
+    model = MobileNetV2(*sizes, norm_layer, dropout, dynamic, se_norm_layer)
     if weights is not None:
         load_weights(model, weights)
     return model
@@ -109,6 +110,7 @@ class MobileNetV2(Network):
         norm_layer: Norm | None,
         dropout: float,
         dynamic: bool,
+        se_norm_layer: Norm | None = nn.BatchNorm1d,
     ) -> None:
         name = "kerneldna_mobilenet_v2"
         super().__init__(name, _published_names() if settings is STAGES and not dynamic else None)
@@ -131,7 +133,7 @@ class MobileNetV2(Network):
                 self.feature_channels[f"features.{len(features) - 1}"] = channels
             reduction *= stride
             out_channels = _divisible(width * width_mult, round_nearest)
-            features += _stage(channels, out_channels, blocks, stride, expand_ratio, norm, dynamic)
+            features += _stage(channels, out_channels, blocks, stride, expand_ratio, norm, dynamic, se_norm_layer)
             channels = out_channels
         self.feature_channels[f"features.{len(features) - 1}"] = channels
         self.num_features = _divisible(1280 * max(1.0, width_mult), round_nearest)
@@ -188,17 +190,18 @@ class InvertedResidual(nn.Module):
         norm_layer: Norm,
         parent: InvertedResidual | None = None,
         dynamic: bool = False,
+        se_norm_layer: Norm | None = nn.BatchNorm1d,
     ) -> None:
         super().__init__()
         hidden = in_channels * expand_ratio
         layers: list[nn.Module] = []
         if expand_ratio != 1:
             owner = None if parent is None else parent.conv[0][0]  # type: ignore[index]
-            layers.append(ConvNorm(expansion(in_channels, hidden, owner, dynamic), norm_layer))
+            layers.append(ConvNorm(expansion(in_channels, hidden, owner, dynamic, se_norm_layer), norm_layer))
         depthwise = nn.Conv2d(hidden, hidden, 3, stride, padding=1, groups=hidden, bias=False)
         layers.append(ConvNorm(depthwise, norm_layer))
         owner = None if parent is None else parent.conv[-2]
-        layers += [projection(hidden, out_channels, owner, dynamic), norm_layer(out_channels)]
+        layers += [projection(hidden, out_channels, owner, dynamic, se_norm_layer), norm_layer(out_channels)]
         self.conv = nn.Sequential(*layers)
         self.residual = stride == 1 and in_channels == out_channels
 
@@ -219,13 +222,14 @@ def _stage(
     expand_ratio: int,
     norm_layer: Norm,
     dynamic: bool,
+    se_norm_layer: Norm | None,
 ) -> list[nn.Module]:
     first = InvertedResidual(in_channels, out_channels, stride, expand_ratio, norm_layer)
     if blocks == 1:
         return [first]
 
     def same_width(parent: InvertedResidual | None = None) -> InvertedResidual:
-        return InvertedResidual(out_channels, out_channels, 1, expand_ratio, norm_layer, parent, dynamic)
+        return InvertedResidual(out_channels, out_channels, 1, expand_ratio, norm_layer, parent, dynamic, se_norm_layer)
 
     parent = same_width()
     return [first, *(same_width(parent) for _ in range(blocks - 2)), parent]

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..nn import SqueezeExcite
 from .published import PublishedNames
 
 
@@ -63,11 +65,12 @@ def to_published(model: Network) -> dict[str, Any]:
     `model.published` is the table of the names; loading goes by the same.
 
     Raises:
-        ValueError: the authors have not published this network, a dynamic variant for example, or its children have
-            been replaced.
+        ValueError: the authors have not published this network, a dynamic variant for example or one with another norm
+            than BatchNorm in the squeeze-excites, or its children have been replaced.
     """
     published = getattr(model, "published", None)
-    if published is None:
+    gates = [module for module in model.modules() if isinstance(module, SqueezeExcite)]
+    if published is None or not all(isinstance(gate.bn, _BatchNorm) for gate in gates):
         name = getattr(model, "name", type(model).__name__)
         raise ValueError(f"to_published: the authors have not published this form of {name}")
     try:

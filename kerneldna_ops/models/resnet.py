@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TypeAlias
 
 from torch import Tensor, nn
 
 from ..nn import ChildConv2d, conv_norm
+from ..nn._check_arguments import Norm
 from ..nn.adapter import Attention
 from ._arguments import check_counts
 from ._weighted_layers import weighted_layers
@@ -17,7 +18,6 @@ from .published import PublishedNames
 from .resnet_names import resnet18_names, resnet50_names
 from .weights import load_weights
 
-Norm: TypeAlias = Callable[[int], nn.Module]
 # The children of a stage: (block, convolution) -> the block whose conv2 is the parent.
 Sharing: TypeAlias = Mapping[tuple[int, str], int]
 
@@ -33,6 +33,7 @@ def kerneldna_resnet18(
     zero_init_residual: bool = False,
     replace_stride_with_dilation: Sequence[bool] | None = None,
     norm_layer: Norm | None = None,
+    se_norm_layer: Norm | None = nn.BatchNorm1d,
 ) -> ResNet:
     """ResNet-18 as published with KernelDNA (arXiv 2503.23379): 9,240,798 parameters, 2.277 GMAC at 224x224.
 
@@ -43,8 +44,9 @@ def kerneldna_resnet18(
     Args:
         weights: a file with a state_dict of this network, in our names or the authors' (resnet_names.py); None: at
             random as the authors', all convolutions from Kaiming's normal distribution.
-        num_classes, zero_init_residual, norm_layer: as for torchvision.models.resnet18. The norm inside the
-            squeeze-excites stays BatchNorm.
+        num_classes, zero_init_residual, norm_layer: as for torchvision.models.resnet18.
+        se_norm_layer: the norm inside the squeeze-excites, norm_layer of `kerneldna_ops.nn.SqueezeExcite`; batches of
+            one image train with nn.LayerNorm or None, not with BatchNorm, which is published.
         in_channels: channels of the images.
         dynamic: filter and spatial attention for each sample, as channel attention always is.
         replace_stride_with_dilation: refused, as by torchvision: basic blocks have no dilated form.
@@ -65,6 +67,7 @@ def kerneldna_resnet18(
         zero_init_residual=zero_init_residual,
         replace_stride_with_dilation=replace_stride_with_dilation,
         norm_layer=norm_layer,
+        se_norm_layer=se_norm_layer,
         kaiming=("conv1", *STAGES),
         published=resnet18_names(),
     )
@@ -82,6 +85,7 @@ def kerneldna_resnet50(
     zero_init_residual: bool = False,
     replace_stride_with_dilation: Sequence[bool] | None = None,
     norm_layer: Norm | None = None,
+    se_norm_layer: Norm | None = nn.BatchNorm1d,
 ) -> ResNet:
     """ResNet-50 as published with KernelDNA (arXiv 2503.23379): 22,778,060 parameters, 4.308 GMAC at 224x224.
 
@@ -94,7 +98,7 @@ def kerneldna_resnet50(
             random as the authors', that is from Kaiming's normal distribution up to layer2, and as PyTorch's layers
             start in layer3 and layer4.
         num_classes, zero_init_residual, replace_stride_with_dilation, norm_layer: as for torchvision.models.resnet50.
-            The norm inside the squeeze-excites stays BatchNorm.
+        se_norm_layer: as for `kerneldna_resnet18`.
         in_channels: channels of the images.
         dynamic: filter and spatial attention for each sample, as channel attention always is.
 
@@ -113,6 +117,7 @@ def kerneldna_resnet50(
         zero_init_residual=zero_init_residual,
         replace_stride_with_dilation=replace_stride_with_dilation,
         norm_layer=norm_layer,
+        se_norm_layer=se_norm_layer,
         kaiming=("conv1", "layer1", "layer2"),
         published=resnet50_names(),
     )
@@ -150,6 +155,7 @@ class ResNet(Network):
         zero_init_residual: bool = False,
         replace_stride_with_dilation: Sequence[bool] | None = None,
         norm_layer: Norm | None = None,
+        se_norm_layer: Norm | None = nn.BatchNorm1d,
         kaiming: Sequence[str] = ("conv1", *STAGES),
         published: PublishedNames | None = None,
         width: int = 64,
@@ -178,7 +184,7 @@ class ResNet(Network):
             blocks = [block(channels, width * 2**number, stride, previous_dilation, norm)]
             channels = width * 2**number * block.expansion
             blocks += [block(channels, width * 2**number, 1, dilation, norm) for _ in range(1, depth)]
-            _share(blocks, sharing.get(stage, {}), dynamic)
+            _share(blocks, sharing.get(stage, {}), dynamic, se_norm_layer)
             self.add_module(stage, nn.Sequential(*blocks))
             self.feature_channels[stage] = channels
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -274,11 +280,14 @@ class ConvNorm(nn.Sequential):
         return conv_norm(conv, norm, input)
 
 
-def _share(blocks: Sequence[BasicBlock | Bottleneck], sharing: Sharing, dynamic: bool) -> None:
+def _share(
+    blocks: Sequence[BasicBlock | Bottleneck], sharing: Sharing, dynamic: bool, se_norm_layer: Norm | None
+) -> None:
     """Put children in the place of convolutions."""
     attention: Attention = "dynamic" if dynamic else "static"
     for (block, conv), parent in sharing.items():
-        setattr(blocks[block], conv, ChildConv2d(blocks[parent].conv2, filter=attention, spatial=attention))
+        child = ChildConv2d(blocks[parent].conv2, filter=attention, spatial=attention, norm_layer=se_norm_layer)
+        setattr(blocks[block], conv, child)
 
 
 def _conv3x3(in_channels: int, channels: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ..nn._check_arguments import Norm
 from ._need_torchvision import need_torchvision
 from .weights import load_weights
 
@@ -22,6 +23,7 @@ def kerneldna_fcn(
     aux_loss: bool = False,
     weights_backbone: str | PathLike[str] | None = None,
     dynamic: bool = False,
+    se_norm_layer: Norm | None = nn.BatchNorm1d,
 ) -> nn.Module:
     """FCN, as torchvision.models.segmentation.fcn_resnet50: on maps at H/8 with ResNet-50, whose last two stages are
     dilated, and at H/32 with ResNet-18, whose blocks have no dilated form.
@@ -35,6 +37,7 @@ def kerneldna_fcn(
         aux_loss: whether there is a second classifier, on layer3.
         weights_backbone: a file with weights of the network, ours or the authors', for any number of classes.
         dynamic: the fully dynamic variant of the network.
+        se_norm_layer: the norm inside the network's squeeze-excites.
 
     Raises:
         ModuleNotFoundError: torchvision is missing or does not load.
@@ -46,7 +49,13 @@ def kerneldna_fcn(
     need_torchvision("kerneldna_fcn")
     from ._torchvision_parts import backbone, fcn
 
-    network: Any = backbone(name, weights_backbone, dynamic=dynamic, replace_stride_with_dilation=DILATED[name])
+    network: Any = backbone(
+        name,
+        weights_backbone,
+        dynamic=dynamic,
+        replace_stride_with_dilation=DILATED[name],
+        se_norm_layer=se_norm_layer,
+    )
     model: nn.Module = fcn(network, num_classes, aux_loss)
     if weights is not None:
         load_weights(model, weights)

@@ -18,7 +18,7 @@ def run_on(input: Tensor) -> bool:
 def forward(operands: Operands, statistics: Statistics) -> tuple[Tensor, tuple[Tensor, ...]]:
     mean, var, batches, eps, share, from_batch = statistics
     if share is None:
-        share = 1.0 / (float(batches) + 1.0)
+        share = 1.0 / (float(batches) + 1.0) if from_batch else 0.0
     gate, *kept = _forward(*operands, mean, var, eps, share, from_batch)
     if from_batch:  # and not before: an op that refuses its arguments has changed nothing
         batches.add_(1)

@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ._check_arguments import Norm, flag
 from .squeeze_excite import SqueezeExcite
 
 Attention: TypeAlias = Literal["static", "dynamic"] | None
@@ -29,6 +30,7 @@ class Adapter(nn.Module):
         identity: whether c too is exactly 1 at the start, so that a trained layer can become a child without a change
             in what it computes. c is then 2 * gate, and the gate starts at 1/2: fc2 is zero. Published is the gate as
             it is.
+        norm_layer: that of SqueezeExcite.
 
     Shape: input [N, in_channels, H, W]; output (c, f, s) with c [N, in_channels], f [out_channels] or
     [N, out_channels] or None, s [kh, kw] or [N, kh, kw] or None: the attentions that
@@ -53,17 +55,18 @@ class Adapter(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         identity: bool = False,
+        norm_layer: Norm | None = nn.BatchNorm1d,
     ) -> None:
         super().__init__()
         for name, choice in (("filter", filter), ("spatial", spatial)):
             if choice not in ("static", "dynamic", None):
                 raise ValueError(f"Adapter: {name} must be 'static', 'dynamic' or None, got {choice!r}")
-        self.filter, self.spatial, self.identity = filter, spatial, identity
+        self.filter, self.spatial, self.identity = filter, spatial, flag("Adapter", "identity", identity)
         self.out_channels = out_channels
         self.kernel_size = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
         kh, kw = self.kernel_size
 
-        self.se = SqueezeExcite(in_channels, reduction, hidden, device, dtype)
+        self.se = SqueezeExcite(in_channels, reduction, hidden, device, dtype, norm_layer)
         features = self.se.fc1.out_features
 
         def static(*shape: int) -> nn.Parameter:
@@ -100,10 +103,12 @@ class Adapter(nn.Module):
         """(c, f, s) as far as they depend on the input."""
         if self.filter_head is None and self.spatial_head is None:
             return self._channel(self.se(input)), None, None
-        hidden = self.se.hidden(input)
+        features: list[Tensor] = []
+        c = self._channel(self.se(input, features=features))
+        (hidden,) = features
         f = None if self.filter_head is None else 2 * torch.sigmoid(self.filter_head(hidden))
         s = None if self.spatial_head is None else 2 * torch.sigmoid(self.spatial_head(hidden))
-        return self._channel(self.se.gate(hidden)), f, None if s is None else s.unflatten(1, self.kernel_size)
+        return c, f, None if s is None else s.unflatten(1, self.kernel_size)
 
     def _channel(self, gate: Tensor) -> Tensor:
         return 2 * gate if self.identity else gate

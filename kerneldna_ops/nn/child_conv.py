@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .. import backends, functional
 from .._checks import check_pair
+from ._check_arguments import Norm, flag
 from ._check_input import check_layer_input
 from ._fold_cache import FoldCache, in_training
 from .adapter import Adapter, Attention
@@ -42,7 +43,7 @@ class ChildConv2d(nn.Module):
         stride, padding, dilation, padding_mode: as for nn.Conv2d, padding also 'same' or 'valid'; None takes the
             parent's.
         bias: whether the child has a bias, its own.
-        reduction, hidden, filter, spatial, identity: those of Adapter.
+        reduction, hidden, filter, spatial, identity, norm_layer: those of Adapter.
         device, dtype: of the child's parameters; None takes those of the parent's weight.
 
     Shape: input [N, C_in, H, W], float64, float32, float16 or bfloat16; output [N, C_out, H_out, W_out] as of
@@ -71,6 +72,7 @@ class ChildConv2d(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         identity: bool = False,
+        norm_layer: Norm | None = nn.BatchNorm1d,
     ) -> None:
         super().__init__()
         self.parent = parent
@@ -87,9 +89,10 @@ class ChildConv2d(nn.Module):
 
         device = parent.weight.device if device is None else device
         dtype = parent.weight.dtype if dtype is None else dtype
-        channels = self.in_channels, self.out_channels
-        self.adapter = Adapter(*channels, self.kernel_size, reduction, hidden, filter, spatial, device, dtype, identity)
-        own_bias = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
+        sizes = self.in_channels, self.out_channels, self.kernel_size
+        self.adapter = Adapter(*sizes, reduction, hidden, filter, spatial, device, dtype, identity, norm_layer)
+        with_bias = flag("ChildConv2d", "bias", bias)
+        own_bias = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if with_bias else None
         self.register_parameter("bias", own_bias)
         self._folded = FoldCache[Tensor]()
         self.reset_parameters()

@@ -58,9 +58,10 @@ def materialize(model: nn.Module) -> nn.Module:
 
 
 def _check(name: str, child: ChildConv2d) -> None:
-    kinds = (ChildConv2d, Adapter, SqueezeExcite, nn.Linear, nn.BatchNorm1d)
+    kinds = (ChildConv2d, Adapter, SqueezeExcite, nn.Linear)
+    copied = set(child.adapter.se.bn.modules())  # as it is, whatever it is, where it cannot be folded
     for part, module in child.named_modules(prefix=name):
-        if not is_bare(module, *kinds):
+        if module not in copied and not is_bare(module, *kinds):
             raise ValueError(
                 f"materialize: layer {part!r}, a {type(module).__name__}, has hooks or is not the kind that ChildConv2d"
                 " makes: plain layers would not do the same"

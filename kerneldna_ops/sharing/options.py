@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..nn import ChildConv2d
+from ..nn._check_arguments import Norm
 from ..nn.adapter import Attention
 
 
@@ -18,6 +20,7 @@ class AdapterOptions:
     filter: Attention
     spatial: Attention
     reduction: int
+    norm_layer: Norm | None = nn.BatchNorm1d
 
     def __post_init__(self) -> None:
         for name, choice in (("filter", self.filter), ("spatial", self.spatial)):
@@ -25,6 +28,10 @@ class AdapterOptions:
                 raise ValueError(f"share_kernels: {name} must be 'static', 'dynamic' or None, got {choice!r}")
         if not isinstance(self.reduction, int) or self.reduction < 1:
             raise ValueError(f"share_kernels: reduction must be an int of at least 1, got {self.reduction!r}")
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data: all that is no class or function."""
+        return {"filter": self.filter, "spatial": self.spatial, "reduction": self.reduction}
 
     def child(self, conv: nn.Conv2d, parent: nn.Conv2d, device: torch.device | str | None = None) -> ChildConv2d:
         """A child that stands for `conv`: same geometry, bias, dtype, device and mode, and an adapter of 1.
@@ -43,6 +50,7 @@ class AdapterOptions:
             spatial=None if conv.kernel_size == (1, 1) else self.spatial,
             device=device,
             identity=True,
+            norm_layer=self.norm_layer,
         )
         if conv.bias is not None and child.bias is not None and device is None:
             with torch.no_grad():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_linear_bn_eval
 
-from ..nn import ChildConv2d
+from ..nn import ChildConv2d, SqueezeExcite
+from ..nn._bare import is_bare
 
 
 class ModulatedConv2d(nn.Module):
@@ -86,8 +89,7 @@ def plain(child: ChildConv2d) -> nn.Conv2d | ModulatedConv2d:
         conv, taps = _conv_of_taps(child.groups, weight, inner), _taps(child, weight)
     if channel is filter is spatial is None:
         return conv
-    fc1_weight, fc1_bias = adapter.se._fold()
-    features = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), _linear(fc1_weight, fc1_bias), nn.ReLU())
+    features = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *_before_relu(adapter.se), nn.ReLU())
     outside = None if outer is None else nn.Parameter(outer)
     return ModulatedConv2d(conv, outside, features, channel, filter, spatial, taps)
 
@@ -136,6 +138,16 @@ def _split(head: nn.Linear | None, size: int, factor: int, like: Tensor) -> tupl
         return factor * torch.sigmoid(head.bias.to(like.dtype)), None
     gate = nn.Sequential(_linear(head.weight.clone(), head.bias.clone()), nn.Sigmoid())
     return like.new_full((size,), factor), gate
+
+
+def _before_relu(se: SqueezeExcite) -> list[nn.Module]:
+    """fc1 and its norm, as one where the norm is a fixed scale and shift; worked out in float32 at least."""
+    fc1, norm = copy.deepcopy(se.fc1), copy.deepcopy(se.bn)
+    if not is_bare(norm, nn.BatchNorm1d, nn.SyncBatchNorm) or norm.running_mean is None or norm.weight is None:
+        return [fc1, norm]
+    dtype = fc1.weight.dtype
+    at_least = torch.promote_types(dtype, torch.float32)
+    return [fuse_linear_bn_eval(fc1.to(at_least), norm.to(at_least)).to(dtype)]  # type: ignore[arg-type]
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..nn import ChildConv2d
+from ..nn._check_arguments import Norm
 from ..nn.adapter import Attention
 from .grouping import Source, find_groups
 from .options import AdapterOptions
@@ -27,6 +28,7 @@ def share_kernels(
     filter: Attention = "static",
     spatial: Attention = "static",
     reduction: int = 4,
+    norm_layer: Norm | None = nn.BatchNorm1d,
 ) -> Sharing:
     """Makes convolutions of `model` children of others of equal shape, in place: each group keeps one kernel.
 
@@ -41,12 +43,12 @@ def share_kernels(
         sharing.undo()                   # the very modules and weights of before
 
     `share_kernels(fresh_model, **mapping)` makes the same children in a fresh model, which then loads the state_dict.
-    The mapping is plain data, for a JSON file.
+    The mapping is plain data, for a JSON file; a `norm_layer` other than the default has to be given again.
 
     What is not understood is left alone: subclasses of nn.Conv2d, parametrized, pruned, hooked, quantized or lazy
     layers, layers registered twice or with a weight that is used twice, layers whose weight the source of a module
     around them reads, and so on. The report says why; a layer that is named in `groups` is refused with the reason.
-    A child takes batches [N, C, H, W] only, and in training mode at least two samples, for its squeeze-and-excitation.
+    A child takes batches [N, C, H, W] only, and in training mode at least two samples, unless `norm_layer` is another.
 
     Args:
         model: any module with convolutions.
@@ -65,13 +67,15 @@ def share_kernels(
         filter, spatial: attention of the adapters, "static", "dynamic" (per sample) or None; 1x1 kernels have no
             spatial attention.
         reduction: the squeeze-and-excitations have min(C_in, C_out) // reduction hidden features. 4 as published.
+        norm_layer: the norm inside them, as of `kerneldna_ops.nn.SqueezeExcite`: nn.BatchNorm1d as published,
+            nn.LayerNorm or None where a batch may be one sample.
 
     Raises:
         TypeError, ValueError: an argument does not fit, the model is scripted, compiled or wrapped, or a named layer
             cannot be shared. The model is as it was.
     """
     survey = Survey(model, "share_kernels")
-    options = AdapterOptions(filter, spatial, reduction)
+    options = AdapterOptions(filter, spatial, reduction, norm_layer)
     if weight not in ("parent", "mean", "measured"):
         raise ValueError(f"share_kernels: weight must be 'parent', 'mean' or 'measured', got {weight!r}")
     if batches is not None and weight != "measured" and groups != "cka":

@@ -31,7 +31,7 @@ class Sharing:
 
     def __init__(self, model: nn.Module, groups: Groups, options: AdapterOptions) -> None:
         self.model = model
-        self.mapping: dict[str, Any] = {"groups": groups, **vars(options)}
+        self.mapping: dict[str, Any] = {"groups": groups, **options.plain()}
         self.parents = {name: _conv(model, name) for name in groups}
         self.children: dict[str, ChildConv2d] = {}
         self._replaced: dict[str, nn.Conv2d] = {}

@@ -171,6 +171,14 @@ def test_mask_rcnn_on_other_networks(builder):
 
 
 @pytest.mark.usefixtures("operators")
+def test_mask_rcnn_from_scratch_on_one_image():
+    model = kerneldna_maskrcnn_mobilenet_v2_fpn(num_classes=2, se_norm_layer=nn.LayerNorm, **SMALL).train()
+    with torch.no_grad():
+        losses = model([torch.rand(3, 64, 64)], targets(1))
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+@pytest.mark.usefixtures("operators")
 def test_weights_of_the_whole_detector(tmp_path):
     model = kerneldna_maskrcnn_resnet18_fpn(num_classes=2)
     torch.save({"model": model.state_dict()}, tmp_path / "detector.pth")

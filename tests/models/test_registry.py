@@ -4,9 +4,11 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 import kerneldna_ops
-from kerneldna_ops.models import create_model, list_models
+from kerneldna_ops.models import create_model, list_models, to_published
+from kerneldna_ops.nn import SqueezeExcite
 
 
 def test_every_listed_network_is_built():
@@ -15,6 +17,17 @@ def test_every_listed_network_is_built():
         with torch.device("meta"):
             model = create_model(name, num_classes=4, in_channels=1, dynamic=True)
             assert model.eval()(torch.empty(2, 1, 64, 64)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_another_norm_in_the_gates_trains_on_one_image(name):
+    model = create_model(name, num_classes=4, se_norm_layer=nn.LayerNorm)
+    norms = {type(module.bn) for module in model.modules() if isinstance(module, SqueezeExcite)}
+    assert norms == {nn.LayerNorm}
+    model(torch.randn(1, 3, 64, 64)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    with pytest.raises(ValueError, match="have not published this form"):
+        to_published(model)
 
 
 def test_the_package_finds_it_when_asked():

@@ -27,6 +27,11 @@ def test_training_step(dynamic):
     assert all(parent.weight.grad.any() for parent in parents)
 
 
+def test_training_on_one_image():
+    model = kerneldna_fcn_resnet18(num_classes=4, se_norm_layer=None).train()
+    model(torch.randn(1, 3, 48, 40))["out"].sum().backward()
+
+
 def test_resnet50_is_dilated_as_torchvisions():
     import torchvision
 

@@ -31,6 +31,8 @@ def randomise(layer):
 
 def hidden(se: SqueezeExcite, input: Tensor) -> Tensor:
     bn = se.bn
+    if not isinstance(bn, torch.nn.BatchNorm1d):
+        return bn(input.mean((2, 3)) @ se.fc1.weight.t()).relu()
     x = F.conv2d(F.adaptive_avg_pool2d(input, 1), se.fc1.weight[..., None, None])
     mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
     if not bn.training:

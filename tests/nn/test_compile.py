@@ -65,14 +65,6 @@ def test_compiled_eval_follows_the_parameters(family):
         assert not compiled(input).allclose(before)
 
 
-def test_compiling_leaves_no_folded_weight(family):
-    family.eval()
-    with torch.no_grad():
-        torch.compile(family, fullgraph=True, backend="aot_eager")(*inputs(4))
-    assert family.published._folded._held is None
-    assert family.published.adapter.se._folded._held is None
-
-
 def test_export_has_the_shared_weight_once(family):
     family.eval()
     (input,) = inputs(4)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.nn.functional import all_reduce
 from torch.distributed.tensor import DTensor
 
 from kerneldna_ops.nn import ChildConv2d
@@ -167,6 +168,24 @@ def evaluated(processes):
     return asdict(score(tiny.network(), tiny.data(validation=7).validation, batch_size=3, processes=processes))
 
 
+class NormOfAll(nn.SyncBatchNorm):
+    """SyncBatchNorm for the CPU, which torch's own refuses, on [N, C] with as many samples in each process."""
+
+    def forward(self, x):
+        mean = all_reduce(x.mean(0)) / 2
+        var = all_reduce((x - mean).square().mean(0)) / 2
+        return (x - mean) / (var + self.eps).sqrt() * self.weight + self.bias
+
+
+def one_sample_each(processes):
+    """The output of a child and its weight's gradient, the sum over all, for one sample in each process."""
+    torch.manual_seed(3)
+    child = ChildConv2d(nn.Conv2d(CHANNELS, 4, 3), norm_layer=NormOfAll)
+    output = child(processes.share(torch.randn(2, CHANNELS, 5, 4)))
+    output.square().sum().backward()
+    return output.detach(), processes.sum(child.adapter.se.fc1.weight.grad)
+
+
 def buffers(processes):
     model = processes.wrap(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)))
     unwrap(model)[1].running_mean.fill_(processes.rank)
@@ -189,6 +208,7 @@ def main(folder):
             "ddp": data_parallel(processes),
             "fsdp": fully_sharded(processes),
             "buffers": buffers(processes),
+            "one sample each": one_sample_each(processes),
             "scores": evaluated(processes),
             "learnt": {kind: learnt(processes, kind) for kind in ("ddp", "fsdp")},
         }

@@ -19,7 +19,7 @@ from kerneldna_ops import backends, explain_backends, use_backend
 from kerneldna_ops.backends import _winners
 from kerneldna_ops.backends import triton as backend
 from kerneldna_ops.functional import conv2d
-from kerneldna_ops.nn import SqueezeExcite, _gate_kernels_triton, squeeze_excite
+from kerneldna_ops.nn import SqueezeExcite, _fused_gate, _gate_kernels_triton
 
 pytestmark = pytest.mark.usefixtures("threads", "interpreted", "nothing_known")
 
@@ -211,10 +211,10 @@ def test_where_resources_are_short_smaller_tiles_are_tried(launched, warned, mon
 def by_triton(monkeypatch):
     """The layer goes to Triton's kernels as it does on a GPU."""
 
-    def kernels(input, fc1_weight):
+    def kernels(input, fc1_weight, in_training):
         return _gate_kernels_triton if _gate_kernels_triton.run_on(input, fc1_weight) else None
 
-    monkeypatch.setattr(squeeze_excite, "_training_kernels", kernels)
+    monkeypatch.setattr(_fused_gate, "_kernels", kernels)
 
 
 def layer(momentum=0.1):
@@ -248,7 +248,7 @@ def test_training_goes_on_layer_by_layer_and_counts_a_batch_once(by_triton, laun
     launched(REASONS["no Python.h"], kernel)
     for step in range(2):
         with use_backend("composite"), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(squeeze_excite, "_training_kernels", lambda input, fc1_weight: None)
+            patch.setattr(_fused_gate, "_kernels", lambda *call: None)
             expected = trained(theirs, input + step)
         for actual, truth in zip(trained(ours, input + step), expected, strict=True):
             torch.testing.assert_close(actual, truth, rtol=1e-4, atol=1e-5)
