@@ -50,7 +50,8 @@ def find_groups(
             )
         worthwhile, reasons = _worthwhile(survey, options)
         if source == "position":
-            groups, rest = _by_position(worthwhile), "has no other layer of its shape and stride in its stage"
+            groups = _by_position(worthwhile)
+            rest = "has no other layer of its shape, stride and requires_grad in its stage"
         else:
             groups, rest = _by_similarity(survey, worthwhile, batches), "is not similar enough to a layer of its shape"
     else:
@@ -72,16 +73,19 @@ def _worthwhile(survey: Survey, options: AdapterOptions) -> tuple[dict[str, nn.C
 
 def _kernel(conv: nn.Conv2d) -> Hashable:
     """What a parent and its children must have in common."""
-    return tuple(conv.weight.shape), conv.groups, conv.weight.dtype, conv.weight.device
+    weight = conv.weight
+    return tuple(weight.shape), conv.groups, weight.dtype, weight.device, weight.requires_grad
 
 
 def _by_position(layers: Mapping[str, nn.Conv2d]) -> Groups:
     """Neighbours of one stage: pairs, of an odd number the first three, the last of each being the parent.
 
     That is the pattern of the published networks: the five equal layers of a stage of ResNet-18 are child, child,
-    parent, child, parent. A stage is what has the same shape, stride and dilation, and names that are equal up to the
-    first number between dots, and behind it but for numbers: "layer3.0.conv2" and "layer3.1.conv1", but neither
-    "layer4.0.conv2" nor "layer3.0.downsample.0".
+    parent, child, parent. A stage is what has the same shape, stride, dilation and requires_grad, and names that are
+    equal up to the first number between dots, and behind it but for numbers: "layer3.0.conv2" and "layer3.1.conv1", but
+    neither "layer4.0.conv2" nor "layer3.0.downsample.0". Without a number between dots, they are equal up to the first
+    part that ends in one, if such a part stands behind it: "denseblock1.denselayer1.conv2" and
+    "denseblock1.denselayer2.conv2".
     """
     stages: dict[Hashable, list[str]] = {}
     for name, conv in layers.items():
@@ -97,7 +101,7 @@ def _by_position(layers: Mapping[str, nn.Conv2d]) -> Groups:
 
 
 def _stage(name: str) -> tuple[str, str]:
-    first = re.search(r"(?:^|\.)\d+(?=\.|$)", name)
+    first = re.search(r"(?:^|\.)\d+(?=\.|$)", name) or re.search(r"(?<=\d)(?=\..*\d\.)", name)
     split = first.start() if first else 0
     return name[:split], re.sub(r"\d+", "", name[split:])
 
@@ -144,4 +148,6 @@ def _as_given(survey: Survey, given: Mapping[str, Sequence[str]]) -> Groups:
 
 def _describe(conv: nn.Conv2d) -> str:
     weight = conv.weight
-    return f"{list(weight.shape)}, groups={conv.groups}, {str(weight.dtype).removeprefix('torch.')}, {weight.device}"
+    dtype = str(weight.dtype).removeprefix("torch.")
+    trained = "" if weight.requires_grad else ", frozen"
+    return f"{list(weight.shape)}, groups={conv.groups}, {dtype}, {weight.device}{trained}"

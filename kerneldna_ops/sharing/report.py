@@ -20,6 +20,7 @@ class Layer:
     role: "parent", "child" or "own", which is not shared.
     parent: the name of a child's parent. weight_of: of a parent, whose weight it has now, a layer's or "mean".
     reason: why a layer of its own is not shared.
+    frozen: whether the weight that it uses takes no gradient. Frozen and trained layers share nothing.
     before, after: its parameters, those of its adapter included and a parent's weight counted at the parent.
     """
 
@@ -31,8 +32,12 @@ class Layer:
     parent: str | None = None
     weight_of: str | None = None
     reason: str | None = None
+    frozen: bool = False
 
     def remark(self) -> str:
+        return f"{self._relation()}, frozen" if self.frozen else self._relation()
+
+    def _relation(self) -> str:
         if self.role == "child":
             return f"of {self.parent}"
         if self.role == "parent":
@@ -44,11 +49,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Report:
-    """The convolutions of a model as registered, and its parameters before and after. It prints as a table."""
+    """The convolutions of a model as registered, and its parameters before and after. It prints as a table.
+
+    notes: what no longer works on the model, a sentence each.
+    """
 
     layers: tuple[Layer, ...]
     parameters_before: int
     parameters_after: int
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         header = ("layer", "shape", "role", "parent, or why not shared", "before", "after")
@@ -59,7 +68,7 @@ class Report:
         total = (f"{self.parameters_before:,}", f"{self.parameters_after:,}")
         rows.append(("all parameters of the model", "", "", "", *total))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(_line(row, widths) for row in rows)
+        return "\n".join([*(_line(row, widths) for row in rows), *self.notes])
 
 
 def _line(row: tuple[str, ...], widths: list[int]) -> str:

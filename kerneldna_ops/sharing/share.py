@@ -52,9 +52,10 @@ def share_kernels(
 
     Args:
         model: any module with convolutions.
-        groups: "position": neighbours of one stage (same shape, stride and dilation, names that differ in numbers
-            only), in pairs whose latter is the parent, of an odd number the first three together: the published
-            pattern, but wherever it fits. The published ResNets share only the 3x3 layers of their last two stages.
+        groups: "position": neighbours of one stage (same shape, stride, dilation and requires_grad, names that differ
+            in numbers only), in pairs whose latter is the parent, of an odd number the first three together: the
+            published pattern, but wherever it fits. The published ResNets share only the 3x3 layers of their last two
+            stages.
             "cka": by the similarity of what the layers compute on `batches` (`kerneldna_ops.analysis.suggest_groups`).
             Or {parent: [child, ...]} by names, to be made by hand or with `propose_groups`. The first two leave out
             depthwise layers, as published, and layers whose adapter would be as large as the weight that it saves.
@@ -98,7 +99,7 @@ def share_kernels(
         sharing.undo()
         raise
     layers = _layers(survey, sharing, before, weights, reasons)
-    sharing.report = Report(layers, total, count(model))
+    sharing.report = Report(layers, total, count(model), _notes(survey, sharing))
     return sharing
 
 
@@ -112,22 +113,33 @@ def _layers(
     parents = {child: parent for parent, children in sharing.mapping["groups"].items() for child in children}
     layers = []
     for name, module in survey.convolutions.items():
+        kernel = _kernel(module)
         role = "child" if name in parents else "parent" if name in weights else "own"
         layers.append(
             Layer(
                 name,
-                _shape(module),
+                None if kernel is None else tuple(kernel.shape),
                 role,
                 before[name],
                 count(sharing.children[name]) if role == "child" else before[name],
                 parents.get(name),
                 weights.get(name),
                 reasons.get(name),
+                frozen=kernel is not None and not kernel.requires_grad,
             )
         )
     return tuple(layers)
 
 
-def _shape(module: nn.Module) -> tuple[int, ...] | None:
+def _kernel(module: nn.Module) -> Tensor | None:
+    """The weight that a convolution uses, where it has one to show."""
     weight = module.parent.weight if isinstance(module, ChildConv2d) else getattr(module, "weight", None)
-    return tuple(weight.shape) if isinstance(weight, Tensor) and not nn.parameter.is_lazy(weight) else None
+    return weight if isinstance(weight, Tensor) and not nn.parameter.is_lazy(weight) else None
+
+
+def _notes(survey: Survey, sharing: Sharing) -> tuple[str, ...]:
+    shared = (*sharing.parents, *sharing.children)
+    return tuple(
+        f"{method} would read the weights of children, which have none: kerneldna_ops.materialize folds norms instead"
+        for method in dict.fromkeys(method for name in shared for method in survey.folded_by(name))
+    )

@@ -50,13 +50,13 @@ class Sharing:
         """Puts the replaced modules back, the very same ones, and the weights of the parents as they were, bit by bit.
 
         What a child or a parent has learnt since is lost; the rest of the model stays as it is. If the model has moved
-        to another device or dtype, the modules are moved there too.
+        to another device or dtype, the modules are moved there too. Where nothing is shared nothing happens.
 
         Raises:
             RuntimeError: it has been undone already, or one of the children or parents has been replaced since.
         """
-        if not self._replaced:
-            raise RuntimeError("undo: no layer is shared, or it has been undone already")
+        if self.children and not self._replaced:
+            raise RuntimeError("undo: it has been undone already")
         modules = dict(self.model.named_modules())
         for name, module in {**self.children, **self.parents}.items():
             if modules.get(name) is not module:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterator, ValuesView
+import gc
+import types
+import weakref
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..nn import ChildConv2d
-from .weight_readers import reader_of_weight
+from .weight_readers import folders_of_norms, reader_of_weight
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_CONTAINERS = (list, tuple, set, frozenset, ValuesView)
+# What leads to everything, or to no module.
+_ENDS = (Tensor, type, str, types.ModuleType, types.CodeType, types.FrameType)
 # By name of the class, because most of these would have to be imported first.
 _WRAPPERS = {
     "ScriptModule": "a torch.jit.ScriptModule",
@@ -62,6 +67,11 @@ class Survey:
     def conv(self, name: str) -> nn.Conv2d:
         conv: Any = self.modules[name]
         return conv  # type: ignore[no-any-return]
+
+    def folded_by(self, name: str) -> list[str]:
+        """The methods of the modules around a layer that would fold a norm into it, and cannot where it is shared."""
+        places = _ancestors(name)
+        return [method for place, part in places for method in folders_of_norms(type(self.modules[place]), part)]
 
     def check_name(self, name: str, asking: str) -> None:
         """Raises a ValueError unless this is a layer that can share its kernel."""
@@ -165,16 +175,46 @@ def _names_of_parameters(model: nn.Module) -> dict[tuple[str, int], list[str]]:
 def _holders(model: nn.Module) -> dict[int, str]:
     """Modules that other modules refer to without registering them: replaced in the model, they would be called on."""
     holders: dict[int, str] = {}
+    registered = {id(module) for module in model.modules()}
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
             if attribute == "_modules":
                 continue
-            items = value.values() if isinstance(value, dict) else value
-            for item in items if isinstance(items, _CONTAINERS) else [items]:
-                item = getattr(item, "__self__", item)  # of a bound method such as conv.forward
-                if isinstance(item, nn.Module):
-                    child = isinstance(module, ChildConv2d) and attribute == "parent"
-                    path = f"{name}.{attribute}" if name else attribute
-                    sentence = f"is the parent of {name} already" if child else f"is also referred to as {path}"
-                    holders.setdefault(id(item), sentence)
+            child = isinstance(module, ChildConv2d) and attribute == "parent"
+            path = f"{name}.{attribute}" if name else attribute
+            sentence = f"is the parent of {name} already" if child else f"is also referred to as {path}"
+            for found in _reached(value, registered):
+                holders.setdefault(found, sentence)
     return holders
+
+
+def _reached(value: Any, registered: Collection[int]) -> Iterator[int]:
+    """The ids of the registered modules that a value leads to: through lists, dicts and the like, however deep, through
+    functions, partials, bound methods, weak references and other objects, but not through another registered module."""
+    seen: set[int] = set()
+    items = [value]
+    while items:
+        item = items.pop()
+        if id(item) in registered:
+            yield id(item)
+        elif id(item) not in seen and not isinstance(item, _ENDS):
+            seen.add(id(item))
+            if isinstance(item, types.FunctionType):
+                items += _variables(item)
+            elif isinstance(item, weakref.ref):
+                items.append(item())
+            else:
+                items += gc.get_referents(item)
+
+
+def _variables(function: types.FunctionType) -> Iterator[Any]:
+    """The values that a function brings along, and the modules among the global variables that it names."""
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # one that is not filled yet
+            yield cell.cell_contents
+    yield function.__defaults__
+    yield function.__kwdefaults__
+    yield function.__dict__
+    for name in function.__code__.co_names:
+        if isinstance(value := function.__globals__.get(name), nn.Module):
+            yield value

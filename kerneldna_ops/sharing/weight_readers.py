@@ -9,32 +9,47 @@ import ast
 import functools
 import inspect
 import textwrap
+import types
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple, TypeGuard
 
 from torch import nn
 
 
 class _Read(NamedTuple):
-    """`self.path.weight`, or `other.path.weight` of something else than self, in a method."""
+    """`self.path.weight`, or `other.path.weight` of something else than self, in a method, or in a function to which
+    the method gives `self.path`."""
 
-    method: str
+    reader: str
     of_self: bool
     path: str
+    on_demand: bool
+
+    def reaches(self, relative: str) -> bool:
+        if self.of_self:
+            return relative == self.path or relative.startswith(f"{self.path}.")
+        return f".{relative}".endswith(f".{self.path}")
 
 
 def reader_of_weight(kind: type[nn.Module], relative: str) -> str | None:
     """The method of a class of modules that reads the weight of its part `relative` ("stem.conv"), if one does.
 
     `self.stem.conv.weight` and, of a list, `self.stem[0].weight` are found, `branch.conv.weight` wherever the names end
-    alike. What only initialises (methods with init or reset in the name) does not count.
+    alike; and `function(self.stem.conv)`, where that function reads the weight of its argument. What only initialises
+    (methods with init or reset in the name) does not count, nor what `folders_of_norms` finds.
     """
-    for read in _reads(kind):  # type: ignore[arg-type]  # a class is hashable
-        if read.of_self and (relative == read.path or relative.startswith(f"{read.path}.")):
-            return read.method
-        if not read.of_self and f".{relative}".endswith(f".{read.path}"):
-            return read.method
-    return None
+    reads = _reads(kind)  # type: ignore[arg-type]  # a class is hashable
+    return next((read.reader for read in reads if not read.on_demand and read.reaches(relative)), None)
+
+
+def folders_of_norms(kind: type[nn.Module], relative: str) -> list[str]:
+    """The methods with fuse in their name that give the part `relative` to a function that reads its weight.
+
+    Nobody calls them in training: `fuse` of YOLO's networks, which folds each BatchNorm by fuse_conv_and_bn.
+    """
+    reads = _reads(kind)  # type: ignore[arg-type]
+    return [read.reader for read in reads if read.on_demand and read.reaches(relative)]
 
 
 @functools.cache
@@ -52,15 +67,36 @@ def _reads_of_method(name: str, method: Any) -> Iterator[_Read]:
     function = method.fget if isinstance(method, property) else inspect.unwrap(getattr(method, "__func__", method))
     if not inspect.isfunction(function):
         return
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, SyntaxError):  # typed at a prompt, or a lambda in the middle of an expression
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr == "weight" and isinstance(node.ctx, ast.Load):
+    for node in _nodes(function):
+        if _is_weight(node):
             base, path = _owner(node.value)
             if path:
-                yield _Read(name, base == "self", path)
+                yield _Read(name, base == "self", path, False)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            called = function.__globals__.get(node.func.id)
+            for argument in _read_arguments(called, node) if inspect.isfunction(called) else ():
+                base, path = _owner(argument)
+                if path:
+                    yield _Read(f"{name}, by {node.func.id},", base == "self", path, "fuse" in name.rpartition(".")[2])
+
+
+def _read_arguments(called: types.FunctionType, call: ast.Call) -> Iterator[ast.expr]:
+    """The arguments of a call whose weights the called function reads."""
+    read = {_owner(node.value) for node in _nodes(called) if _is_weight(node)}
+    by_place = zip(inspect.signature(called).parameters, call.args, strict=False)
+    by_name = ((keyword.arg, keyword.value) for keyword in call.keywords)
+    return (argument for name, argument in chain(by_place, by_name) if (name, "") in read)
+
+
+def _nodes(function: types.FunctionType) -> Iterator[ast.AST]:
+    try:
+        return ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function))))
+    except (OSError, SyntaxError):  # typed at a prompt, or a lambda in the middle of an expression
+        return iter(())
+
+
+def _is_weight(node: ast.AST) -> TypeGuard[ast.Attribute]:
+    return isinstance(node, ast.Attribute) and node.attr == "weight" and isinstance(node.ctx, ast.Load)
 
 
 def _owner(node: ast.expr) -> tuple[str | None, str]:

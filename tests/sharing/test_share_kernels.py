@@ -110,7 +110,7 @@ def test_report(net):
     assert (child.before, child.after) == (8 * 8 * 9, 16 + 4 + 24 + 8 + 9)
     assert (parent.role, parent.weight_of, parent.before, parent.after) == ("parent", parent.name, 584, 584)
     assert (own.role, own.before, own.after) == ("own", 224, 224)
-    assert own.reason == "has no other layer of its shape and stride in its stage"
+    assert own.reason == "has no other layer of its shape, stride and requires_grad in its stage"
     saved = sum(layer.before - layer.after for layer in report.layers)
     assert report.parameters_before - report.parameters_after == saved == 3 * (576 - 61)
 

@@ -1,5 +1,7 @@
 """Which layers become whose children when nobody says so."""
 
+import copy
+
 import pytest
 import torch
 from sharing_networks import PAIRS, Net, same, state_of
@@ -46,8 +48,40 @@ def test_stages_are_told_by_name_shape_stride_and_dilation():
         for name in ("conv1", "other", "conv2")
     }
     assert propose_groups(model) == groups
-    # Without numbers between dots, all of the model is one stage.
+    # Without numbers between dots, all of the model is one stage,
     assert propose_groups(layers(conv1=conv(), conv2=conv())) == {"conv2": ["conv1"]}
+    block = {f"denselayer{n}": layers(conv=conv()) for n in (1, 2, 3)}
+    # unless numbered parts lie in numbered parts, as in DenseNet.
+    model = layers(denseblock1=layers(**block), denseblock2=layers(**copy.deepcopy(block)))
+    assert propose_groups(model) == {
+        f"denseblock{n}.denselayer3.conv": [f"denseblock{n}.denselayer1.conv", f"denseblock{n}.denselayer2.conv"]
+        for n in (1, 2)
+    }
+
+
+def test_frozen_and_trained_layers_share_nothing():
+    """A trained kernel would not be trained any more under a frozen parent, nor a frozen one stay as it is."""
+    model = nn.Sequential(*(nn.Conv2d(16, 16, 3) for _ in range(5)))
+    for layer in (model[0], model[3]):
+        layer.weight.requires_grad_(False)
+    with pytest.raises(
+        ValueError,
+        match=r"^share_kernels: layer '0' \(\[16, 16, 3, 3\], groups=1, float32, cpu, frozen\) cannot be a child of '1'"
+        r" \(\[16, 16, 3, 3\], groups=1, float32, cpu\): their kernels differ$",
+    ):
+        share_kernels(model, {"1": ["0"]})
+    sharing = share_kernels(model)
+    assert sharing.mapping["groups"] == {"3": ["0"], "4": ["1", "2"]}
+    assert [layer.remark() for layer in sharing.report.layers] == [
+        "of 3, frozen",
+        "of 4",
+        "of 4",
+        "its own weight, frozen",
+        "its own weight",
+    ]
+    model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3).requires_grad_(False))
+    own = share_kernels(model).report.layers[1]
+    assert own.remark() == "has no other layer of its shape, stride and requires_grad in its stage, frozen"
 
 
 def test_depthwise_layers_are_shared_only_if_named():

@@ -1,6 +1,9 @@
 """What share_kernels does not understand: left alone with a reason, refused with it when it is named."""
 
 import copy
+import functools
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,6 +96,41 @@ def by_its_method(net):
     net.first = net.blocks[1].conv1.forward
 
 
+def in_nested_containers(net):
+    net.steps = [{"first": (net.stem, net.bn)}, {"then": [(net.blocks[1].conv1, net.blocks[1].bn1)]}]
+
+
+def by_a_closure(net):
+    conv = net.blocks[1].conv1
+    net.first = lambda x: conv(x)
+
+
+def by_a_default(net):
+    net.first = lambda x, conv=net.blocks[1].conv1: conv(x)
+
+
+def by_a_global(net):
+    global SEEN
+    SEEN = net.blocks[1].conv1
+    net.first = lambda x: SEEN(x)
+
+
+def by_a_partial(net):
+    net.first = functools.partial(lambda conv, x: conv(x), net.blocks[1].conv1)
+
+
+def by_an_object(net):
+    net.first = SimpleNamespace(conv=net.blocks[1].conv1)
+
+
+def by_an_unregistered_module(net):
+    net.first = [nn.Sequential(net.blocks[1].conv1)]
+
+
+def by_a_weak_reference(net):
+    net.first = weakref.ref(net.blocks[1].conv1)
+
+
 def compiled(net):
     net.blocks[1].conv1.compile()
 
@@ -134,6 +172,14 @@ OBSTACLES = {
     in_a_list: "is also referred to as to_visit",
     in_a_set: "is also referred to as to_visit",
     by_its_method: "is also referred to as first",
+    in_nested_containers: "is also referred to as steps",
+    by_a_closure: "is also referred to as first",
+    by_a_default: "is also referred to as first",
+    by_a_global: "is also referred to as first",
+    by_a_partial: "is also referred to as first",
+    by_an_object: "is also referred to as first",
+    by_an_unregistered_module: "is also referred to as first",
+    by_a_weak_reference: "is also referred to as first",
     compiled: "is compiled by torch.compile",
     of_integers: "has a weight of int8, which has no dynamic convolution",
     in_a_graph: "is part of 'blocks.1', which is a torch.fx.GraphModule",
@@ -166,6 +212,10 @@ def test_a_part_that_is_wrapped(net):
     assert reasons["blocks.1.module.conv1"] == "is part of 'blocks.1', which is wrapped in DataParallel"
 
 
+def standardised(x, conv):
+    return F.conv2d(x, conv.weight - conv.weight.mean())
+
+
 class FromWeights(nn.Module):
     """Its second half runs on the first half's weights; a list and a branch are read by methods nobody calls here."""
 
@@ -175,6 +225,7 @@ class FromWeights(nn.Module):
         self.listed = nn.ModuleList([nn.Conv2d(4, 4, 3)])
         self.branch = nn.Sequential()
         self.branch.conv = nn.Conv2d(4, 4, 3)
+        self.standardised = nn.Conv2d(4, 4, 3)
         self.free = nn.Conv2d(4, 4, 3)
         self.last = nn.Conv2d(4, 4, 3)
         self.fc = nn.Linear(4, 4)
@@ -182,6 +233,7 @@ class FromWeights(nn.Module):
 
     def forward(self, x):
         x = F.conv_transpose2d(self.encoder(x), self.encoder.weight)
+        x = standardised(x, conv=self.standardised)
         return F.linear(self.last(self.free(x)).mean((2, 3)), self.fc.weight)
 
     def init_weights(self):
@@ -196,6 +248,18 @@ class FromWeights(nn.Module):
         return branch.conv.weight
 
 
+def test_layers_reached_through_the_network_are_shared(net, images):
+    """What looks them up when it runs finds the children."""
+    net.first = lambda x: net.blocks[0].conv1(x)
+    blocks = net.blocks
+    net.second = lambda x: blocks[0].conv1(x)
+    net.method = net.forward
+    child = share_kernels(net).children["blocks.0.conv1"]
+    x = torch.randn(2, 8, 5, 5)
+    assert net.first(x).equal(child(x))
+    assert net.second(x).equal(child(x))
+
+
 def test_weights_that_code_reads():
     model = FromWeights()
     reasons = {layer.name: layer.reason for layer in share_kernels(model, {"last": ["free"]}).report.layers}
@@ -203,6 +267,7 @@ def test_weights_that_code_reads():
         "encoder": "has a weight that FromWeights.forward reads, which a child has not",
         "listed.0": "has a weight that FromWeights.norm reads, which a child has not",
         "branch.conv": "has a weight that FromWeights.fuse reads, which a child has not",
+        "standardised": "has a weight that FromWeights.forward, by standardised, reads, which a child has not",
         "free": None,
         "last": None,
     }
