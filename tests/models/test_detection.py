@@ -182,7 +182,14 @@ def test_mask_rcnn_from_scratch_on_one_image():
 def test_weights_of_the_whole_detector(tmp_path):
     model = kerneldna_maskrcnn_resnet18_fpn(num_classes=2)
     torch.save({"model": model.state_dict()}, tmp_path / "detector.pth")
-    again = kerneldna_maskrcnn_resnet18_fpn(num_classes=2, weights=tmp_path / "detector.pth")
+    weights = tmp_path / "detector.pth"
+    # With trained weights, whichever, torchvision freezes the norms and all but three layers.
+    again = kerneldna_maskrcnn_resnet18_fpn(num_classes=2, weights=weights, weights_backbone=tmp_path / "nowhere.pth")
+    trained = {key.partition(".")[0] for key, value in again.backbone.body.named_parameters() if value.requires_grad}
+    assert trained == {"layer2", "layer3", "layer4"}
+    norms = [module for module in again.train().backbone.body.modules() if isinstance(module, _BatchNorm)]
+    assert not any(norm.training or norm.weight.requires_grad or norm.bias.requires_grad for norm in norms)
+    assert any(isinstance(norm, nn.BatchNorm1d) for norm in norms)
     assert all(map(torch.equal, again.state_dict().values(), model.state_dict().values()))
     with pytest.raises(ValueError, match=r"detector\.pth: MaskRCNN: .* has shape"):
         kerneldna_maskrcnn_resnet18_fpn(num_classes=4, weights=tmp_path / "detector.pth")

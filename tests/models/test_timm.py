@@ -104,6 +104,42 @@ def test_classifier_is_replaced(name):
     assert model.eval()(images).shape == (2, model.num_features, 2, 2)
 
 
+@pytest.mark.parametrize("rate", ["drop_rate", "dropout"])
+def test_dropout_of_mobilenet_by_either_name(rate):
+    model = timm.create_model(SMALL, **{rate: 0.75}).train()
+    dropped = model.forward_head(torch.ones(8, model.num_features, 2, 2), pre_logits=True)
+    assert model.drop_rate == 0.75
+    assert 0.7 < (dropped == 0).float().mean() < 0.8
+    assert dropped.unique().tolist() == [0, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "timms"),
+    [(SMALL, "dropout", "drop_rate"), ("kerneldna_convnext_tiny", "stochastic_depth_prob", "drop_path_rate")],
+)
+def test_one_rate_under_two_names(name, own, timms):
+    with pytest.raises(ValueError, match=rf"^{name}: {own} is timm's {timms}, give one of them, got both$"):
+        timm.create_model(name, **{own: 0.5, timms: 0.25})
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_layer_wise_learning_rates(name):
+    """The further from the head, the slower, block by block."""
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    groups = create_optimizer_v2(model, opt="sgd", lr=0.1, layer_decay=0.7).param_groups
+    scales = {parameter: group["lr_scale"] for group in groups for parameter in group["params"]}
+    assert len(scales) == len(list(model.parameters()))
+    classifier, first = model.get_classifier(), model.get_submodule(model.default_cfg["first_conv"])
+    assert scales[classifier.weight] == 1
+    assert scales[first.weight] == min(scales.values())
+    order = [scales[parameter] for parameter in model.parameters()]
+    assert order == sorted(order)
+    blocks = {"kerneldna_resnet18": 2 + 2 + 3 + 3, "kerneldna_resnet50": 3 + 4 + 7 + 3}
+    if name in blocks:  # as timm's own: the stem, the blocks and the classifier
+        assert len(set(order)) == 1 + blocks[name] + 1
+
+
 def test_scripts_read_the_size_of_images():
     """train.py --input-size 1 96 96."""
     with torch.device("meta"):
@@ -116,7 +152,8 @@ def test_scripts_read_the_size_of_images():
 def test_convnext_drops_paths_only_if_asked():
     with torch.device("meta"):
         assert timm.create_model("kerneldna_convnext_tiny").features[7][2].drop == 0
-        assert timm.create_model("kerneldna_convnext_tiny", drop_path_rate=0.3).features[7][2].drop == 0.3
+        for rate in ("drop_path_rate", "stochastic_depth_prob"):
+            assert timm.create_model("kerneldna_convnext_tiny", **{rate: 0.3}).features[7][2].drop == 0.3
 
 
 def test_weights_from_a_file(tmp_path):
@@ -125,6 +162,11 @@ def test_weights_from_a_file(tmp_path):
     for arguments in ({"checkpoint_path": tmp_path / "published.pth"}, {"weights": tmp_path / "published.pth"}):
         model = timm.create_model(SMALL, num_classes=4, **arguments)
         assert all(map(torch.equal, model.state_dict().values(), ours.state_dict().values()))
+    for arguments in ({"num_classes": 0}, {"features_only": True}):
+        headless = timm.create_model(SMALL, weights=tmp_path / "published.pth", **arguments)
+        assert all(map(torch.equal, headless.state_dict().values(), ours.state_dict().values()))  # of the trunk
+    with pytest.raises(ValueError, match="build it with num_classes=4"):
+        timm.create_model(SMALL, num_classes=5, weights=tmp_path / "published.pth")
     with pytest.raises(RuntimeError, match="No pretrained weights exist"):
         timm.create_model(SMALL, pretrained=True)
 
