@@ -14,7 +14,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.segmentation.fcn import FCN, FCNHead
 
 from .registry import create_model
-from .weights import read_weights
+from .weights import load_trunk
 
 LAYERS = 5  # the stem and four stages
 
@@ -22,18 +22,10 @@ __all__ = ["FCN", "FPN", "MaskRCNN", "backbone", "fcn"]
 
 
 def backbone(name: str, weights: str | PathLike[str] | None, **arguments: Any) -> Any:
-    """`create_model` with weights for any number of classes: the classifier has no use here, and keeps its own."""
+    """`create_model` with weights for any number of classes: the classifier has no use here."""
     network: Any = create_model(name, **arguments)
-    if weights is None:
-        return network
-    own, state = network.state_dict(), read_weights(weights)
-    for key in (f"{network.head}.weight", f"{network.head}.bias"):
-        if key in state:
-            state[key] = own[key]
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{weights}: {error}") from None
+    if weights is not None:
+        load_trunk(network, weights)
     return network
 
 

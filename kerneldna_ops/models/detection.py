@@ -46,6 +46,21 @@ def kerneldna_fpn(
         ValueError: an argument is out of range, or the weights do not fit.
         OSError: the file of the weights cannot be read.
     """
+    trained = weights is not None
+    return _fpn(name, weights, trained, trainable_layers, returned_layers, extra_blocks, norm_layer, **arguments)
+
+
+def _fpn(
+    name: str,
+    weights: str | PathLike[str] | None,
+    trained: bool,
+    trainable_layers: int | None,
+    returned_layers: Sequence[int] = (1, 2, 3, 4),
+    extra_blocks: nn.Module | None = None,
+    norm_layer: Callable[..., nn.Module] | None = None,
+    **arguments: Any,
+) -> nn.Module:
+    """`kerneldna_fpn`; with `trained` weights, from this file or one yet to be loaded, the norms stay as they are."""
     user = "kerneldna_fpn"
     if name not in list_models():
         raise ValueError(f"{user}: name must be one of {', '.join(list_models())}, got {name!r}")
@@ -53,7 +68,7 @@ def kerneldna_fpn(
     from ._torchvision_parts import FPN, LAYERS, backbone
 
     if trainable_layers is None:
-        trainable_layers = LAYERS if weights is None else 3
+        trainable_layers = 3 if trained else LAYERS
     if not 0 <= trainable_layers <= LAYERS:
         raise ValueError(f"{user}: trainable_layers must be from 0 to {LAYERS}, got {trainable_layers}")
     if not returned_layers or list(returned_layers) != sorted({1, 2, 3, 4}.intersection(returned_layers)):
@@ -63,7 +78,7 @@ def kerneldna_fpn(
         raise ValueError(
             f"{user}: needs maps at H/4, H/8, H/16 and H/32, got {len(network.feature_channels)} of {name}"
         )
-    return FPN(network, trainable_layers, returned_layers, extra_blocks, norm_layer, weights is not None)
+    return FPN(network, trainable_layers, returned_layers, extra_blocks, norm_layer, trained)
 
 
 def kerneldna_maskrcnn_fpn(
@@ -81,7 +96,8 @@ def kerneldna_maskrcnn_fpn(
 
     Args:
         name: one of `kerneldna_ops.models.list_models()`.
-        weights: a file with weights of the whole detector.
+        weights: a file with weights of the whole detector, which leaves `weights_backbone` without use. With either the
+            BatchNorms of the network stay as they are, and three layers of five are trained.
         num_classes: classes, with the background.
         weights_backbone, trainable_backbone_layers: weights and trainable_layers of `kerneldna_fpn`.
         dynamic: the fully dynamic variant of the network.
@@ -97,13 +113,9 @@ def kerneldna_maskrcnn_fpn(
     need_torchvision("kerneldna_maskrcnn_fpn", operators=True)
     from ._torchvision_parts import MaskRCNN
 
-    features = kerneldna_fpn(
-        name,
-        weights=weights_backbone,
-        trainable_layers=trainable_backbone_layers,
-        dynamic=dynamic,
-        se_norm_layer=se_norm_layer,
-    )
+    trained = weights is not None or weights_backbone is not None
+    own = weights_backbone if weights is None else None
+    features = _fpn(name, own, trained, trainable_backbone_layers, dynamic=dynamic, se_norm_layer=se_norm_layer)
     model: nn.Module = MaskRCNN(features, num_classes=num_classes, **arguments)
     if weights is not None:
         load_weights(model, weights)

@@ -38,6 +38,16 @@ def load_weights(model: nn.Module, path: str | PathLike[str]) -> None:
         raise ValueError(f"{path}: {error}") from None
 
 
+def load_trunk(network: Network, path: str | PathLike[str]) -> None:
+    """As `load_weights`, of a network with any number of classes: the classifier keeps its own weights."""
+    own = network.state_dict()
+    head = {key: own[key] for key in (f"{network.head}.weight", f"{network.head}.bias")}
+    try:
+        network.load_state_dict({**read_weights(path), **head})
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def read_weights(path: str | PathLike[str]) -> dict[str, Tensor]:
     """The state_dict in a file, on the CPU. Arguments and errors are those of `load_weights`."""
     path = Path(path)

@@ -10,7 +10,9 @@ timm's scripts know them when they are run so:
 A network built here has the parameters and the names of the one that `kerneldna_ops.models.create_model` builds, so the
 weights of either load into the other. Arguments are timm's (in_chans, drop_rate, global_pool "avg" or "", and for
 ConvNeXt drop_path_rate; as everywhere in timm nothing is dropped unless asked for) and those of the network's own
-builder. There are no pretrained weights to fetch: `weights`, or timm's checkpoint_path, takes a file.
+builder, whose dropout is drop_rate and whose stochastic_depth_prob is drop_path_rate. There are no pretrained weights:
+`weights`, or timm's checkpoint_path, takes a file, the former of a network with any classifier where there is none here
+(num_classes=0, features_only=True).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ except (ImportError, RuntimeError, AttributeError) as error:
 from torch import nn
 
 from ..registry import create_model, list_models
+from ..weights import load_trunk
 from .interface import TimmConvNeXt, TimmMobileNetV2, TimmNetwork, TimmResNet
 
 FAMILIES: dict[str, type[TimmNetwork]] = {
@@ -52,19 +55,34 @@ def _create(
 ) -> nn.Module:
     family = _family(name)
     if family is TimmConvNeXt:
+        drop_path_rate = _rate(name, "drop_path_rate", drop_path_rate, "stochastic_depth_prob", arguments)
         arguments["stochastic_depth_prob"] = drop_path_rate
     elif drop_path_rate:
         raise ValueError(f"{name}: drop_path_rate must be 0, the network has no stochastic depth, got {drop_path_rate}")
+    if family is TimmMobileNetV2:
+        drop_rate = _rate(name, "drop_rate", drop_rate, "dropout", arguments)
+    weights = arguments.pop("weights", None) if num_classes == 0 else None
     # A network without classifier, which is 0 in timm, loses it below.
     network: Any = create_model(name, num_classes=num_classes or 1, in_channels=in_chans, **arguments)
+    if weights is not None:
+        load_trunk(network, weights)
     network.__class__ = family  # the builder's network, with what timm asks of it added
     network.set_up(num_classes, in_chans, drop_rate, global_pool)
     return network  # type: ignore[no-any-return]
 
 
+def _rate(name: str, timms: str, rate: float, own: str, arguments: dict[str, Any]) -> float:
+    """A rate that timm and the builder call by different names."""
+    if own in arguments and rate:
+        raise ValueError(f"{name}: {own} is timm's {timms}, give one of them, got both")
+    return arguments.pop(own, rate)  # type: ignore[no-any-return]
+
+
 def _entry(name: str) -> Callable[..., nn.Module]:
     def build(pretrained: bool = False, **arguments: Any) -> nn.Module:
         features = dict(_family(name).feature_cfg)
+        if arguments.get("features_only"):
+            arguments["num_classes"] = 0
         model: nn.Module = build_model_with_cfg(
             partial(_create, name), name, pretrained, feature_cfg=features, **arguments
         )

@@ -121,7 +121,7 @@ class TimmNetwork(Network):
 class TimmResNet(TimmNetwork, ResNet):
     first_conv = "conv1"
     feature_cfg: ClassVar[Mapping[str, Any]] = {}
-    stem_pattern = r"^(conv1|bn1)"
+    stem_pattern = r"^conv1|^bn1"
     block_patterns = (r"^layer(\d+)", r"^layer(\d+)\.(\d+)")
 
     def stem_info(self) -> list[dict[str, Any]]:
