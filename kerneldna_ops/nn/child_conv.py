@@ -12,6 +12,7 @@ from .._checks import check_pair
 from ._check_arguments import Norm, flag
 from ._check_input import check_layer_input
 from ._fold_cache import FoldCache, in_training
+from ._parent import PartsWithParent, weight_made_by_hooks
 from .adapter import Adapter, Attention
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -28,7 +29,10 @@ class ChildConv2d(nn.Module):
     state_dict and the parameters() of a network that holds both. It may come before or after its children.
 
     * `child.parent = other` borrows from another convolution of the same shape. A module put in the parent's place in
-      the network is not noticed.
+      the network is not noticed. That the parent got a bias is: then a BatchNorm was folded into the shared weight.
+    * Tools that compute the parent's weight may do so by torch.nn.utils.parametrize or, of the older ones, be
+      torch.nn.utils.weight_norm, spectral_norm and prune. Others are refused.
+    * nn.DataParallel copies parent and children alike, and the copy's child borrows from the copy's parent.
     * deepcopy and pickle of a network keep the relation: the copy's child borrows from the copy's parent. A child
       copied or pickled by itself takes a copy of its parent along, of which nobody else knows.
     * to(), half() and so on of a child by itself leave the parent where it is.
@@ -51,6 +55,8 @@ class ChildConv2d(nn.Module):
 
     Raises:
         TypeError: the parent is no nn.Conv2d, or dtypes are mixed.
+        RuntimeError: a tool has changed the parent in a way that children cannot follow.
+        AttributeError: somebody reads `child.weight`; there is none.
         ValueError: another argument, or the shape or the device of the input, does not fit.
     """
 
@@ -106,13 +112,13 @@ class ChildConv2d(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
-        weight = self.parent.weight
+        weight = self._borrowed()
         check_layer_input("ChildConv2d", input, self.in_channels, "the parent's weight", weight)
-        adapter = self.adapter
+        adapter: Any = self._modules["adapter"]  # as self.adapter, and faster
         static = [p for p in (adapter.filter_attention, adapter.spatial_attention) if p is not None]
         if torch.compiler.is_compiling():
             c, f, s = adapter(input)
-        elif self.training or not static or in_training(weight, *static) or self._factors_are_free(input):
+        elif self.training or not static or in_training(weight, *static) or self._factors_are_free(input, weight):
             self._folded.clear()
             c, f, s = adapter(input)
         else:
@@ -123,10 +129,11 @@ class ChildConv2d(nn.Module):
     def scaled(self, input: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """scale * child(input) + shift, with scale and shift [C_out], at the cost of child(input): it is another filter
         attention and bias. The way of `conv_norm`."""
-        check_layer_input("ChildConv2d", input, self.in_channels, "the parent's weight", self.parent.weight)
+        weight = self._borrowed()
+        check_layer_input("ChildConv2d", input, self.in_channels, "the parent's weight", weight)
         c, f, s = self.adapter(input)
         bias = shift if self.bias is None else scale * self.bias + shift
-        return self._convolve(input, self.parent.weight, bias, c, scale if f is None else f * scale, s)
+        return self._convolve(input, weight, bias, c, scale if f is None else f * scale, s)
 
     def _convolve(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, c: Tensor, f: Tensor | None, s: Tensor | None
@@ -147,10 +154,20 @@ class ChildConv2d(nn.Module):
             groups=self.groups,
         )
 
-    def _factors_are_free(self, input: Tensor) -> bool:
+    def _borrowed(self) -> Tensor:
+        """The parent's weight as it is now."""
+        parent = self.parent
+        if self._parent_has_no_bias and parent._parameters.get("bias") is not None:
+            raise RuntimeError(
+                "ChildConv2d: the parent has got a bias since, as by a BatchNorm that was folded into its weight, which"
+                " its children borrow: fold by kerneldna_ops.materialize, or set child.parent again if it is right so"
+            )
+        return weight_made_by_hooks(parent) if parent._forward_pre_hooks else parent.weight
+
+    def _factors_are_free(self, input: Tensor, weight: Tensor) -> bool:
         padding = self.padding if isinstance(self.padding, tuple) else (0, 0)
         shape = self.stride, padding, self.dilation, self.groups
-        return backends.fused_on_cpu((input, self.parent.weight, None, None, None, None, *shape))
+        return backends.fused_on_cpu((input, weight, None, None, None, None, *shape))
 
     def train(self, mode: bool = True) -> "ChildConv2d":
         self._folded.clear()
@@ -170,6 +187,20 @@ class ChildConv2d(nn.Module):
             return
         self._check_parent(value)
         self.__dict__["parent"] = value  # nn.Module would register it
+        self.__dict__["_parent_has_no_bias"] = value._parameters.get("bias") is None
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight":
+            raise AttributeError(
+                "ChildConv2d: has no weight of its own, for it modulates that of child.parent;"
+                " kerneldna_ops.materialize(model.eval()) makes layers with weights and folds norms into them"
+            )
+        return super().__getattr__(name)
+
+    def _replicate_for_data_parallel(self) -> "ChildConv2d":
+        replica: ChildConv2d = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        self.__dict__["_modules"] = PartsWithParent(self)
+        return replica
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._folded.clear()
@@ -177,7 +208,7 @@ class ChildConv2d(nn.Module):
 
     def _fold(self) -> Tensor:
         """The weight times what is static of f and s, worked out in float32 at least."""
-        weight = self.parent.weight
+        weight = self._borrowed()
         dtype = torch.promote_types(weight.dtype, torch.float32)
         f, s = self.adapter.static()
         folded = weight.to(dtype)

@@ -36,7 +36,8 @@ def reader_of_weight(kind: type[nn.Module], relative: str) -> str | None:
     """The method of a class of modules that reads the weight of its part `relative` ("stem.conv"), if one does.
 
     `self.stem.conv.weight` and, of a list, `self.stem[0].weight` are found, `branch.conv.weight` wherever the names end
-    alike; and `function(self.stem.conv)`, where that function reads the weight of its argument. What only initialises
+    alike; and `function(self.stem.conv)`, where that function reads the weight of its argument, or gives it to one that
+    does. What only initialises
     (methods with init or reset in the name) does not count, nor what `folders_of_norms` finds.
     """
     reads = _reads(kind)  # type: ignore[arg-type]  # a class is hashable
@@ -56,7 +57,7 @@ def folders_of_norms(kind: type[nn.Module], relative: str) -> list[str]:
 def _reads(kind: type[nn.Module]) -> tuple[_Read, ...]:
     found: list[_Read] = []
     for base in kind.__mro__:
-        if base.__module__.split(".")[0] not in ("torch", "builtins", "typing"):
+        if not _is_torchs(base):
             for name, method in vars(base).items():
                 if "init" not in name and "reset" not in name:
                     found += _reads_of_method(f"{base.__name__}.{name}", method)
@@ -72,20 +73,43 @@ def _reads_of_method(name: str, method: Any) -> Iterator[_Read]:
             base, path = _owner(node.value)
             if path:
                 yield _Read(name, base == "self", path, False)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            called = function.__globals__.get(node.func.id)
-            for argument in _read_arguments(called, node) if inspect.isfunction(called) else ():
+        elif isinstance(node, ast.Call):
+            for argument in _read_arguments(function, node):
                 base, path = _owner(argument)
                 if path:
-                    yield _Read(f"{name}, by {node.func.id},", base == "self", path, "fuse" in name.rpartition(".")[2])
+                    by = f"{name}, by {ast.unparse(node.func)},"
+                    yield _Read(by, base == "self", path, "fuse" in name.rpartition(".")[2])
 
 
-def _read_arguments(called: types.FunctionType, call: ast.Call) -> Iterator[ast.expr]:
-    """The arguments of a call whose weights the called function reads."""
-    read = {_owner(node.value) for node in _nodes(called) if _is_weight(node)}
-    by_place = zip(inspect.signature(called).parameters, call.args, strict=False)
-    by_name = ((keyword.arg, keyword.value) for keyword in call.keywords)
-    return (argument for name, argument in chain(by_place, by_name) if (name, "") in read)
+def _read_arguments(function: types.FunctionType, call: ast.Call, depth: int = 3) -> Iterator[ast.expr]:
+    """Of a call in a function, the arguments whose weights the called function reads."""
+    called: Any = None
+    if isinstance(call.func, ast.Name):
+        called = function.__globals__.get(call.func.id)
+    elif isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
+        called = getattr(function.__globals__.get(call.func.value.id), call.func.attr, None)
+    if inspect.isfunction(called) and depth and not _is_torchs(called):
+        read = _read_parameters(called, depth)
+        by_place = zip(inspect.signature(called).parameters, call.args, strict=False)
+        by_name = ((keyword.arg, keyword.value) for keyword in call.keywords)
+        yield from (argument for parameter, argument in chain(by_place, by_name) if parameter in read)
+
+
+@functools.cache
+def _read_parameters(function: types.FunctionType, depth: int) -> set[str | None]:
+    """The parameters whose weights a function reads, or gives to a function that does."""
+    read: set[str | None] = set()
+    for node in _nodes(function):
+        if _is_weight(node):
+            found = [node.value]
+        else:
+            found = list(_read_arguments(function, node, depth - 1)) if isinstance(node, ast.Call) else []
+        read |= {base for base, path in map(_owner, found) if not path}
+    return read
+
+
+def _is_torchs(code: type | types.FunctionType) -> bool:
+    return code.__module__.split(".")[0] in ("torch", "builtins", "typing")
 
 
 def _nodes(function: types.FunctionType) -> Iterator[ast.AST]:
