@@ -4,7 +4,7 @@ All of it is registered on import. The schemas and the native kernels are the C+
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,10 +18,11 @@ _conv = torch.ops.kerneldna.conv.default
 _conv_backward = torch.ops.kerneldna.conv_backward.default
 
 Gradients: TypeAlias = tuple[Tensor, ...]
+Checked = TypeVar("Checked")
 
 
-def _checked(check: Callable[..., tuple[int, ...]], op: str, *args: Any) -> tuple[int, ...]:
-    """The shape of the output; what does not fit is a RuntimeError, as from the C++ library."""
+def checked(check: Callable[..., Checked], op: str, *args: Any) -> Checked:
+    """What the check returns; what does not fit is a RuntimeError, as from the C++ library."""
     try:
         return check(op, *args)
     except (TypeError, ValueError) as error:
@@ -29,12 +30,12 @@ def _checked(check: Callable[..., tuple[int, ...]], op: str, *args: Any) -> tupl
 
 
 def fake_conv(*args: Any) -> Tensor:
-    shape = _checked(check_conv, "kerneldna::conv", *with_defaults(*args))
+    shape = checked(check_conv, "kerneldna::conv", *with_defaults(*args))
     return torch.empty_like(args[0].new_empty(shape), memory_format=output_memory_format(args[0]))
 
 
 def fake_conv_backward(grad_output: Tensor, *args: Any) -> Gradients:
-    _checked(check_conv_backward, "kerneldna::conv_backward", grad_output, *args)
+    checked(check_conv_backward, "kerneldna::conv_backward", grad_output, *args)
     return tuple(
         torch.empty_like(tensor, memory_format=output_memory_format(tensor)) if wanted else grad_output.new_empty(0)
         for tensor, wanted in zip(args[:6], args[-1], strict=True)
@@ -55,12 +56,12 @@ def selected_conv_backward(grad_output: Tensor, *args: Any) -> Gradients:
 
 
 def conv_on_any_device(*args: Any) -> Tensor:
-    _checked(check_conv, "kerneldna::conv", *with_defaults(*args))
+    checked(check_conv, "kerneldna::conv", *with_defaults(*args))
     return selected_conv(*args)
 
 
 def conv_backward_on_any_device(*args: Any) -> Gradients:
-    _checked(check_conv_backward, "kerneldna::conv_backward", *args)
+    checked(check_conv_backward, "kerneldna::conv_backward", *args)
     return selected_conv_backward(*args)
 
 
