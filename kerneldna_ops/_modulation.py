@@ -18,7 +18,8 @@ def attentions(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool) -> t
     Without weights for each sample: sum_iuv (w[o,i,u,v] * s[n,i])^2 is the matrix product of s^2 and sum_uv w^2.
     """
     autocast = _in_autocast(x)
-    check_modulated_conv("modulated_conv2d", x, weight, styles, autocast)
+    if torch._C._get_tracing_state() is None:  # to compare sizes would be recorded, with a warning
+        check_modulated_conv("modulated_conv2d", x, weight, styles, autocast)
     dtype = torch.get_autocast_dtype(x.device.type) if autocast and x.dtype != torch.float64 else x.dtype
     if not demodulate:
         return weight.to(dtype), styles.to(dtype), None

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from . import _autocast, _modulation, backends
 from ._checks import check_4d, check_conv, check_input, check_pair
@@ -101,6 +102,9 @@ def modulated_conv2d(
     Raises:
         TypeError, ValueError: an argument does not fit; one sentence says which and why.
     """
+    if has_torch_function((x, weight, styles)):  # torch.fx, which has no sizes to check
+        arguments = (x, weight, styles, demodulate, padding)
+        return handle_torch_function(modulated_conv2d, (x, weight, styles), *arguments)
     weight, c, f = _modulation.attentions(x, weight, styles, demodulate)
     return conv2d(x, weight, channel_attention=c, filter_attention=f, padding=padding)
 

@@ -170,7 +170,7 @@ class Block(nn.Module):
         if not self.training or self.drop == 0:
             return output
         kept = 1 - self.drop
-        noise = output.new_empty(len(output), 1, 1, 1).bernoulli_(kept)
+        noise = output.new_empty(output.shape[0], 1, 1, 1).bernoulli_(kept)
         return output * (noise / kept if kept > 0 else noise)
 
     def extra_repr(self) -> str:

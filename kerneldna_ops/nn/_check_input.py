@@ -10,6 +10,8 @@ def check_layer_input(layer: str, input: Tensor, channels: int, name: str, param
     """Input must be [N, channels, H, W], only N may be 0, with the dtype (except under autocast) and on the device of
     `parameter`, if there is one to go by."""
     check_input(layer, input, f"[N, {channels}, H, W]")
+    if torch._C._get_tracing_state() is not None:
+        return  # there sizes are tensors, and to compare them is recorded, with a warning
     if input.shape[1] != channels:
         raise ValueError(f"{layer}: input must have {channels} channels, got {input.shape[1]} in {list(input.shape)}")
     if input.shape[2] == 0 or input.shape[3] == 0:

@@ -4,8 +4,10 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ._check_arguments import Norm, flag
+from ._fx import leaf
 from .squeeze_excite import SqueezeExcite
 
 Attention: TypeAlias = Literal["static", "dynamic"] | None
@@ -90,6 +92,8 @@ class Adapter(nn.Module):
                     nn.init.zeros_(parameter)
 
     def forward(self, input: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if isinstance(input, Proxy):
+            return leaf(self, input)
         c, dynamic_f, dynamic_s = self.dynamic(input)
         static_f, static_s = self.static()
         return c, static_f if dynamic_f is None else dynamic_f, static_s if dynamic_s is None else dynamic_s

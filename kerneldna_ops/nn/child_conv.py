@@ -6,12 +6,15 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from .. import backends, functional
 from .._checks import check_pair
+from ._bare import is_plain_call
 from ._check_arguments import Norm, flag
 from ._check_input import check_layer_input
 from ._fold_cache import FoldCache, in_training
+from ._fx import leaf
 from ._parent import PartsWithParent, weight_made_by_hooks
 from .adapter import Adapter, Attention
 
@@ -112,11 +115,13 @@ class ChildConv2d(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return leaf(self, input)
         weight = self._borrowed()
         check_layer_input("ChildConv2d", input, self.in_channels, "the parent's weight", weight)
         adapter: Any = self._modules["adapter"]  # as self.adapter, and faster
         static = [p for p in (adapter.filter_attention, adapter.spatial_attention) if p is not None]
-        if torch.compiler.is_compiling():
+        if not is_plain_call():
             c, f, s = adapter(input)
         elif self.training or not static or in_training(weight, *static) or self._factors_are_free(input, weight):
             self._folded.clear()

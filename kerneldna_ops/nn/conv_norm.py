@@ -5,8 +5,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
-from ._bare import is_bare
+from ._bare import is_bare, is_plain_call
 from .child_conv import ChildConv2d
 
 
@@ -19,7 +20,7 @@ def conv_norm(conv: nn.Module, norm: nn.Module, input: Tensor) -> Tensor:
     no memory is spent on folded weights.
 
     Any other pair (BatchNorm in training mode, another norm, a hook on either of the two) is simply called, and so is
-    all under autocast, torch.compile and torch.export.
+    all under autocast, torch.compile, torch.export, torch.jit.trace and torch.fx.
 
     Args:
         conv: the convolution, from [N, C_in, H, W] to [N, C_out, H_out, W_out].
@@ -46,7 +47,7 @@ def conv_norm(conv: nn.Module, norm: nn.Module, input: Tensor) -> Tensor:
 
 def _is_plain_inference(input: Tensor) -> bool:
     """Under autocast BatchNorm keeps its float32, which a filter attention would not."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or isinstance(input, Proxy) or not is_plain_call():
         return False
     device = input.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # not on meta

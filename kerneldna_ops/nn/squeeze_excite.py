@@ -4,11 +4,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ._bare import is_bare
 from ._check_arguments import Norm, norm_of, whole
 from ._check_input import check_layer_input
 from ._fused_gate import fused_gate
+from ._fx import leaf
 
 
 class SqueezeExcite(nn.Module):
@@ -60,12 +62,14 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, input: Tensor, features: list[Tensor] | None = None) -> Tensor:
         """The gate [N, C]. Those between fc1 and fc2, [N, R], are added to `features`, from which other heads read."""
+        if isinstance(input, Proxy):
+            return leaf(self, input)
         weight = self.fc1.weight if is_bare(self.fc1, nn.Linear) else None  # another module may take another dtype
         check_layer_input("SqueezeExcite", input, self.channels, "fc1.weight", weight)
         gate = fused_gate(input, self.fc1, self.bn, self.fc2) if features is None else None
         if gate is not None:
             return gate
-        if input.shape[0] == 1 and is_bare(self.bn, nn.BatchNorm1d) and self.bn.training:
+        if is_bare(self.bn, nn.BatchNorm1d) and self.bn.training and input.shape[0] == 1:
             raise ValueError(
                 "SqueezeExcite: training needs at least 2 samples, because BatchNorm compares the samples of a batch"
                 " (norm_layer=nn.LayerNorm or None, in a network se_norm_layer, takes one), got an input of"
