@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from .._eval_mode import eval_mode
 from ..nn import ChildConv2d
 from .gram import FEWEST_SAMPLES, centre, gram
 
@@ -84,18 +85,11 @@ class Watch:
     @contextmanager
     def _watching(self) -> Iterator[None]:
         """Eval mode, and a hook on each layer. Afterwards each module is in its former mode, and the hooks are gone."""
-        modes = {module: module.training for module in self._model.modules()}
-        handles = []
-        try:
+        with ExitStack() as stack:
             for name, module in self._layers.items():
-                handles.append(module.register_forward_hook(self._hook(name)))
-            self._model.eval()
+                stack.callback(module.register_forward_hook(self._hook(name)).remove)
+            stack.enter_context(eval_mode(self._model))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            for module, mode in modes.items():
-                module.training = mode
 
     def _check_first(self, names: tuple[str, ...]) -> None:
         if not names:

@@ -10,6 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import kerneldna_ops  # noqa: F401  registers the ops counted below
 
+from .._eval_mode import eval_mode
+
 
 def count_parameters(model: nn.Module) -> int:
     """The trained numbers of `model`; a weight that several layers share counts once."""
@@ -17,7 +19,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, inputs: Tensor) -> int:
-    """Multiply-accumulates of one forward pass of `model` in eval mode over `inputs`.
+    """Multiply-accumulates of one forward pass of `model` in eval mode over `inputs`; each module keeps its mode.
 
     Counted where the operations run, so whatever a layer does inside is in it: every convolution and matrix product,
     the squeeze-excites of the adapters included. Elementwise work, pooling and normalisation are not counted.
@@ -26,10 +28,8 @@ def count_macs(model: nn.Module, inputs: Tensor) -> int:
     counter = FlopCounterMode(
         display=False, custom_mapping={ops.conv: _conv_flops, ops.squeeze_excite: _squeeze_excite_flops}
     )
-    training = model.training
-    with torch.no_grad(), counter:
-        model.eval()(inputs)
-    model.train(training)
+    with eval_mode(model), torch.no_grad(), counter:
+        model(inputs)
     return counter.get_total_flops() // 2
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+from .._eval_mode import eval_mode
 
 Weight: TypeAlias = Literal["parent", "mean", "measured"]
 Loss: TypeAlias = Callable[[nn.Module, Any], "Tensor | float"]
@@ -42,11 +43,11 @@ class Calibration:
         self._loss = loss
         self._outputs: list[Tensor] = []
         if loss is None:
-            with _inference(model):
+            with eval_mode(model), torch.no_grad():
                 self._outputs = [self._output(batch) for batch in self._batches]
 
     def __call__(self) -> float:
-        with _inference(self._model):
+        with eval_mode(self._model), torch.no_grad():
             if self._loss is not None:
                 return sum(float(self._loss(self._model, batch)) for batch in self._batches)
             pairs = zip(self._batches, self._outputs, strict=True)
@@ -82,16 +83,3 @@ def lowest(parent: nn.Conv2d, weights: Mapping[str, Tensor], calibration: Calibr
 def set_weight(conv: nn.Conv2d, weight: Tensor) -> None:
     with torch.no_grad():
         conv.weight.copy_(weight)
-
-
-@contextmanager
-def _inference(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradient; afterwards each module is in its former mode."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

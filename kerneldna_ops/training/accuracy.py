@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .._eval_mode import eval_mode
 from .batches import load
 from .data import Split
 from .distributed import Processes
@@ -40,33 +41,29 @@ def score(
 ) -> Scores:
     """The scores of `model`, on processes.device, in eval mode; each process works on its share of the images.
 
-    The model is left in the mode that it was in. `amp`: the dtype of torch.autocast, None for none.
-
-    Raises:
-        ValueError: there are fewer images than processes.
+    Each module of the model is left in the mode that it was in. `amp`: the dtype of torch.autocast, None for none.
     """
-    if len(split) < processes.world_size:
-        raise ValueError(f"expected at least one image for each of {processes.world_size} processes, got {len(split)}")
     device = processes.device
     memory_format = torch.channels_last if channels_last else torch.preserve_format
-    # As many batches on every process, because FSDP needs all of them at every layer.
+    # As many batches on every process, because FSDP needs all of them at every layer. Where a process has no image for
+    # one, it takes one that does not count.
     number = math.ceil(math.ceil(len(split) / processes.world_size) / batch_size)
-    batches = processes.share(torch.arange(len(split))).tensor_split(number)
+    shares = processes.share(torch.arange(len(split))).tensor_split(number)
+    batches = [share if len(share) else torch.zeros(1, dtype=torch.int64) for share in shares]
     totals = torch.zeros(2, dtype=torch.float64, device=device)
     by_class = torch.zeros(2, 1, dtype=torch.float64, device=device)
-    training = model.training
-    model.eval()
-    with torch.no_grad(), torch.autocast(device.type, amp, enabled=amp is not None):
-        for images, labels in load(split, batches, workers=workers, pin_memory=device.type == "cuda"):
+    with eval_mode(model), torch.no_grad(), torch.autocast(device.type, amp, enabled=amp is not None):
+        loaded = load(split, batches, workers=workers, pin_memory=device.type == "cuda")
+        for share, (images, labels) in zip(shares, loaded, strict=True):
             images = images.to(device, non_blocking=True, memory_format=memory_format)
             labels = labels.to(device, non_blocking=True)
-            scores = model(images).float()
+            scores = model(images).float()[: len(share)]
+            labels = labels[: len(share)]
             right = scores.topk(min(5, scores.shape[1])).indices == labels[:, None]
             total_loss = F.cross_entropy(scores, labels, reduction="sum")
             totals += torch.stack([total_loss.double(), right.sum().double()])
             classes = F.one_hot(labels, scores.shape[1]).double()
             by_class = by_class + torch.stack([classes[right[:, 0]].sum(0), classes.sum(0)])
-    model.train(training)
     loss, five = (total / len(split) for total in processes.sum(totals).tolist())
     hits, images_of_class = processes.sum(by_class).tolist()
     per_class = [100 * hit / count if count else None for hit, count in zip(hits, images_of_class, strict=True)]
