@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class InFiles:
     def __init__(self, dataset: Any, indices: Sequence[int], image_size: int) -> None:
         self.dataset = dataset
         self.indices = indices
+        self.image_size = image_size
         v2 = import_torchvision().transforms.v2
         to_tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, DEVIATION)]
         self._random_cut = v2.RandomResizedCrop(image_size)
@@ -51,6 +53,8 @@ class InFiles:
         return len(self.indices)
 
     def load(self, indices: Tensor, augmentation: Augmentation | None = None) -> tuple[Tensor, Tensor]:
+        if not len(indices):
+            return torch.empty(0, 3, self.image_size, self.image_size), torch.empty(0, dtype=torch.int64)
         images, labels = zip(*(self._load_one(index, augmentation) for index in indices.tolist()), strict=True)
         return torch.stack(images), torch.tensor(labels)
 
@@ -58,11 +62,11 @@ class InFiles:
         number = self.indices[index]
         try:
             image, label = self.dataset[number]
+            image = to_rgb(image)
         except Exception as error:  # decoders raise whatever they like
             samples = getattr(self.dataset, "samples", None)
             where = samples[number][0] if samples else f"image {number} of {type(self.dataset).__name__}"
             raise DataError(f"{where}: no image that can be read ({error}); put one in its place to go on") from error
-        image = image.convert("RGB")
         if augmentation is None:
             image = self._middle(image)
         else:
@@ -109,13 +113,53 @@ def data_of_files(name: str, class_names: Sequence[str], side: int, *parts: tupl
 def _image_folder(folder: Path) -> Any:
     datasets = import_torchvision().datasets
     try:
-        images = datasets.ImageFolder(folder, allow_empty=True)
+        images = datasets.ImageFolder(folder, loader=_open, allow_empty=True)
     except FileNotFoundError as error:
         raise DataError(f"{folder}: expected a folder for each class, with its images in it") from error
     empty = set(images.class_to_idx.values()) - set(images.targets)
     if empty:
         raise DataError(f"{folder / images.classes[min(empty)]}: expected images, got a folder without any")
+    seen: dict[str, str] = {}
+    for name in sorted({os.path.dirname(path) for path, _ in images.samples}, key=len):
+        first = seen.setdefault(os.path.realpath(name), name)
+        if first != name:
+            raise DataError(f"{name}: a link to {first}, whose images would count twice")
     return images
+
+
+def _open(path: str) -> Any:
+    """The PIL image in a file, as it is there: torchvision's own loader makes all grey values above 255 white."""
+    from PIL import Image
+
+    if not os.path.isfile(path):  # a pipe would be waited for
+        raise OSError("not a regular file")
+    with Image.open(path) as image:
+        image.load()
+    return image
+
+
+def to_rgb(image: Any) -> Any:
+    """A PIL image of any kind in 8-bit RGB; grey in 16 bits by the range of its type.
+
+    Raises:
+        ValueError: it is of a kind whose range nothing tells: 32-bit integers, floating point, or grey in other bits.
+    """
+    if image.mode == "I" and image.format in ("PNG", "PPM"):  # which have no more than 16 bits
+        tags = _GREY_IN_16_BITS
+    elif image.mode.startswith("I;16"):
+        tags = getattr(image, "tag_v2", _GREY_IN_16_BITS)
+    elif image.mode in ("I", "F"):
+        kind = "floating point" if image.mode == "F" else "32-bit integers"
+        raise ValueError(f"pixels are {kind}, whose range is not told: expected 8 or 16 bits")
+    else:
+        return image.convert("RGB")
+    if any(tags.get(tag, value) != value for tag, value in _GREY_IN_16_BITS.items()):
+        raise ValueError("grey values are not in 16 bits from black to white")
+    return image.convert("I").point(lambda value: value * (255 / 65535) + 0.5).convert("L").convert("RGB")
+
+
+# BitsPerSample and PhotometricInterpretation of a TIFF file.
+_GREY_IN_16_BITS = {258: (16,), 262: 1}
 
 
 def _every_tenth(images: Any) -> list[int]:

@@ -20,7 +20,7 @@ PARTS = ("train", "t10k")
 
 def has_idx_files(folder: Path) -> bool:
     """Whether one of the four files is there."""
-    return any(path.exists() for part in PARTS for kind in _MAGIC for path in _candidates(folder, part, kind))
+    return any(path.is_file() for part in PARTS for kind in _MAGIC for path in _candidates(folder, part, kind))
 
 
 def read_part(folder: Path, part: str) -> tuple[Tensor, Tensor]:
@@ -41,9 +41,9 @@ def _candidates(folder: Path, part: str, kind: str) -> list[Path]:
 
 def _read(folder: Path, part: str, kind: str) -> tuple[Path, Tensor]:
     plain, compressed = _candidates(folder, part, kind)
-    if plain.exists():
+    if plain.is_file():
         return plain, _parse(plain, plain.read_bytes(), kind)
-    if not compressed.exists():
+    if not compressed.is_file():
         raise DataError(f"{plain}: expected this file, or the same with .gz, beside the others of the data set")
     try:
         with gzip.open(compressed) as file:
