@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import zipfile
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._files import check_whole
 from .network import Network, check_fits
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
@@ -52,13 +52,13 @@ def read_weights(path: str | PathLike[str]) -> dict[str, Tensor]:
     """The state_dict in a file, on the CPU. Arguments and errors are those of `load_weights`."""
     path = Path(path)
     try:
-        _check_sums(path)
+        check_whole(path)
         # timm's and torchvision's training scripts put their arguments into a checkpoint.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # a damaged file can raise anything
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         unsafe = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it holds a {unsafe[1]}" if unsafe else "it is damaged, or something else"
         raise ValueError(f"{path}: expected tensors and plain values that torch.save wrote, but {reason}") from error
@@ -70,15 +70,6 @@ def read_weights(path: str | PathLike[str]) -> dict[str, Tensor]:
             got = f"the entries {', '.join(map(repr, content))}" if content else "no entries"
         raise ValueError(f"{path}: expected a state_dict, or one under 'state_dict' or 'model', got {got}")
     return _without_prefix(content)
-
-
-def _check_sums(path: Path) -> None:
-    """Raises a BadZipFile if a part of the file has changed since it was written, which torch.load does not notice."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(damaged)
 
 
 def _wrapper(content: Mapping[Any, Any]) -> str | None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+MOST_EPOCHS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Recipe:
     """SGD with momentum; the learning rate climbs linearly for `warmup_epochs`, then follows a cosine to 0.
+
+    The rate is another one at every step, where the authors' code changes it once an epoch. All images of an epoch are
+    trained on, as there: the last step has what is left over (see batches.cut).
 
     Args:
         epochs: passes over the training images.
@@ -41,19 +47,23 @@ class Recipe:
 
     def __post_init__(self) -> None:
         checks = {
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "learning_rate": (self.learning_rate > 0, "more than 0"),
-            "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "epochs": (_is_whole(self.epochs, 1, MOST_EPOCHS), f"a whole number from 1 to {MOST_EPOCHS}"),
+            "batch_size": (_is_whole(self.batch_size, 1), "a whole number, at least 1"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "a number more than 0"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "a number, at least 0"),
             "momentum": (0 <= self.momentum < 1, "from 0 to below 1"),
             "warmup_epochs": (0 <= self.warmup_epochs <= self.epochs, f"from 0 to {self.epochs}, the epochs"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "from 0 to below 1"),
             "ema_decay": (self.ema_decay is None or 0 < self.ema_decay < 1, "between 0 and 1"),
-            "crop_padding": (self.crop_padding >= 0, "at least 0"),
+            "crop_padding": (_is_whole(self.crop_padding, 0), "a whole number, at least 0"),
         }
         for name, (right, expected) in checks.items():
             if not right:
                 raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)}")
+
+
+def _is_whole(value: object, low: int, high: float = math.inf) -> bool:
+    return isinstance(value, int) and low <= value <= high
 
 
 # The first four are the authors' (README of their repository): ImageNet-1K, SGD of momentum 0.9, cosine.

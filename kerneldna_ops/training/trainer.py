@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +21,7 @@ from .data import Augmentation, Data
 from .distributed import Kind, Processes
 from .interruption import Interruption
 from .learner import Learner
+from .lock import locked
 from .logs import Logs
 from .randomness import seed_of
 from .recipes import Recipe
@@ -62,10 +63,12 @@ class Trainer:
 
     Writes there: last.pt (all that going on needs), best.pt (the weights of the best epoch), epochs.csv, steps.csv and,
     if tensorboard is installed, its event files. Killed at any moment and started again, with the same arguments, it
-    ends with the same weights, bit for bit on a CPU. Ctrl-C and SIGTERM stop it after saving.
+    ends with the same weights, bit for bit on a CPU. Ctrl-C and SIGTERM stop it after saving. While it runs, no second
+    training can run in the folder.
 
     Args:
-        model: scores [N, data.classes] from images [N, data.channels, H, W], its weights as training starts.
+        model: scores [N, data.classes] from images [N, data.channels, H, W], its weights as training starts. Modules
+            in eval mode stay in it, unless the model as a whole is.
         data: see open_data.
         recipe: see recipes.py.
         folder: where checkpoints and logs go; made if missing.
@@ -82,7 +85,8 @@ class Trainer:
 
     Raises:
         ValueError: an argument does not fit.
-        TrainingError: the folder holds another training, a file cannot be written, or the loss is no number.
+        TrainingError: the folder holds another training, or one that is running, a file cannot be written, or the loss
+            is no number.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after saving.
     """
 
@@ -116,11 +120,12 @@ class Trainer:
         self.amp, self.channels_last, self.workers, self.save_every = amp, channels_last, workers, save_every
         self.progress = progress and processes.first
         self.folder, self.last, self.best = folder, folder / "last.pt", folder / "best.pt"
-        self.steps = len(data.train) // recipe.batch_size
+        self.steps = len(self._batches(0))
         self.about: dict[str, Any] = {
             "network": dict(network or {"name": type(model).__name__}),
             "data": data.describe(),
             "recipe": asdict(recipe),
+            "computation": {"amp": amp and str(amp).removeprefix("torch."), "sync_batchnorm": sync_batchnorm},
             "seed": seed,
         }
         self.learner = Learner(model, recipe, self.steps, amp, channels_last, processes, kind, sync_batchnorm)
@@ -132,13 +137,16 @@ class Trainer:
 
     def run(self) -> Result:
         """Train to the end, or say what was reached if it is there already."""
-        self._begin_or_go_on()
-        standing = self.standing
-        if standing.epoch < self.recipe.epochs:
-            with self._logging(), Interruption(self.processes.world_size == 1) as interruption:
-                while standing.epoch < self.recipe.epochs:
-                    self._train_epoch(interruption)
-                    self._finish_epoch(interruption)
+        # The first process alone, which is the one that writes: the others wait for what it reads, or end with it.
+        with locked(self.folder) if self.processes.first else nullcontext():
+            self._begin_or_go_on()
+            standing = self.standing
+            if standing.epoch < self.recipe.epochs:
+                self._say_what_is_left_over()
+                with self._logging(), Interruption(self.processes.world_size == 1) as interruption:
+                    while standing.epoch < self.recipe.epochs:
+                        self._train_epoch(interruption)
+                        self._finish_epoch(interruption)
         assert standing.accuracy is not None
         assert standing.best_accuracy is not None
         return Result(standing.best_accuracy, standing.accuracy, standing.epoch, standing.seconds, self.best)
@@ -153,8 +161,11 @@ class Trainer:
             # So that a folder that cannot be written shows now, and best.pt never stands there alone.
             self._save()
             return
-        self.learner.load(content)
         self.standing = Standing(**{name: content[name] for name in asdict(self.standing)})
+        try:
+            self.learner.load(content, self.standing.epoch * self.steps + self.standing.step)
+        except ValueError as error:
+            raise TrainingError(f"{self.last}: {error}; {checkpoint.ADVICE}") from error
         if self.standing.epoch == self.recipe.epochs:
             self._say(f"{self.last} is of the last epoch: nothing is left to do.")
         else:
@@ -168,18 +179,48 @@ class Trainer:
             content = checkpoint.load(self.last)
             if "optimizer" not in content:
                 raise TrainingError(f"{self.last}: holds the weights alone, as best.pt does, not all to go on from")
-            checkpoint.check_same(self.last, content, self.about, self.learner.bare_model.state_dict())
+            self._check(content)
             return content
         for name in ("best.pt", "steps.csv", "epochs.csv"):
             if (self.folder / name).exists():
                 raise TrainingError(f"{self.folder}: holds {name} but no last.pt to go on from; {checkpoint.ADVICE}")
         return None
 
+    def _check(self, content: Mapping[str, Any]) -> None:
+        """TrainingError unless the content of last.pt is of this training, all of it and within it."""
+        checkpoint.check_entries(self.last, content, checkpoint.TRAINING)
+        checkpoint.check_same(self.last, content, self.about)
+        checkpoint.check_entries(self.last, content, self.learner.kinds)
+        state = self.learner.bare_model.state_dict()
+        for saved in (content, content["average"] or content):
+            checkpoint.check_shapes(self.last, saved["model"], state)
+        epochs, epoch, step = self.recipe.epochs, content["epoch"], content["step"]
+        # Whatever the number of processes was: see batches.cut.
+        steps = math.ceil(len(self.data.train) / self.recipe.batch_size) if epoch < epochs else 0
+        if not (0 <= epoch <= epochs and 0 <= step <= steps):
+            raise TrainingError(
+                f"{self.last}: expected at most {epochs} epochs and {steps} steps of the next, got {epoch} and {step}"
+            )
+        if epoch and None in (content["accuracy"], content["best_accuracy"]):
+            raise TrainingError(f"{self.last}: expected an accuracy after {epoch} epochs, got none")
+
+    def _say_what_is_left_over(self) -> None:
+        """In one line, if there is anything."""
+        sizes = [len(batch) for batch in self._batches(0)]
+        without = len(self.data.train) - sum(sizes)
+        if sizes[-1] != self.recipe.batch_size or without:
+            left_out = f"; {without} left out, others each time, so that all processes have as many" if without else ""
+            self._say(f"{self.steps} steps an epoch, the last of {sizes[-1]} images{left_out}")
+
+    def _batches(self, epoch: int) -> list[Tensor]:
+        """Indices of the training images, one tensor for each step of all processes together."""
+        order = batches.order(len(self.data.train), self.seed, epoch)
+        return batches.cut(order, self.recipe.batch_size, self.processes.world_size)
+
     def _train_epoch(self, interruption: Interruption) -> None:
         """The steps of the epoch that are left."""
         standing, recipe = self.standing, self.recipe
-        order = batches.order(len(self.data.train), self.seed, standing.epoch)
-        left = order.split(recipe.batch_size)[standing.step : self.steps]
+        left = self._batches(standing.epoch)[standing.step :]
         augmentation = Augmentation(self.seed, standing.epoch, recipe.crop_padding, recipe.flip)
         device = self.processes.device.type
         look_every = 1 if device == "cpu" and self.processes.world_size == 1 else LOOK_EVERY
@@ -225,7 +266,7 @@ class Trainer:
         learner.settle()
         scores = self._score(learner.bare_model)
         averaged = None if learner.average is None else self._score(learner.average.module)
-        loss = standing.loss_sum / self.steps
+        loss = standing.loss_sum / standing.step
         standing.accuracy = (averaged or scores).top1
         standing.epoch, standing.step, standing.loss_sum = standing.epoch + 1, 0, 0.0
         self._count_seconds()

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import os
 import re
 import zipfile
 
@@ -94,6 +95,12 @@ def half_a_file(path):
     path.write_bytes(content[: len(content) // 2])
 
 
+def half_a_small_file(path):
+    """Of which torch.load says that an argument of the operating system's is invalid."""
+    torch.save({"weight": torch.zeros(3)}, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
 def one_wrong_bit(path):
     torch.save(kerneldna_resnet18(num_classes=3).state_dict(), path)
     content = bytearray(path.read_bytes())
@@ -106,7 +113,7 @@ def another_zip(path):
         archive.writestr("a", "b")
 
 
-@pytest.mark.parametrize("damage", [a_text, nothing, half_a_file, one_wrong_bit, another_zip])
+@pytest.mark.parametrize("damage", [a_text, nothing, half_a_file, half_a_small_file, one_wrong_bit, another_zip])
 def test_what_is_no_file_of_weights(target, tmp_path, damage):
     path = tmp_path / "weights.pth"
     damage(path)
@@ -116,6 +123,12 @@ def test_what_is_no_file_of_weights(target, tmp_path, damage):
     ):
         load_weights(target, path)
     assert same(target, before)
+
+
+def test_a_pipe_is_not_waited_for(target, tmp_path):
+    os.mkfifo(tmp_path / "weights.pth")
+    with pytest.raises(OSError, match="not a regular file: "):
+        load_weights(target, tmp_path / "weights.pth")
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 import two_processes
 from torch import nn
 
 from kerneldna_ops.demo.model import build
 from kerneldna_ops.nn import ChildConv2d
-from kerneldna_ops.training import distributed, fsdp
+from kerneldna_ops.training import distributed, fsdp, lock
 
 WORKER = Path(two_processes.__file__)
 
@@ -129,9 +130,16 @@ def test_what_processes_say_to_each_other(ranks):
 
 def test_two_processes_evaluate_as_one(ranks):
     expected = two_processes.evaluated(distributed.Processes())
-    assert 0 < expected["top1"] < 100
+    assert 0 < expected[7, 3]["top1"] < 100
     for rank in ranks:
-        assert rank["scores"] == {**expected, "loss": pytest.approx(expected["loss"], rel=1e-6)}
+        for count, scores in expected.items():
+            assert rank["scores"][count] == {**scores, "loss": pytest.approx(scores["loss"], rel=1e-6)}
+
+
+def test_a_training_of_two_processes_locks_its_folder_once(ranks, ended):
+    assert [rank["epochs"] for rank in ranks] == [tiny.RECIPE.epochs] * 2
+    assert {path.name for path in (ended[0] / "training").iterdir()} >= {"last.pt", "best.pt", "steps.csv"}
+    assert not (ended[0] / "training" / lock.NAME).exists()
 
 
 def test_batchnorm_is_not_synchronised_on_cpu(ranks):

@@ -170,15 +170,15 @@ def test_cut_and_flip_against_a_loop():
 def test_augmentation_depends_on_seed_epoch_and_index_alone():
     train = tiny.data().train
     this = Augmentation(3, 1, 2, True)
-    everything, labels = train.load(torch.arange(43), this)
+    everything, labels = train.load(torch.arange(41), this)
     some = torch.tensor([40, 2, 17])
     assert torch.equal(train.load(some, this)[0], everything[some])
     assert torch.equal(train.load(some, this)[1], labels[some])
     fresh = InMemory(train.images, train.labels, train.mean[:, 0, 0], train.deviation[:, 0, 0])
     assert torch.equal(fresh.load(some, this)[0], everything[some])
     for other in (Augmentation(4, 1, 2, True), Augmentation(3, 2, 2, True)):
-        assert not torch.equal(train.load(torch.arange(43), other)[0], everything)
-    assert torch.equal(train.load(torch.arange(43), this)[0], everything), "and not on what was asked for in between"
+        assert not torch.equal(train.load(torch.arange(41), other)[0], everything)
+    assert torch.equal(train.load(torch.arange(41), this)[0], everything), "and not on what was asked for in between"
 
 
 def test_augmentation_draws_all_there_is_and_nothing_too_often():
@@ -195,16 +195,37 @@ def test_augmentation_draws_all_there_is_and_nothing_too_often():
 
 
 def test_the_order_of_an_epoch():
-    orders = {(seed, epoch): batches.order(43, seed, epoch) for seed in range(2) for epoch in range(2)}
+    orders = {(seed, epoch): batches.order(41, seed, epoch) for seed in range(2) for epoch in range(2)}
     for key, order in orders.items():
-        assert torch.equal(order.sort().values, torch.arange(43))
-        assert torch.equal(batches.order(43, *key), order)
+        assert torch.equal(order.sort().values, torch.arange(41))
+        assert torch.equal(batches.order(41, *key), order)
     assert len({tuple(order.tolist()) for order in orders.values()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "processes", "sizes"),
+    [
+        (16, 8, 1, [8, 8]),
+        (19, 8, 1, [8, 8, 3]),
+        (17, 8, 1, [8, 9]),  # BatchNorm cannot train on one sample
+        (3, 1, 1, [1, 1, 1]),
+        (19, 8, 2, [8, 10]),  # one for each process, and one for none
+        (21, 8, 2, [8, 8, 4]),
+        (17, 8, 2, [8, 8]),
+        (8, 8, 4, [8]),
+        (9, 4, 4, [4, 4]),
+    ],
+)
+def test_the_last_batch_has_what_is_left(count, batch_size, processes, sizes):
+    order = batches.order(count, 0, 0)
+    cut = batches.cut(order, batch_size, processes)
+    assert [len(batch) for batch in cut] == sizes
+    assert torch.equal(torch.cat(cut), order[: sum(sizes)])
 
 
 def test_batches_are_the_same_from_any_number_of_workers():
     train = tiny.data().train
-    chosen = list(batches.order(43, 0, 0).split(8))
+    chosen = list(batches.order(41, 0, 0).split(8))
     this = Augmentation(0, 0, 2, True)
     torch.manual_seed(5)
     before = torch.get_rng_state()

@@ -32,6 +32,11 @@ def test_published_recipes(name, epochs, rate, decay, warmup):
         ("batch_size", 0),
         ("learning_rate", 0.0),
         ("learning_rate", math.nan),
+        ("learning_rate", math.inf),
+        ("weight_decay", math.inf),
+        ("epochs", 10**9),
+        ("epochs", 2.5),
+        ("batch_size", 8.5),
         ("weight_decay", -1.0),
         ("momentum", 1.0),
         ("warmup_epochs", 4),
@@ -110,6 +115,15 @@ def test_averaged_weights_against_a_hand_computation():
     for name, value in average.items():
         torch.testing.assert_close(averaged[name], value)
     assert not torch.equal(averaged["bn.running_mean"], one.bare_model.bn.running_mean)
+
+
+def test_what_is_frozen_stays_frozen():
+    model = tiny.network()
+    model.bn.eval()
+    one = learner(tiny.RECIPE, model)
+    one.step(*BATCH)
+    assert [model.training, model.parent.training, model.bn.training] == [True, True, False]
+    assert torch.equal(model.bn.running_mean, torch.zeros(4))
 
 
 @pytest.mark.parametrize("amp", [torch.bfloat16, torch.float16])

@@ -107,14 +107,32 @@ def test_scores_are_means_over_the_images(threads):
 
 
 def test_fewer_images_than_a_batch_or_processes_are_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match="batch_size: expected at most 43, the number of training images, got 44"):
-        Trainer(tiny.network(), tiny.data(), replace(tiny.RECIPE, batch_size=44), tmp_path)
+    with pytest.raises(ValueError, match="batch_size: expected at most 41, the number of training images, got 42"):
+        Trainer(tiny.network(), tiny.data(), replace(tiny.RECIPE, batch_size=42), tmp_path)
     with pytest.raises(ValueError, match="batch_size: expected a multiple of the 3 processes, got 8"):
         Trainer(tiny.network(), tiny.data(), tiny.RECIPE, tmp_path, processes=Processes(0, 3))
-    with pytest.raises(ValueError, match="at least one image for each of 3 processes, got 2"):
-        score(tiny.network(), tiny.data(validation=2).validation, processes=Processes(0, 3))
     with pytest.raises(ValueError, match=r"amp: expected None, torch\.bfloat16 or torch\.float16, got torch\.float64"):
         Trainer(tiny.network(), tiny.data(), tiny.RECIPE, tmp_path, amp=torch.float64)
+
+
+def test_an_image_that_is_left_over_goes_with_the_batch_before(tmp_path, capsys):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    recipe = replace(tiny.RECIPE, epochs=1)
+    Trainer(model, tiny.data(train=17), recipe, tmp_path).run()
+    assert len(read_csv(tmp_path / "steps.csv")) == 2
+    assert "2 steps an epoch, the last of 9 images\n" in capsys.readouterr().out
+
+
+def test_fewer_than_the_processes_are_left_out_and_it_says_so(tmp_path, capsys):
+    recipe = replace(tiny.RECIPE, batch_size=4, ema_decay=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Processes, "wrap", lambda self, model, *_: model)
+        trainer = Trainer(tiny.network(), tiny.data(train=11), recipe, tmp_path, processes=Processes(0, 2))
+    trainer._say_what_is_left_over()
+    expected = (
+        "2 steps an epoch, the last of 6 images; 1 left out, others each time, so that all processes have as many"
+    )
+    assert capsys.readouterr().out.endswith(f"{expected}\n")
 
 
 def contents(folder):
@@ -126,7 +144,7 @@ def contents(folder):
     [
         ({"data": tiny.data(classes=4), "model": tiny.network(classes=4)}, "holds a training on 3 classes, not 4"),
         ({"data": tiny.data(name="other")}, "holds a training whose data has name tiny, not other"),
-        ({"data": tiny.data(train=44)}, "holds a training whose data has train 43, not 44"),
+        ({"data": tiny.data(train=42)}, "holds a training whose data has train 41, not 42"),
         ({"recipe": replace(tiny.RECIPE, epochs=4)}, "holds a training whose recipe has epochs 3, not 4"),
         ({"network": {"name": "resnet"}}, "holds a training whose network has name Network, not resnet"),
         (
@@ -193,7 +211,7 @@ def test_what_another_training_left_is_not_overwritten(tmp_path, name):
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(TrainingError, match=r"last\.pt: could not be written \(Not a directory\)"):
+    with pytest.raises(TrainingError, match=r"training\.lock: could not be written \(Not a directory\)"):
         train(tmp_path / "file" / "folder")
 
 
@@ -343,7 +361,9 @@ def test_missing_tqdm_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     Trainer(tiny.network(), tiny.data(), replace(tiny.RECIPE, epochs=1), tmp_path).run()
     output, error = capsys.readouterr()
-    assert output.startswith("tqdm is not installed: no progress bars.\nepoch 1/1: loss ")
+    assert output.startswith(
+        "tqdm is not installed: no progress bars.\n5 steps an epoch, the last of 9 images\nepoch 1/1: loss "
+    )
     assert error == ""
 
 

@@ -13,6 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.distributed.nn.functional import all_reduce
 from torch.distributed.tensor import DTensor
 
+from kerneldna_ops._eval_mode import eval_mode
 from kerneldna_ops.nn import ChildConv2d
 from kerneldna_ops.training.accuracy import score
 from kerneldna_ops.training.distributed import (
@@ -24,6 +25,7 @@ from kerneldna_ops.training.distributed import (
     unwrap,
 )
 from kerneldna_ops.training.learner import Learner
+from kerneldna_ops.training.trainer import Trainer
 
 CHANNELS = 12
 STEPS = 3
@@ -156,16 +158,19 @@ def learnt(processes, kind):
         first.step(images, labels)
         first.settle()
         for model in (first.bare_model, first.average.module):
-            with torch.no_grad():
-                model.eval()(images)
+            with eval_mode(model), torch.no_grad():
+                model(images)
     state = first.state()
-    again.load(state)
+    again.load(state, 2)
     return state, again.state()
 
 
 def evaluated(processes):
-    """The scores on seven images, of which one process has one more."""
-    return asdict(score(tiny.network(), tiny.data(validation=7).validation, batch_size=3, processes=processes))
+    """The scores on seven images, of which one process has one more, and on a single one, which one process has."""
+    return {
+        (count, size): asdict(score(tiny.network(), tiny.data(validation=count).validation, size, processes=processes))
+        for count, size in ((7, 3), (7, 1), (1, 8))
+    }
 
 
 class NormOfAll(nn.SyncBatchNorm):
@@ -184,6 +189,11 @@ def one_sample_each(processes):
     output = child(processes.share(torch.randn(2, CHANNELS, 5, 4)))
     output.square().sum().backward()
     return output.detach(), processes.sum(child.adapter.se.fc1.weight.grad)
+
+
+def trained(processes, folder):
+    """Epochs of a whole training, whose folder the first process alone holds."""
+    return Trainer(tiny.network(), tiny.data(), tiny.RECIPE, folder, processes=processes, progress=False).run().epochs
 
 
 def buffers(processes):
@@ -210,6 +220,7 @@ def main(folder):
             "buffers": buffers(processes),
             "one sample each": one_sample_each(processes),
             "scores": evaluated(processes),
+            "epochs": trained(processes, folder / "training"),
             "learnt": {kind: learnt(processes, kind) for kind in ("ddp", "fsdp")},
         }
         processes.barrier()
