@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol, cast
 
+import torch
+
 from .env import report
 
 # name -> the module that it is in, what it is for
@@ -62,9 +64,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EXPECTED as error:
         print(f"kerneldna {options.command}: {error}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        advice = "smaller images or batches, or a smaller network, take less"
+        print(f"kerneldna {options.command}: out of memory ({' '.join(str(error).split())}); {advice}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nStopped by Ctrl-C.", file=sys.stderr)
         return 130
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch has a class for that of a GPU; that of a CPU is a RuntimeError, as most of what torch raises."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(sign in str(error) for sign in ("can't allocate memory", "Storage size calculation overflowed"))
 
 
 if __name__ == "__main__":

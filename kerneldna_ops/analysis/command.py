@@ -30,27 +30,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="kerneldna_resnet18, ..., torchvision/NAME, timm/NAME, or a file of kerneldna train",
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="MODEL's weights; without, a name has random ones")
+    parser.add_argument(
+        "--weights", type=_options.path, metavar="FILE", help="MODEL's weights; without, a name has random ones"
+    )
     parser.add_argument("--after", metavar="MODEL", help="another one to compare with, for example one that shares")
-    parser.add_argument("--after-weights", type=Path, metavar="FILE", help="the other one's weights")
+    parser.add_argument("--after-weights", type=_options.path, metavar="FILE", help="the other one's weights")
     _options.add_data(parser)
     parser.add_argument(
         "--images", type=_options.positive, default=512, help="how many for validation to take, at random"
     )
     parser.add_argument("--batch-size", type=_options.positive, default=64, help="at least 4")
-    parser.add_argument(
-        "--image-size",
-        type=_options.positive,
-        metavar="PIXELS",
-        help="side of images; None: a file's, else the data's",
-    )
+    _options.add_image_size(parser, "side of images; None: a file's, else the data's")
     parser.add_argument(
         "--num-classes", type=_options.positive, help="of the networks that are named; None: the data's"
     )
     parser.add_argument("--threshold", type=float, default=0.9, help="the least CKA within a group that could share")
     parser.add_argument("--max-size", type=int, default=4, help="the most layers in such a group")
     _options.add_device(parser, "cpu, cuda or cuda:1")
-    parser.add_argument("--output", type=Path, default=Path("runs/cka"), metavar="FOLDER", help="for the results")
+    parser.add_argument(
+        "--output", type=_options.path, default=Path("runs/cka"), metavar="FOLDER", help="for the results"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -63,7 +62,8 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("--after-weights needs --after, the model that the weights are for")
     check_limits(options.threshold, options.max_size)
     options.output.mkdir(parents=True, exist_ok=True)
-    files = {name: load_network(Path(name)) for name in (options.model, options.after) if name and _is_file(name)}
+    given = ((options.model, options.weights), (options.after, options.after_weights))
+    files = {name: load_network(Path(name)) for name, weights in given if name and _options.is_file(name, weights)}
     sizes = [content["data"]["image_size"] for _, content in files.values()]
     data = open_data(options.data, options.image_size or next(iter(sizes), None))
     with setup(options.device) as processes:
@@ -104,11 +104,6 @@ class _Batches:
             yield self._split.load(indices)[0].to(self._device)
 
 
-def _is_file(model: str) -> bool:
-    path = Path(model)
-    return path.exists() or path.suffix in (".pt", ".pth")
-
-
 def _network(
     name: str,
     weights: Path | None,
@@ -117,20 +112,25 @@ def _network(
     files: Mapping[str, tuple[nn.Module, dict[str, Any]]],
 ) -> nn.Module:
     from ..models import create_model
+    from ..training.trial import try_out
 
     if name not in files:
         torch.manual_seed(SEED)
-        return create_model(name, weights=weights, num_classes=num_classes or data.classes, in_channels=data.channels)
-    if weights is not None:
+        classes = num_classes or data.classes
+        model = create_model(name, weights=weights, num_classes=classes, in_channels=data.channels)
+    elif weights is not None:
         raise ValueError(
             f"--weights and --after-weights are for the names of networks, and {name} is a file with weights of its own"
         )
-    model, content = files[name]
-    if content["data"]["channels"] != data.channels:
-        raise ValueError(
-            f"{name}: a network for images of {content['data']['channels']} channels, those of {data.name} have"
-            f" {data.channels}"
-        )
+    else:
+        model, content = files[name]
+        classes = len(content["data"]["classes"])
+        if content["data"]["channels"] != data.channels:
+            raise ValueError(
+                f"{name}: a network for images of {content['data']['channels']} channels, those of {data.name} have"
+                f" {data.channels}"
+            )
+    try_out(model.eval(), name, torch.zeros(1, data.channels, data.image_size, data.image_size), classes)
     return model
 
 
@@ -174,7 +174,7 @@ def _sentence(groups: dict[str, list[str]], options: argparse.Namespace) -> str:
 
 
 def _title(name: str | None, weights: Path | None) -> str:
-    return f"{name}, random weights" if name and weights is None and not _is_file(name) else str(name)
+    return f"{name}, random weights" if name and weights is None and not _options.is_file(name) else str(name)
 
 
 def _text(path: Path | None) -> str | None:

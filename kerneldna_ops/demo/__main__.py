@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .._options import positive
+from .._options import path, positive
 
 EXTRA = ("sklearn", "matplotlib", "tqdm")
 
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         " kernel of its own, children of shared kernels as published, and children with a fully dynamic adapter.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for the results")
+    parser.add_argument("--output", type=path, default=Path("runs/demo"), help="folder for the results")
     parser.add_argument("--seeds", type=positive, default=3, help="runs of each network, from seeds 0, 1, ...")
     parser.add_argument("--epochs", type=positive, default=8, help="passes over the training images in each run")
     return parser

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from .data import Data, open_data
 from .distributed import Processes, setup
 from .recipes import RECIPES, Recipe
 from .trainer import Trainer
+from .trial import try_out
 
 # Options that replace a number of the recipe.
 OVERRIDES: dict[str, tuple[type, str]] = {
@@ -35,18 +36,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _options.add_data(parser)
     parser.add_argument("--recipe", required=True, choices=RECIPES, help="numbers to train by")
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="goes on from what is in there")
+    parser.add_argument(
+        "--output", required=True, type=_options.path, metavar="FOLDER", help="goes on from what is in there"
+    )
     for name, (kind, help) in OVERRIDES.items():
         # No default to show: it is the recipe's.
         parser.add_argument(_option(name), type=kind, default=argparse.SUPPRESS, help=f"{help} (the recipe's)")
     parser.add_argument("--dynamic", action="store_true", help="filter and spatial attention from the input too")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights to start from, not at random")
     parser.add_argument(
-        "--image-size", type=_options.positive, metavar="PIXELS", help="side of the images; None: as they are"
+        "--weights", type=_options.path, metavar="FILE", help="to start from, not at random; last.pt counts"
     )
-    parser.add_argument("--workers", type=int, default=0, help="processes that load images")
-    parser.add_argument("--seed", type=int, default=0, help="of initial weights, order, augmentation and dropout")
-    parser.add_argument("--save-every", type=float, default=600.0, metavar="SECONDS", help="also within an epoch")
+    _options.add_image_size(parser, "side of the images; None: as they are")
+    _options.add_workers(parser)
+    parser.add_argument(
+        "--seed",
+        type=_options.whole(0, _options.MOST_SEED),
+        default=0,
+        help="of initial weights, order, augmentation and dropout",
+    )
+    parser.add_argument(
+        "--save-every", type=_options.seconds, default=600.0, metavar="SECONDS", help="also within an epoch"
+    )
     _options.add_computation(parser)
     parser.add_argument("--fsdp", action="store_true", help="under torchrun, share out parameters too (FSDP2)")
     parser.add_argument(
@@ -63,6 +73,10 @@ def run(options: argparse.Namespace) -> int:
         network = _network(options, data)
         torch.manual_seed(options.seed)
         model = create_model(**network, weights=options.weights)
+        images = torch.zeros(
+            min(2, processes.share_of(recipe.batch_size)), data.channels, data.image_size, data.image_size
+        )
+        try_out(copy.deepcopy(model), options.model, images, data.classes)
         trainer = Trainer(
             model,
             data,

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from .._options import MOST_PIXELS
+
 
 class DataError(ValueError):
     """What is wrong with a data set, in one sentence that names the file or the folder."""
@@ -79,8 +81,8 @@ def open_data(spec: str, image_size: int | None = None) -> Data:
     # Here, not above: they make Data of what they find.
     from . import folders, idx, in_memory, torchvision_sets
 
-    if image_size is not None and image_size < 1:
-        raise DataError(f"image_size: expected at least 1, got {image_size}")
+    if image_size is not None and not 1 <= image_size <= MOST_PIXELS:
+        raise DataError(f"image_size: expected from 1 to {MOST_PIXELS}, got {image_size}")
     if spec == "digits":
         return in_memory.open_digits(image_size)
     if spec.startswith("torchvision:"):
@@ -89,8 +91,10 @@ def open_data(spec: str, image_size: int | None = None) -> Data:
             raise DataError(f"data: expected torchvision:NAME:ROOT, got {spec}")
         return torchvision_sets.open_torchvision(name, Path(root), image_size)
     folder = Path(spec)
-    if not folder.is_dir():
-        raise DataError(f"data: expected digits, torchvision:NAME:ROOT or a folder that exists, got {spec}")
+    if not spec or not folder.is_dir():
+        raise DataError(
+            f"data: expected digits, torchvision:NAME:ROOT or a folder that exists, got {spec or 'nothing'}"
+        )
     if idx.has_idx_files(folder):
         return in_memory.open_idx(folder, image_size)
     return folders.open_folder(folder, image_size)

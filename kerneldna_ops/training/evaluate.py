@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from .. import _options
@@ -20,6 +21,10 @@ from .accuracy import Scores, score
 from .checkpoint import TrainingError
 from .data import Data, open_data
 from .distributed import Processes, setup
+from .trial import try_out
+
+# Of create_model, all that `kerneldna train` writes into checkpoints.
+ARGUMENTS = ("name", "num_classes", "in_channels", "dynamic")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,21 +34,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a checkpoint of kerneldna train; or, with --weights, kerneldna_resnet18, torchvision/NAME, timm/NAME ...",
     )
     _options.add_data(parser)
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of MODEL")
+    parser.add_argument("--weights", type=_options.path, metavar="FILE", help="weights of MODEL")
     parser.add_argument("--dynamic", action="store_true", help="MODEL's filter and spatial attention by input too")
-    parser.add_argument(
-        "--image-size", type=_options.positive, metavar="PIXELS", help="None: the checkpoint's, else the data's own"
-    )
+    _options.add_image_size(parser, "None: the checkpoint's, else the data's own")
     parser.add_argument("--batch-size", type=_options.positive, default=256)
-    parser.add_argument("--workers", type=int, default=0, help="processes that load images")
+    _options.add_workers(parser)
     _options.add_computation(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, those of each class too")
+    parser.add_argument("--json", type=_options.path, metavar="FILE", help="write all figures, those of each class too")
 
 
 def run(options: argparse.Namespace) -> None:
     """Evaluate, on all processes of torchrun if it started this one."""
     with setup(options.device) as processes:
         model, data = _model_and_data(options)
+        image = torch.zeros(1, data.channels, data.image_size, data.image_size)
+        try_out(model.eval(), options.source, image, data.classes)
         scores = score(
             model.to(processes.device),
             data.validation,
@@ -60,12 +65,17 @@ def run(options: argparse.Namespace) -> None:
 def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The network that a checkpoint of `kerneldna train` names, with its weights, and the content of the checkpoint.
 
+    Of create_model's arguments the file may give those that `kerneldna train` writes and no others: some make timm and
+    torchvision fetch things.
+
     Raises:
         TrainingError: the file is missing, damaged, or no checkpoint of a training, or its weights are of another
             network than it names.
     """
     content = checkpoint.load(path)
     network = content["network"]
+    if foreign := [name for name in network if name not in ARGUMENTS]:
+        raise TrainingError(f"{path}: its network has {foreign[0]!r}, which is not taken from a file")
     try:
         model = create_model(**network)
         model.load_state_dict(content["model"])
@@ -77,7 +87,7 @@ def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 def _model_and_data(options: argparse.Namespace) -> tuple[nn.Module, Data]:
     path = Path(options.source)
-    if not path.exists() and path.suffix not in (".pt", ".pth"):
+    if not _options.is_file(options.source, options.weights):
         return _named(options)
     for name in ("weights", "dynamic"):
         if getattr(options, name):

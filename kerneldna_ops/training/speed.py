@@ -17,8 +17,9 @@ from .. import _peak_memory
 from .._latency import Spread, alternate, on_cpu, on_cuda
 from .._options import AMP
 from ..models import count_macs, count_parameters, create_model
+from .trial import try_out
 
-Network = Mapping[str, Any]  # the arguments of create_model
+Network = Mapping[str, Any]  # the arguments of create_model, num_classes among them
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,16 @@ def measure(
     one by one, on CUDA by events. On a CPU the clock of the operating system takes their place.
 
     Raises:
-        What create_model raises, and a network that does not take such images.
+        What create_model raises; ValueError: a network that does not take such images.
     """
     on_gpu = torch.device(setting.device).type == "cuda"
     torch.set_num_threads(setting.threads)
     images = setting.images(setting.batch_size)
     sizes, calls = {}, {}
     for name, network in networks.items():
-        model = setting.build(network)
-        sizes[name] = count_parameters(model), count_macs(model, setting.images(1))
+        model, image = setting.build(network), setting.images(1)
+        try_out(model, name, image, network["num_classes"])
+        sizes[name] = count_parameters(model), count_macs(model, image)
         calls[name] = partial(setting.call(model), images)
     stopwatch = on_cuda if on_gpu else on_cpu
     samples = alternate(dict(calls), iterations, on_round, warmups, stopwatch)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from .._files import replacing
 from .._latency import Spread, ratio
-from .._options import add_computation, positive
+from .._options import add_computation, add_image_size, path, positive, whole
 from ..env import environment
 from .speed import Setting, Speed, measure
 
@@ -24,23 +24,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="kerneldna_resnet18, ..., torchvision/NAME or timm/NAME")
     parser.add_argument("--against", metavar="MODEL", help="another one, which takes turns with it")
     parser.add_argument("--batch-size", type=positive, default=128)
-    parser.add_argument("--image-size", type=positive, default=224, metavar="PIXELS", help="side of the images")
+    add_image_size(parser, "side of the images", default=224)
     parser.add_argument("--warmups", type=positive, default=50, help="forward passes that do not count")
-    parser.add_argument("--iterations", type=positive, default=1000, help="forward passes that do, at least 2")
+    parser.add_argument("--iterations", type=whole(2), default=1000, help="forward passes that do, at least 2")
     add_computation(parser, "cpu, cuda or cuda:1")
     parser.add_argument("--compile", action="store_true", help="by torch.compile, in its default mode")
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="of torch on a CPU")
+    threads = torch.get_num_threads()
+    parser.add_argument(
+        "--threads", type=whole(1, max(threads, os.cpu_count() or 1)), default=threads, help="of torch on a CPU"
+    )
     parser.add_argument("--num-classes", type=positive, default=1000)
     parser.add_argument("--in-channels", type=positive, default=3)
     parser.add_argument(
         "--dynamic", action="store_true", help="MODEL's filter and spatial attention from the input too"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, and what they were measured on")
+    parser.add_argument("--json", type=path, metavar="FILE", help="write all figures, and what they were measured on")
 
 
 def run(options: argparse.Namespace) -> None:
-    if options.iterations < 2:
-        raise ValueError(f"--iterations must be at least 2, for a deviation, got {options.iterations}")
     setting = Setting(
         options.batch_size,
         options.image_size,

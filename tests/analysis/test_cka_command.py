@@ -42,7 +42,7 @@ def weights(network, tmp_path_factory):
 def trained(network, tmp_path):
     """What kerneldna train leaves, trained on images of 28x28, which are not the digits' own 32x32."""
     path = tmp_path / "best.pt"
-    data = {"name": "digits", "channels": 1, "image_size": 28}
+    data = {"name": "digits", "classes": list("0123456789"), "channels": 1, "image_size": 28}
     checkpoint.save(path, {"network": NETWORK, "data": data, "model": network.state_dict()})
     return path
 
@@ -152,7 +152,7 @@ def test_a_file_needs_no_weights(trained, weights, capsys):
 
 def test_a_file_for_other_images(network, tmp_path, capsys):
     path = tmp_path / "best.pt"
-    data = {"name": "photos", "channels": 3, "image_size": 32}
+    data = {"name": "photos", "classes": ["cat"], "channels": 3, "image_size": 32}
     checkpoint.save(path, {"network": NETWORK, "data": data, "model": network.state_dict()})
     assert run(path, *SMALL, "--output", tmp_path) == 1
     error = capsys.readouterr().err

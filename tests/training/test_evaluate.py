@@ -1,6 +1,7 @@
 """kerneldna evaluate: its figures, and what it refuses."""
 
 import json
+import socket
 
 import pytest
 import tiny
@@ -143,6 +144,58 @@ def test_a_network_that_cannot_be_built_again(saved, capsys):
     error = refusal(capsys, path)
     assert error.startswith(f"{path}: its network, kerneldna_mobilenet_v2_050, cannot be built again: ")
     assert "classifier" in error
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """The hosts that were asked for."""
+    asked = []
+
+    def refuse(*arguments, **_):
+        asked.append(arguments)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [
+        ("timm/resnet18", "pretrained", True),
+        ("timm/resnet18", "pretrained_cfg", {"url": "https://example.com/weights"}),
+        ("timm/resnet18", "pretrained_cfg_overlay", {"url": "https://example.com/weights"}),
+        ("timm/resnet18", "checkpoint_path", "secret"),
+        ("torchvision/resnet18", "pretrained", True),
+        ("torchvision/resnet18", "weights_backbone", "DEFAULT"),
+        ("kerneldna_resnet18", "weights", "secret"),
+    ],
+)
+def test_a_file_makes_nothing_be_fetched(saved, capsys, no_network, name, argument, value):
+    path = saved(network={"name": name, "num_classes": 3, argument: value})
+    assert refusal(capsys, path) == f"{path}: its network has {argument!r}, which is not taken from a file"
+    assert no_network == []
+
+
+@pytest.mark.parametrize("name", ["timm/hf-hub:timm/resnet18.a1_in1k", "hf-hub:timm/resnet18", "timm/local-dir:."])
+def test_a_name_makes_nothing_be_fetched(saved, capsys, no_network, name):
+    pytest.importorskip("timm", exc_type=ImportError)
+    path = saved(network={"name": name, "num_classes": 3})
+    assert refusal(capsys, path).startswith(f"{path}: its network, {name}, cannot be built again: create_model: ")
+    assert no_network == []
+
+
+def test_a_folder_or_a_file_called_like_the_network(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save(model.state_dict(), "weights")
+    command = ["evaluate", NETWORK["name"], "--data", "DATA", "--weights", "weights"]
+    (tmp_path / NETWORK["name"]).mkdir()
+    assert cli.main(command) == 0
+    (tmp_path / NETWORK["name"]).rmdir()
+    (tmp_path / NETWORK["name"]).touch()
+    assert cli.main(command) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_data_of_another_kind(saved, data, capsys):

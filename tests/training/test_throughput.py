@@ -133,7 +133,6 @@ def test_options_reach_the_networks(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([MODEL, "--iterations", "1"], "--iterations must be at least 2, for a deviation, got 1"),
         ([MODEL, "--against", MODEL], f"--against must be another model than {MODEL}"),
         ([MODEL, "--device", "gpu"], "--device must be cpu or one of the {} CUDA devices there are, got 'gpu'"),
         ([MODEL, "--device", "cuda:99"], "--device must be cpu or one of the {} CUDA devices there are, got 'cuda:99'"),
