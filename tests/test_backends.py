@@ -27,6 +27,14 @@ def refused(monkeypatch):
     monkeypatch.setattr(backends.load("reference"), "can_run", lambda *args: (False, "it is out of order"))
 
 
+@pytest.fixture
+def in_python():
+    """The automatic choice is Python's too, as it is while another thread has an explicit one."""
+    backends._selection.hold()
+    yield
+    backends._selection.release()
+
+
 def test_every_backend_has_a_reason():
     for name, (runs, reason) in explain_backends(**CALL).items():
         assert backends.load(name).can_run(*CALL.values()) == (runs, reason)
@@ -66,17 +74,16 @@ def test_the_innermost_choice_counts(ran):
     assert backends.chosen_backend() is None
 
 
-def test_none_returns_to_the_automatic_choice(monkeypatch, ran):
+def test_none_returns_to_the_automatic_choice(monkeypatch, ran, in_python):
     monkeypatch.setattr(backends, "AUTOMATIC", ("composite", "reference"))
     with use_backend("reference"), use_backend(None):
         conv2d(**CALL)
     assert ran == ["composite"]
 
 
-def test_the_automatic_choice_is_the_first_backend_that_can_run(monkeypatch, ran, refused):
+def test_the_automatic_choice_is_the_first_backend_that_can_run(monkeypatch, ran, refused, in_python):
     monkeypatch.setattr(backends, "AUTOMATIC", ("reference", "composite"))
-    with use_backend("composite"), use_backend(None):
-        conv2d(**CALL)
+    conv2d(**CALL)
     assert ran == ["composite"]
 
 
@@ -207,7 +214,66 @@ def test_many_threads_leave_no_trace():
     assert backends._selection._holders == 0
 
 
-def test_the_choice_is_logged_with_its_reasons(caplog, monkeypatch, refused):
+def two_steps(seen):
+    seen.append(backends.chosen_backend())
+    yield
+    seen.append(backends.chosen_backend())
+
+
+def test_a_decorated_generator_chooses_while_it_runs():
+    """As one under torch.no_grad, which its caller does not notice."""
+    seen = []
+    steps = use_backend("reference")(two_steps)(seen)
+    next(steps)
+    assert backends.chosen_backend() is None
+    next(steps, None)
+    assert seen == ["reference", "reference"]
+    assert backends._selection._holders == 0
+
+
+def test_a_generator_that_another_thread_closes():
+    """Each thread has the choice that torch.no_grad would leave it, and the library asks as long as one has any."""
+
+    def chooses():
+        with torch.no_grad(), use_backend("reference"):
+            yield
+
+    def close():
+        steps.close()
+        left.append((backends.chosen_backend(), torch.is_grad_enabled()))
+
+    left, steps = [], chooses()
+    try:
+        next(steps)
+        thread = threading.Thread(target=close)
+        thread.start()
+        thread.join()
+        left.append((backends.chosen_backend(), torch.is_grad_enabled()))
+        assert left == [(None, True), ("reference", False)]
+        assert backends._selection._holders == 1
+    finally:
+        torch.set_grad_enabled(True)
+        use_backend._choose(None)
+    assert backends._selection._holders == 0
+
+
+def test_the_autotuner_in_a_decorated_generator(monkeypatch):
+    from kerneldna_ops.backends._autotune import autotune
+
+    seen = []
+
+    @autotune()
+    def steps():
+        seen.append(backends.Asked.here().reaction is not None)
+        yield
+        seen.append(backends.Asked.here().reaction is not None)
+
+    for _ in steps():
+        seen.append(backends.Asked.here().reaction)
+    assert seen == [True, None, True]
+
+
+def test_the_choice_is_logged_with_its_reasons(caplog, monkeypatch, refused, in_python):
     monkeypatch.setattr(backends, "AUTOMATIC", ("reference", "composite"))
     with caplog.at_level(logging.DEBUG, "kerneldna_ops"), use_backend("composite"):
         conv2d(**CALL)

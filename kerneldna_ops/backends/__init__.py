@@ -1,18 +1,18 @@
 """Which backend answers a call: the automatic choice, the explicit one, and the reasons."""
 
-import contextvars
 import functools
 import importlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._contextlib import _DecoratorContextManager
 
 from .._arguments import output_memory_format
 from . import _plans, _tuned, _winners
@@ -39,7 +39,6 @@ def check_name(name: str | None, source: str = "backend") -> str | None:
 
 
 _of_the_process = check_name(os.environ.get("KERNELDNA_BACKEND") or None, "KERNELDNA_BACKEND")
-_chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("kerneldna_backend", default=_of_the_process)
 
 # What is done before a call of a function ("conv" or "conv_backward") that nobody tuned: the call's arguments are those
 # of its forward and its own.
@@ -50,9 +49,14 @@ def _tune(*call: Any) -> None:
     load("_autotune").tune_and_keep(*call)
 
 
-_reaction: contextvars.ContextVar[Reaction | None] = contextvars.ContextVar(
-    "kerneldna_autotune", default=_tune if os.environ.get("KERNELDNA_AUTOTUNE") == "1" else None
-)
+class _Thread(threading.local):
+    """What the thread asks for, until it says otherwise what the process does."""
+
+    backend: str | None = _of_the_process
+    reaction: Reaction | None = staticmethod(_tune) if os.environ.get("KERNELDNA_AUTOTUNE") == "1" else None
+
+
+_thread = _Thread()
 
 
 # The bare function under the op: torch.compile would take the op itself into a graph and, as nothing uses its result,
@@ -100,38 +104,56 @@ else:
 
 def chosen_backend() -> str | None:
     """The backend this thread asks for, through `use_backend` or KERNELDNA_BACKEND; None is the automatic choice."""
-    return _chosen.get()
+    return _thread.backend
 
 
-@contextmanager
-def use_backend(name: str | None) -> Iterator[None]:
+class use_backend(_DecoratorContextManager):
     """Run every call of this thread on one backend; None returns to the automatic choice.
+
+    A context manager and a decorator, in generators too as torch.no_grad is: as a decorator it holds while the
+    generator runs, inside of one it holds until the block is left, for the caller as well.
 
     A call that the backend cannot run raises a RuntimeError with the reason. The backward of a call runs on the backend
     of its forward, wherever it is called. Code compiled by torch.compile asks each time it runs, backward included.
 
     Raises ValueError if there is no such backend.
     """
-    check_name(name)
-    token = _chosen.set(name)
-    if name is not None:
-        _selection.hold()
-    try:
-        yield
-    finally:
-        if name is not None:
-            _selection.release()
-        _chosen.reset(token)
+
+    def __init__(self, name: str | None) -> None:
+        self._name = check_name(name)
+
+    def clone(self) -> "use_backend":
+        return use_backend(self._name)
+
+    def __enter__(self) -> None:
+        self._around = _thread.backend
+        self._choose(self._name)
+
+    def __exit__(self, *_: object) -> None:
+        self._choose(self._around)
+
+    @staticmethod
+    def _choose(name: str | None) -> None:
+        before, _thread.backend = _thread.backend, name
+        # The thread that leaves may be another one than entered: what counts is which thread has a choice.
+        if _of_the_process is None and (before is None) != (name is None):
+            _selection.release() if name is None else _selection.hold()
 
 
-@contextmanager
-def reacting(reaction: Reaction | None) -> Iterator[None]:
+class reacting(_DecoratorContextManager):
     """React so to every call of this thread that a fused GPU backend can run and nobody tuned."""
-    token = _reaction.set(reaction)
-    try:
-        yield
-    finally:
-        _reaction.reset(token)
+
+    def __init__(self, reaction: Reaction | None) -> None:
+        self._reaction = reaction
+
+    def clone(self) -> "reacting":
+        return reacting(self._reaction)
+
+    def __enter__(self) -> None:
+        self._around, _thread.reaction = _thread.reaction, self._reaction
+
+    def __exit__(self, *_: object) -> None:
+        _thread.reaction = self._around
 
 
 class Asked(NamedTuple):
@@ -142,7 +164,7 @@ class Asked(NamedTuple):
 
     @classmethod
     def here(cls) -> "Asked":
-        return cls(_chosen.get(), _reaction.get())
+        return cls(_thread.backend, _thread.reaction)
 
     def again(self) -> AbstractContextManager[object]:
         """As in the thread that asked; what it did not ask for stays as it is around."""
@@ -175,7 +197,7 @@ def preference(args: tuple[Any, ...], function: str = "conv") -> dict[str, str]:
 
 def fused_on_cpu(args: tuple[Any, ...]) -> bool:
     """Whether the fused CPU kernel answers this call of conv: to it static factors cost nothing."""
-    return args[0].device.type == "cpu" and _chosen.get() is None and _winners.winner_of(args) is None
+    return args[0].device.type == "cpu" and _thread.backend is None and _winners.winner_of(args) is None
 
 
 # What a backend found out only in a call: (its name, function, shape class) -> the reason against such calls.
@@ -190,7 +212,7 @@ def refuse(name: str, function: str, shape_class: str, reason: str) -> None:
     """No call of this function and shape class goes to the backend from now on."""
     _refused[name, function, shape_class] = reason
     _plans.forget()
-    if _chosen.get() is None:
+    if _thread.backend is None:
         _log.warning("%s does not run %s of %s: %s", name, function, shape_class, reason)
 
 
@@ -222,7 +244,7 @@ def select(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> 
 
 
 def _select_gate(input: Tensor, shape_class: str) -> ModuleType:
-    chosen = _chosen.get()
+    chosen = _thread.backend
     names = _AUTOMATIC_SQUEEZE_EXCITE if chosen is None else (chosen,)
 
     def runs(name: str) -> tuple[bool, str]:
@@ -251,7 +273,7 @@ _raised = threading.local()
 
 def python_selects(input: Tensor | None) -> bool:
     """Whether this module may be asked for a call of conv, rather than the C++ library alone, which refuses None."""
-    return input is not None and (_chosen.get() is not None or not input.is_cpu)
+    return input is not None and (_thread.backend is not None or not input.is_cpu)
 
 
 def plan_of(args: tuple[Any, ...]) -> _plans.Plan | None:
@@ -292,7 +314,7 @@ def _planned(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -
         plan = _plans.find(key)
         if plan is None:
             plan = _plan(function, conv_args, args)
-            if _reaction.get() is None or load("_autotune").settled(function, conv_args):
+            if _thread.reaction is None or load("_autotune").settled(function, conv_args):
                 _plans.keep(key, plan)
         return plan(*args)
     except BaseException as error:
@@ -303,7 +325,7 @@ def _planned(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -
 def _signature(args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     if _log.isEnabledFor(logging.DEBUG):  # then each call says what was chosen for it
         return None
-    return _plans.signature((_chosen.get(), _reaction.get() is not None), args)
+    return _plans.signature((_thread.backend, _thread.reaction is not None), args)
 
 
 def _plan(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> _plans.Plan:

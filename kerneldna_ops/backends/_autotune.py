@@ -26,8 +26,7 @@ _RUNS, _SERIES = 20, 3
 _FUSED = {"triton": triton, "cuda": cuda}
 
 
-@contextmanager
-def autotune(on_tuned: Callable[[], object] = lambda: None) -> Iterator[None]:
+def autotune(on_tuned: Callable[[], object] = lambda: None) -> reacting:
     """Calls that a fused GPU backend can run measure their candidates if nobody has tuned their shape class here.
 
     For the calls of this thread; KERNELDNA_AUTOTUNE=1 does so for the whole process. What is found is kept on disk, in
@@ -39,8 +38,7 @@ def autotune(on_tuned: Callable[[], object] = lambda: None) -> Iterator[None]:
         tune_and_keep(function, conv_args, args)
         on_tuned()
 
-    with reacting(measure_and_keep):
-        yield
+    return reacting(measure_and_keep)
 
 
 @contextmanager
