@@ -25,7 +25,10 @@ def with_defaults(
 
 
 def output_memory_format(input: Tensor) -> torch.memory_format:
-    """The layout that the output takes from the input, and each gradient from its tensor."""
-    if input.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous():
-        return torch.channels_last
-    return torch.contiguous_format
+    """The layout that the output takes from the input, and each gradient from its tensor.
+
+    A transform of torch.func hides it: what lies under one says its own when the op comes to that.
+    """
+    if input.dim() != 4 or input.is_contiguous() or torch._C._functorch.is_functorch_wrapped_tensor(input):
+        return torch.contiguous_format
+    return torch.channels_last if input.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format

@@ -1,13 +1,17 @@
-"""What makes squeeze_excite compose: fake, autocast, no backward, the way into backends in Python."""
+"""What makes squeeze_excite compose: fake, autograd, autocast, vmap, the way into backends in Python."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from . import _autocast, backends
+from . import _autocast, _vmap, backends
+from ._autograd import Recorded, records
 from ._checks import check_squeeze_excite
 from ._library import LIBRARY, register_kernel
+
+_squeeze_excite = torch.ops.kerneldna.squeeze_excite.default
 
 
 def fake(
@@ -23,11 +27,33 @@ def on_any_device(*args: Any) -> Tensor:
     return backends.squeeze_excite(*args)
 
 
-def refuse_backward(ctx: Any, grad: Tensor) -> None:
+class _NotDifferentiable(Recorded):
+    @staticmethod
+    def forward(ctx: Any, below: Callable[[], Tensor], *args: Any) -> Tensor:
+        return below()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        _refuse("backward")
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> None:
+        _refuse("forward-mode derivative")
+
+
+def _refuse(derivative: str) -> NoReturn:
     raise RuntimeError(
-        "kerneldna::squeeze_excite has no backward: it is for inference, and kerneldna_ops.nn.SqueezeExcite in training"
-        " mode is what can be differentiated"
+        f"kerneldna::squeeze_excite has no {derivative}: it is for inference, and kerneldna_ops.nn.SqueezeExcite in"
+        " training mode is what can be differentiated"
     )
+
+
+def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Tensor:
+    def below() -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            return _squeeze_excite.redispatch(keyset & torch._C._after_autograd_keyset, *args)  # type: ignore[no-any-return]
+
+    return _NotDifferentiable.apply(below, *args) if records(args) else below()
 
 
 def _check(*args: Any) -> None:
@@ -40,6 +66,7 @@ def _check(*args: Any) -> None:
 register_kernel("squeeze_excite", "CompositeExplicitAutograd", on_any_device)
 register_kernel("_selected_squeeze_excite", "CompositeExplicitAutograd", backends.squeeze_excite)
 torch.library.register_fake("kerneldna::squeeze_excite", fake, lib=LIBRARY)
-torch.library.register_autograd("kerneldna::squeeze_excite", refuse_backward, lib=LIBRARY)
+register_kernel("squeeze_excite", "Autograd", autograd, with_keyset=True)
+torch.library.register_vmap("kerneldna::squeeze_excite", _vmap.squeeze_excite, lib=LIBRARY)
 for _device_type, _key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
-    register_kernel("squeeze_excite", _key, _autocast.kernel(torch.ops.kerneldna.squeeze_excite.default, _device_type))
+    register_kernel("squeeze_excite", _key, _autocast.kernel(_squeeze_excite, _device_type))

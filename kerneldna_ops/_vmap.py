@@ -1,7 +1,9 @@
-"""torch.func.vmap for conv and conv_backward.
+"""torch.func.vmap for conv, conv_backward and squeeze_excite.
 
-The vmapped dimension joins the samples: attentions are per sample already, so that costs nothing. Only a weight or bias
-of its own for each entry, or the gradient of one for each entry, does not fit into one call and takes one per entry.
+Attentions are per sample already, so where all entries share the weight, the vmapped dimension joins the samples, which
+costs nothing. Weights of their own, or a gradient of the weight for each entry, are groups of one convolution: the
+dimension joins the channels and filters. What fits into neither takes one call per entry: spatial attention that
+differs by entry and by sample.
 """
 
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ from ._arguments import with_defaults
 
 _conv = torch.ops.kerneldna.conv.default
 _conv_backward = torch.ops.kerneldna.conv_backward.default
+_squeeze_excite = torch.ops.kerneldna.squeeze_excite.default
 
 _STATIC_DIMS = (1, 1, 2)  # of channel, filter and spatial attention; per sample they have one more
 
@@ -21,40 +24,42 @@ Dims = Sequence[int | None]
 
 
 def conv(info: Any, in_dims: Dims, *args: Any) -> tuple[Tensor, int]:
-    batch_size = info.batch_size
+    entries = info.batch_size
     args = with_defaults(*args)
-    geometry = args[6:]
+    geometry, nothing = args[6:], [False] * 6
     tensors, batched = _batch_first(args[:6], (*in_dims, *[None] * 6)[:6])
-    if batched[1] or batched[2]:
-        return torch.stack([_conv(*_entry(b, tensors, batched), *geometry) for b in range(batch_size)]), 0
-    output = _conv(*_fold(batch_size, tensors, batched, wanted=[False] * 6), *geometry)
-    return output.unflatten(0, (batch_size, -1 if output.size(0) else 0)), 0
+    if not (batched[1] or batched[2]):
+        return _split(_conv(*_in_samples(entries, tensors, batched, nothing), *geometry), 0, entries), 0
+    folded = _in_channels(entries, tensors, batched, nothing, geometry)
+    if folded is not None:
+        return _split(_conv(*folded), 1, entries), 1
+    return torch.stack([_conv(*_entry(b, tensors, batched), *geometry) for b in range(entries)]), 0
 
 
-def conv_backward(info: Any, in_dims: Dims, grad_output: Tensor, *args: Any) -> tuple[tuple[Tensor, ...], Dims]:
-    batch_size, geometry, wanted = info.batch_size, args[6:-1], args[-1]
-    (grad_output,), (grad_batched,) = _batch_first((grad_output,), in_dims[:1])
-    tensors, batched = _batch_first(args[:6], in_dims[1:7])
-    out_dims = tuple(0 if is_wanted else None for is_wanted in wanted)
-
-    if batched[1] or wanted[1] or wanted[2]:
-        entries = [
-            _conv_backward(grad_output[b] if grad_batched else grad_output, *_entry(b, tensors, batched), *args[6:])
-            for b in range(batch_size)
+def conv_backward(info: Any, in_dims: Dims, *args: Any) -> tuple[tuple[Tensor, ...], Dims]:
+    entries, geometry, wanted = info.batch_size, args[7:11], args[11]
+    (grad_output, *tensors), (grad_batched, *batched) = _batch_first(args[:7], in_dims[:7])
+    if not (batched[1] or wanted[1] or wanted[2]):
+        grad_output = _expand(grad_output, grad_batched, entries)
+        grads, dims = _backward_in_samples(entries, grad_output, tensors, batched, wanted, geometry), [0] * 6
+    elif (folded := _in_channels(entries, tensors, batched, wanted, geometry)) is not None:
+        grad_output = _joined(grad_output, grad_batched, entries, 1)
+        grads = _backward_in_channels(entries, grad_output, folded, tensors, batched, wanted)
+        dims = _channel_dims(tensors, batched)
+    else:
+        each = [
+            _conv_backward(grad_output[b] if grad_batched else grad_output, *_entry(b, tensors, batched), *args[7:])
+            for b in range(entries)
         ]
-        columns = zip(*entries, strict=True)
-        return tuple(torch.stack(c) if w else c[0] for c, w in zip(columns, wanted, strict=True)), out_dims
+        grads, dims = [torch.stack(grads) for grads in zip(*each, strict=True)], [0] * 6
+    return tuple(grads), tuple(dim if is_wanted else None for dim, is_wanted in zip(dims, wanted, strict=True))
 
-    tensors[2] = None  # a bias only matters to its own gradient
-    folded = _fold(batch_size, tensors, batched, wanted)
-    grad_output = _expand(grad_output, grad_batched, batch_size).flatten(0, 1)
-    grads = list(_conv_backward(grad_output, *folded, *geometry, wanted))
-    for i, is_wanted in enumerate(wanted):
-        if is_wanted:
-            grads[i] = grads[i].unflatten(0, (batch_size, -1 if grads[i].size(0) else 0))
-            if i >= 3 and _is_static(i, tensors[i], batched[i]):
-                grads[i] = grads[i].sum(1)
-    return tuple(grads), out_dims
+
+def squeeze_excite(info: Any, in_dims: Dims, *args: Any) -> tuple[Tensor, int]:
+    tensors, batched = _batch_first(args, in_dims)
+    if any(batched[1:]):
+        return torch.stack([_squeeze_excite(*_entry(b, tensors, batched)) for b in range(info.batch_size)]), 0
+    return _split(_squeeze_excite(tensors[0].flatten(0, 1), *tensors[1:]), 0, info.batch_size), 0
 
 
 def _batch_first(tensors: Sequence[Any], dims: Dims) -> tuple[list[Any], list[bool]]:
@@ -67,16 +72,19 @@ def _entry(b: int, tensors: list[Any], batched: list[bool]) -> list[Any]:
     return [tensor[b] if is_batched else tensor for tensor, is_batched in zip(tensors, batched, strict=True)]
 
 
-def _fold(batch_size: int, tensors: list[Any], batched: list[bool], wanted: Sequence[bool]) -> list[Any]:
-    """The arguments of one call for all entries. A static attention whose gradient is wanted becomes one per sample."""
-    input = _expand(tensors[0], batched[0], batch_size)
+def _in_samples(entries: int, tensors: list[Any], batched: list[bool], wanted: Sequence[bool]) -> list[Any]:
+    """The tensors of one call for all samples of all entries.
+
+    A static attention whose gradient is wanted becomes one per sample.
+    """
+    input = _expand(tensors[0], batched[0], entries)
     folded = [input.flatten(0, 1), *tensors[1:3]]
     for i in (3, 4, 5):
         attention, is_batched = tensors[i], batched[i]
         if attention is not None:
             static = _is_static(i, attention, is_batched)
             if is_batched or wanted[i] or not static:
-                attention = _expand(attention, is_batched, batch_size)
+                attention = _expand(attention, is_batched, entries)
                 if static:
                     attention = attention[:, None].expand(-1, input.size(1), *attention.shape[1:])
                 attention = attention.flatten(0, 1)
@@ -84,8 +92,85 @@ def _fold(batch_size: int, tensors: list[Any], batched: list[bool], wanted: Sequ
     return folded
 
 
-def _expand(tensor: Tensor, batched: bool, batch_size: int) -> Tensor:
-    return tensor if batched else tensor.expand(batch_size, *tensor.shape)
+def _backward_in_samples(
+    entries: int,
+    grad_output: Tensor,
+    tensors: list[Any],
+    batched: list[bool],
+    wanted: Sequence[bool],
+    geometry: Sequence[Any],
+) -> list[Tensor]:
+    input, weight, _, *attentions = _in_samples(entries, tensors, batched, wanted)
+    grads = _conv_backward(grad_output.flatten(0, 1), input, weight, None, *attentions, *geometry, wanted)
+    grads = [_split(grad, 0, entries) if is_wanted else grad for grad, is_wanted in zip(grads, wanted, strict=True)]
+    for i in (3, 4, 5):
+        if wanted[i] and _is_static(i, tensors[i], batched[i]):
+            grads[i] = grads[i].sum(1)
+    return grads
+
+
+def _in_channels(
+    entries: int, tensors: list[Any], batched: list[bool], wanted: Sequence[bool], geometry: Sequence[Any]
+) -> tuple[Any, ...] | None:
+    """The arguments of one call for the channels and filters of all entries, or None where they do not fit into one.
+
+    Spatial attention that differs by entry, or whose gradient does, becomes a factor of the weight.
+    """
+    dims, joined, groups = _channel_dims(tensors, batched), list(tensors), geometry[3]
+    if tensors[5] is not None and (batched[5] or wanted[5]):
+        if not _is_static(5, tensors[5], batched[5]):
+            return None
+        weight, s = (_expand(tensors[i], batched[i], entries) for i in (1, 5))
+        tensors, batched = (
+            [tensors[0], weight * s[:, None, None], *tensors[2:5], None],
+            [batched[0], True, *batched[2:]],
+        )
+        joined[5] = None
+    # A dense convolution can share its input among all filters.
+    shared = groups == 1 and not (batched[0] or batched[3] or wanted[0] or wanted[3])
+    for i in (1, 2, 4) if shared else range(5):
+        if tensors[i] is not None:
+            joined[i] = _joined(tensors[i], batched[i], entries, dims[i])
+    return (*joined, *geometry[:3], groups if shared else entries * groups)
+
+
+def _backward_in_channels(
+    entries: int,
+    grad_output: Tensor,
+    folded: tuple[Any, ...],
+    tensors: list[Any],
+    batched: list[bool],
+    wanted: Sequence[bool],
+) -> list[Tensor]:
+    mask = [wanted[0], wanted[1] or wanted[5], *wanted[2:5], False]
+    grads = list(_conv_backward(grad_output, *folded, mask))
+    for i, dim in enumerate(_channel_dims(tensors, batched)):
+        if mask[i]:
+            grads[i] = _split(grads[i], dim, entries)
+    if tensors[5] is not None and folded[5] is None and mask[1]:
+        weight, s = (_expand(tensors[i], batched[i], entries) for i in (1, 5))
+        if wanted[5]:
+            grads[5] = (grads[1] * weight).sum((1, 2))
+        grads[1] = grads[1] * s[:, None, None] if wanted[1] else grad_output.new_empty(0)
+    return grads
+
+
+def _channel_dims(tensors: list[Any], batched: list[bool]) -> list[int]:
+    """Which dimension of each tensor is that of channels or filters, but for the vmapped one."""
+    of_c, of_f = (0 if tensors[i] is None else tensors[i].dim() - batched[i] - 1 for i in (3, 4))
+    return [1, 0, 0, of_c, of_f, 0]
+
+
+def _joined(tensor: Tensor, batched: bool, entries: int, dim: int) -> Tensor:
+    return _expand(tensor, batched, entries).movedim(0, dim).flatten(dim, dim + 1)
+
+
+def _split(tensor: Tensor, dim: int, entries: int) -> Tensor:
+    return tensor.unflatten(dim, (entries, tensor.size(dim) // max(entries, 1)))  # type: ignore[no-any-return]
+
+
+def _expand(tensor: Tensor, batched: bool, entries: int) -> Tensor:
+    return tensor if batched else tensor.expand(entries, *tensor.shape)
 
 
 def _is_static(i: int, attention: Tensor, batched: bool) -> bool:

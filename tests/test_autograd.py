@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 from cases import ABSENT, CPU, STATIC, Case, build, grad_output
 from devices import skip_unless_it_runs
@@ -12,7 +12,6 @@ from kerneldna_ops.reference import conv2d_reference
 pytestmark = pytest.mark.usefixtures("threads")
 
 conv = torch.ops.kerneldna.conv
-conv_backward = torch.ops.kerneldna.conv_backward
 
 CASE = Case("derivatives", (2, 4, 4, 3), 6, (3, 2), (2, 1), (1, 0), groups=2)
 FORMS = {
@@ -100,12 +99,36 @@ def test_inference_mode():
     torch.testing.assert_close(output, conv(*call))
 
 
-def test_forward_mode_is_refused():
+def test_the_bias_may_change_before_backward():
+    """As in F.conv2d: no gradient depends on its values."""
     call = build(CASE)
-    with pytest.raises(NotImplementedError, match=r"^kerneldna::conv has no forward-mode derivative"):
-        torch.func.jvp(lambda c: conv(*call._replace(channel_attention=c)), *[(call.channel_attention,)] * 2)
-    with forward_ad.dual_level():
-        grad = forward_ad.make_dual(grad_output(CASE), grad_output(CASE))
-        with pytest.raises(NotImplementedError, match=r"^kerneldna::conv_backward has no forward-mode derivative"):
-            conv_backward(grad, *call, [True] * 6)
-        torch.testing.assert_close(conv(*call), conv2d_reference(*call))
+    bias = call.bias.clone().requires_grad_()
+    input = call.input.clone().requires_grad_()
+    output = conv(*call._replace(input=input, bias=bias))
+    expected = torch.autograd.grad(output.square().sum(), (input, bias), retain_graph=True)
+    with torch.no_grad():
+        bias.add_(1)
+    found = torch.autograd.grad(output.square().sum(), (input, bias), create_graph=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    with torch.no_grad():
+        bias.add_(1)
+    found[0].square().sum().backward()
+
+
+@pytest.mark.parametrize("backend", ["composite", "reference", "cpu"])
+def test_an_autocast_region_around_the_backward_alone_changes_nothing(backend):
+    call = build(CASE, torch.float32)
+    tensors = [tensor.requires_grad_() for tensor in call.tensors]
+
+    def gradients():
+        with use_backend(backend):
+            output = conv(*call)
+        return torch.autograd.grad(output.square().sum(), tensors)
+
+    def in_autocast():
+        with use_backend(backend):
+            loss = conv(*call).square().sum()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return torch.autograd.grad(loss, tensors)
+
+    torch.testing.assert_close(in_autocast(), gradients(), rtol=0, atol=0)

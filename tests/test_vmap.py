@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.func import grad, jacrev, vmap
 
+import gates
 from cases import STATIC, Case, build, grad_output, named
-from kerneldna_ops import backends, use_backend
+from kerneldna_ops import backends, compatible_backends, use_backend
 from kerneldna_ops.functional import conv2d
 from kerneldna_ops.reference import conv2d_reference
 
@@ -19,7 +20,10 @@ CASE = named("kernel_3x2_stride_2x1_padding_1x0_dilation_2x1").but(input=(2, 6, 
 FORMS = {
     "per_sample": CASE,
     "static": CASE.but(channel=STATIC, filter=STATIC, spatial=STATIC),
+    "static_s": CASE.but(spatial=STATIC),
+    "dense": CASE.but(groups=1, channel=STATIC, spatial=STATIC),
     "no_samples": CASE.but(input=(0, 6, 7, 5)),
+    "no_samples_static": CASE.but(input=(0, 6, 7, 5), channel=STATIC, filter=STATIC, spatial=STATIC),
 }
 every_form = pytest.mark.parametrize("case", FORMS.values(), ids=FORMS)
 # Which of input, weight, bias, c, f, s have a vmapped dimension: each alone, and what has most paths to mix.
@@ -82,14 +86,29 @@ def test_vmap_of_vmap():
     torch.testing.assert_close(output, torch.stack([torch.stack(row) for row in expected]))
 
 
-def test_entries_that_share_the_weight_are_one_call(monkeypatch):
+# Which tensors have an entry each -> the channels and the filters, or the samples, of the one call for all entries.
+ONE_CALL = {
+    "input": ([ENTRIES * 2, 6, 7, 5], [4, 6, 3, 2]),
+    "input channel_attention filter_attention": ([ENTRIES * 2, 6, 7, 5], [4, 6, 3, 2]),
+    "weight": ([2, 6, 7, 5], [ENTRIES * 4, 6, 3, 2]),
+    "weight filter_attention spatial_attention": ([2, 6, 7, 5], [ENTRIES * 4, 6, 3, 2]),
+    "weight input": ([2, ENTRIES * 6, 7, 5], [ENTRIES * 4, 6, 3, 2]),
+    "weight channel_attention bias": ([2, ENTRIES * 6, 7, 5], [ENTRIES * 4, 6, 3, 2]),
+}
+
+
+@pytest.mark.parametrize("names", ONE_CALL)
+def test_entries_are_one_call(monkeypatch, names):
     shapes, composite = [], backends.load("composite")
     original = composite.conv
-    monkeypatch.setattr(composite, "conv", lambda *args: shapes.append([*args[0].shape]) or original(*args))
-    call = build(CASE)
+    monkeypatch.setattr(
+        composite, "conv", lambda *args: shapes.append(tuple([*t.shape] for t in args[:2])) or original(*args)
+    )
+    call = build(FORMS["dense"].but(input=(2, 6, 7, 5)))
+    stacked = {name: torch.stack([getattr(call, name)] * ENTRIES) for name in names.split()}
     with use_backend("composite"):
-        vmap(lambda input: conv(*call._replace(input=input)))(torch.randn(ENTRIES, *CASE.input, dtype=torch.float64))
-    assert shapes == [[ENTRIES * 2, *CASE.input[1:]]]
+        vmap(lambda stacked: conv(*call._replace(**stacked)))(stacked)
+    assert shapes == [ONE_CALL[names]]
 
 
 def loss(op, call, **replaced):
@@ -135,3 +154,40 @@ def test_the_friendly_form_goes_through_vmap():
     torch.testing.assert_close(output, torch.stack([conv(*call._replace(channel_attention=entry)) for entry in c]))
     with pytest.raises(ValueError, match=r"^conv2d: channel_attention must have shape \[2, 6\]"):
         vmap(lambda c: conv2d(**call._replace(channel_attention=c)._asdict()))(c[..., 1:])
+
+
+def test_the_backends_of_a_call_inside_vmap():
+    """vmap hides the layout of a tensor, and so it plays no part."""
+    call, found = build(CASE)._asdict(), []
+    del call["input"]
+
+    def loss(input):
+        found.append(compatible_backends(input, **call))
+        return input.sum()
+
+    inputs = torch.randn(*CASE.input[:1], ENTRIES, *CASE.input[1:], dtype=torch.float64)
+    for transformed in (loss, grad(loss)):
+        vmap(transformed, in_dims=1)(inputs)
+    assert found == [compatible_backends(inputs[:, 0], **call)] * 2
+
+
+@pytest.mark.parametrize("batched", ["10000", "00100", "11111", "10010", "00001"])
+@pytest.mark.parametrize("samples", [2, 0])
+def test_squeeze_excite_for_every_choice_of_batched_tensors(samples, batched):
+    args = gates.arguments((samples, 5, 4, 3), torch.float64)
+    dims = tuple(1 if bit == "1" else None for bit in batched)
+    tensors = [t if dim is None else torch.stack([t, -t, t / 2], dim=1) for t, dim in zip(args, dims, strict=True)]
+    gate = vmap(torch.ops.kerneldna.squeeze_excite, dims)(*tensors)
+    torch.testing.assert_close(gate, torch.stack([gates.plain(*entry) for entry in entries(tensors, dims)]))
+
+
+def test_squeeze_excite_in_vmap_of_vmap_without_biases():
+    input, fc1_weight, _, fc2_weight, _ = gates.arguments((2, 5, 4, 3), torch.float64)
+    inputs, weights = (torch.stack([t, -t]) for t in (input, fc1_weight))
+
+    def of(op):
+        return lambda x, w: op(x, w, None, fc2_weight, None)
+
+    gate = vmap(vmap(of(torch.ops.kerneldna.squeeze_excite), (0, None)), (None, 0))(inputs, weights)
+    expected = [torch.stack([of(gates.plain)(x, w) for x in inputs]) for w in weights]
+    torch.testing.assert_close(gate, torch.stack(expected))
