@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import kerneldna_ops  # noqa: F401  registers the ops counted below
+import kerneldna_ops  # noqa: F401  registers how its ops are counted
 
 from .._eval_mode import eval_mode
 
@@ -24,25 +22,7 @@ def count_macs(model: nn.Module, inputs: Tensor) -> int:
     Counted where the operations run, so whatever a layer does inside is in it: every convolution and matrix product,
     the squeeze-excites of the adapters included. Elementwise work, pooling and normalisation are not counted.
     """
-    ops = torch.ops.kerneldna
-    counter = FlopCounterMode(
-        display=False, custom_mapping={ops.conv: _conv_flops, ops.squeeze_excite: _squeeze_excite_flops}
-    )
+    counter = FlopCounterMode(display=False)
     with eval_mode(model), torch.no_grad(), counter:
         model(inputs)
     return counter.get_total_flops() // 2
-
-
-def _conv_flops(input: Sequence[int], weight: Sequence[int], *_: object, out_shape: Sequence[int], **__: object) -> int:
-    return 2 * torch.Size(out_shape).numel() * torch.Size(weight[1:]).numel()
-
-
-def _squeeze_excite_flops(
-    input: Sequence[int],
-    fc1_weight: Sequence[int],
-    fc1_bias: Sequence[int] | None,
-    fc2_weight: Sequence[int],
-    *_: object,
-    **__: object,
-) -> int:
-    return 2 * input[0] * (torch.Size(fc1_weight).numel() + torch.Size(fc2_weight).numel())
