@@ -13,6 +13,7 @@ from kerneldna_ops import cli
 from kerneldna_ops.models import create_model
 from kerneldna_ops.training import checkpoint, evaluate
 from kerneldna_ops.training.accuracy import score
+from kerneldna_ops.training.distributed import Processes
 
 NETWORK = {"name": "kerneldna_mobilenet_v2_050", "num_classes": tiny.CLASSES, "in_channels": 1}
 
@@ -94,6 +95,28 @@ def test_the_shares_that_are_right(batch_size):
     assert scores.top5 == pytest.approx(100 * 5 / 7)
     assert scores.per_class == pytest.approx((100 * 2 / 3, None, 100, None, None, 0, 50))
     assert scores.loss == pytest.approx((99 + 106 + 104) / 7)  # of the wrong answers; e^-100 of the right ones
+
+
+@pytest.mark.parametrize(
+    ("rank", "batch_size", "asked", "top1", "per_class"),
+    [(1, 1, [[1], [3], [0]], 20, (100, 0)), (5, 8, [[0]], 0, (None, None))],
+)
+def test_a_process_without_an_image_takes_one_that_does_not_count(
+    monkeypatch, rank, batch_size, asked, top1, per_class
+):
+    """As FSDP wants as many passes of every process, and no network or reader of images must take no images."""
+    found = []
+
+    class Noted(Numbered):
+        def load(self, indices, augmentation=None):
+            found.append(indices.tolist())
+            return super().load(indices)
+
+    monkeypatch.setattr(Processes, "sum", lambda self, value: value)
+    processes = Processes(rank, rank + 1)
+    scores = score(Answers([0] * 5, 2), Noted([0, 1, 0, 0, 0]), batch_size, processes=processes)
+    assert found == asked
+    assert (scores.top1, scores.per_class) == (top1, per_class)
 
 
 def test_a_checkpoint_is_measured_again(saved, model, data, tmp_path, capsys):
