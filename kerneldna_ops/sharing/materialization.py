@@ -19,15 +19,16 @@ def materialize(model: nn.Module) -> nn.Module:
 
     A child becomes an nn.Conv2d where its attention is the same for all samples. Where it is not, as after training, it
     becomes a `ModulatedConv2d`: squeeze-and-excitation, multiplication and nn.Conv2d, with all that is static in the
-    weight. BatchNorm behind a convolution is folded into it where torch.fx can follow the network; elsewhere it stays,
-    and so does any module that is not of this package. Each child gets a weight of its own, so nothing is shared any
-    more, and the copy has other names and parameters in its state_dict.
+    weight. BatchNorm or SyncBatchNorm behind a convolution is folded into it where torch.fx can follow the network;
+    elsewhere it stays. So do other modules, also those that call kerneldna_ops.functional themselves: exporters make
+    plain operators of such calls. Each child gets a weight of its own, so nothing is shared any more, and the copy has
+    other names and parameters in its state_dict.
 
     torch.fx runs the network's code with something that is no tensor: where a forward asks isinstance(x, Tensor) it may
     follow another way than tensors go. Compare the outputs of such a network once.
 
-    It is the way to ONNX, `torch.onnx.export(materialize(model), inputs, dynamo=True)`, and to any other place without
-    kerneldna_ops. torch.export, torch.compile and AOTInductor take the network with its children too.
+    The exporters, torch.onnx.export, torch.export, torch.jit.trace and AOTInductor, take the network with its children
+    too. This is for what works on the modules of torch.nn themselves, and its graph is smaller: norms are folded.
 
     Raises:
         TypeError: the model is no nn.Module.

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from ..nn._bare import is_bare
 from ..nn.conv_norm import scale_and_shift
+from .lone_users import is_used_alone
 from .plain import ModulatedConv2d, plain_conv
 from .replace import replace
 
@@ -25,8 +26,9 @@ def fold_norms(model: nn.Module) -> None:
     of timm's BatchNormAct2d the activation stays.
 
     That is done where torch.fx can see that nothing else uses the convolution, its output or its parameters, or the
-    norm. What it cannot follow, such as a forward that depends on values, keeps its norms; of a model that it cannot
-    follow as a whole, it looks at the parts.
+    norm, and the source of no other method shows a use of one of them alone. What it cannot follow, such as a forward
+    that depends on values or was put on an instance, keeps its norms; of a model that it cannot follow as a whole, it
+    looks at the parts.
     """
     for conv_name, norm_name in _pairs(model):
         conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
@@ -66,7 +68,8 @@ def _pairs(model: nn.Module) -> list[Pair]:
     modules = dict(traced.named_modules())
     with torch.enable_grad():  # in which conv_norm calls its two layers
         found = list(_pairs_of(traced, ""))
-    return [pair for pair in found if all(names[id(modules[name])] == 1 for name in pair)]
+    found = [pair for pair in found if all(names[id(modules[name])] == 1 for name in pair)]
+    return [pair for pair in found if not is_used_alone(model, *pair)]
 
 
 class _Tracer(fx.Tracer):
@@ -76,6 +79,8 @@ class _Tracer(fx.Tracer):
 
 def _pairs_of(module: nn.Module, prefix: str) -> Iterator[Pair]:
     try:
+        if "forward" in module.__dict__:
+            raise NotImplementedError("torch.fx follows the forward of the class")
         graph = _Tracer().trace(module)
     except Exception:  # whatever the code of a network raises when it is given something else than tensors
         for name, part in module.named_children():

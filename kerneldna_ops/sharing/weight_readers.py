@@ -55,20 +55,21 @@ def folders_of_norms(kind: type[nn.Module], relative: str) -> list[str]:
 
 @functools.cache
 def _reads(kind: type[nn.Module]) -> tuple[_Read, ...]:
-    found: list[_Read] = []
+    return tuple(read for name, function in functions_of(kind) for read in _reads_of_method(name, function))
+
+
+def functions_of(kind: type[nn.Module]) -> Iterator[tuple[str, types.FunctionType]]:
+    """The methods and properties of a class of modules that are not torch's and do more than initialise."""
     for base in kind.__mro__:
-        if not _is_torchs(base):
-            for name, method in vars(base).items():
-                if "init" not in name and "reset" not in name:
-                    found += _reads_of_method(f"{base.__name__}.{name}", method)
-    return tuple(found)
+        for name, method in vars(base).items() if not _is_torchs(base) else ():
+            function = method.fget if isinstance(method, property) else getattr(method, "__func__", method)
+            function = inspect.unwrap(function) if callable(function) else function
+            if "init" not in name and "reset" not in name and inspect.isfunction(function):
+                yield f"{base.__name__}.{name}", function
 
 
-def _reads_of_method(name: str, method: Any) -> Iterator[_Read]:
-    function = method.fget if isinstance(method, property) else inspect.unwrap(getattr(method, "__func__", method))
-    if not inspect.isfunction(function):
-        return
-    for node in _nodes(function):
+def _reads_of_method(name: str, function: types.FunctionType) -> Iterator[_Read]:
+    for node in nodes_of(function):
         if _is_weight(node):
             base, path = _owner(node.value)
             if path:
@@ -99,7 +100,7 @@ def _read_arguments(function: types.FunctionType, call: ast.Call, depth: int = 3
 def _read_parameters(function: types.FunctionType, depth: int) -> set[str | None]:
     """The parameters whose weights a function reads, or gives to a function that does."""
     read: set[str | None] = set()
-    for node in _nodes(function):
+    for node in nodes_of(function):
         if _is_weight(node):
             found = [node.value]
         else:
@@ -112,7 +113,8 @@ def _is_torchs(code: type | types.FunctionType) -> bool:
     return code.__module__.split(".")[0] in ("torch", "builtins", "typing")
 
 
-def _nodes(function: types.FunctionType) -> Iterator[ast.AST]:
+def nodes_of(function: types.FunctionType) -> Iterator[ast.AST]:
+    """Of its source, if that can be had."""
     try:
         return ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function))))
     except (OSError, SyntaxError):  # typed at a prompt, or a lambda in the middle of an expression

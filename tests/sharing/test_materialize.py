@@ -1,6 +1,7 @@
 """materialize: the same function out of torch.nn's own modules, with BatchNorm folded."""
 
 import copy
+import types
 
 import pytest
 import torch
@@ -177,6 +178,67 @@ def test_what_cannot_be_followed_as_a_whole_is_looked_at_in_parts(images):
     assert left == ["pair.1"]
     assert not hasattr(plain, "seen")
     torch.testing.assert_close(output(plain, images), output(model, images))
+
+
+class Parts(nn.Module):
+    """Pairs of a convolution and a norm that forward calls together. All but the last are called by themselves too."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.listed = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+        self.kept = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+
+    def forward(self, x):
+        return self.everything(self.norm(self.conv(x)))
+
+    def everything(self, x):
+        return self.kept(self.listed(x))
+
+    def features(self, x):
+        return self.conv(x)
+
+    def normed(self, x):
+        return self.listed[1](x)
+
+    def channels(self):
+        return self.kept[0].out_channels
+
+    def forward_fuse(self, x):
+        return self.kept[0](x)
+
+
+def test_methods_that_use_one_layer_of_a_pair_keep_it():
+    model = statistics_at_random(Parts())
+    plain = materialize(model)
+    x = torch.randn(3, 4, 5, 5)
+    for name in ("forward", "features", "normed"):
+        with torch.no_grad():
+            torch.testing.assert_close(getattr(plain, name)(x), getattr(model, name)(x))
+    left = [name for name, module in plain.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert left == ["norm", "listed.1"]
+
+
+def conv_twice(net, x):
+    y = net.stem(x)
+    return net.fc((net.bn(y) + y).mean((2, 3))) + net.stem(x).mean()
+
+
+@pytest.mark.parametrize("form", ["model", "part"])
+def test_a_forward_put_on_an_instance_is_what_counts(images, form):
+    net = build(blocks=1)
+    share_kernels(net)
+    net.forward = types.MethodType(conv_twice, net)
+    model = net if form == "model" else nn.Sequential(net, nn.Identity()).eval()
+    torch.testing.assert_close(output(materialize(model), images), output(model, images))
+
+
+def test_norms_that_are_synchronized_are_folded(net, images):
+    disturb(share_kernels(net))
+    expected = output(net, images)
+    plain = materialize(nn.SyncBatchNorm.convert_sync_batchnorm(net))
+    assert not any("BatchNorm" in type(module).__name__ for module in plain.modules())
+    torch.testing.assert_close(output(plain, images), expected)
 
 
 def test_layers_used_in_two_places_stay_one(images):
