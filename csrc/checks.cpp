@@ -94,11 +94,21 @@ std::string device_name(const Tensor &tensor) {
   return "another device";
 }
 
+// Not after tensor.untyped_storage().resize_(0), by which a parameter is freed and yet keeps its shape.
+void check_data(const char *op, const char *name, const Tensor &tensor) {
+  int64_t bytes = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &bytes));
+  check(bytes > 0 || tensor.numel() == 0, op, ": ", name,
+        " has a non-zero number of elements, but its data is not allocated, got shape ", shape_of(tensor),
+        " and an empty storage");
+}
+
 } // namespace
 
-void check_dtype(const char *op, const char *name, const Tensor &tensor) {
+void check_input(const char *op, const char *name, const Tensor &tensor) {
   check(is_supported(tensor.scalar_type()), op, ": ", name, " must be float64, float32, float16 or bfloat16, got ",
         dtype_name(tensor.scalar_type()));
+  check_data(op, name, tensor);
 }
 
 void check_like_input(const char *op, const char *name, const Tensor &tensor, const Tensor &input) {
@@ -107,6 +117,7 @@ void check_like_input(const char *op, const char *name, const Tensor &tensor, co
         dtype_name(input.scalar_type()), "), got ", dtype_name(tensor.scalar_type()));
   check(device_name(tensor) == device_name(input), op, ": ", name, " must be on the device of input (",
         device_name(input), "), got ", device_name(tensor));
+  check_data(op, name, tensor);
 }
 
 } // namespace kerneldna

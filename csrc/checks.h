@@ -48,10 +48,10 @@ torch::headeronly::ScalarType compute_dtype(torch::headeronly::ScalarType dtype)
 
 bool has_shape(const Tensor &tensor, std::initializer_list<int64_t> expected);
 
-// float64, float32, float16 or bfloat16.
-void check_dtype(const char *op, const char *name, const Tensor &tensor);
+// float64, float32, float16 or bfloat16; and that its storage was not freed.
+void check_input(const char *op, const char *name, const Tensor &tensor);
 
-// The dtype and the device of input.
+// The dtype and the device of input; and that its storage was not freed.
 void check_like_input(const char *op, const char *name, const Tensor &tensor, const Tensor &input);
 
 } // namespace kerneldna

@@ -1,7 +1,12 @@
 #include "conv_shape.h"
 
+#include <algorithm>
+
 namespace kerneldna {
 namespace {
+
+// A padded map is counted in 64 bits, and by its pixels.
+constexpr int64_t kLargestPadding = int64_t(1) << 24;
 
 std::array<int64_t, 2> check_pair(const char *op, const char *name, const std::vector<int64_t> &values,
                                   int64_t minimum) {
@@ -34,7 +39,7 @@ ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, 
                      const OptionalTensor &spatial_attention, const std::vector<int64_t> &stride,
                      const std::vector<int64_t> &padding, const std::vector<int64_t> &dilation, int64_t groups) {
   check(input.dim() == 4, op, ": input must be 4-D [N, C_in, H, W], got ", input.dim(), "-D ", shape_of(input));
-  check_dtype(op, "input", input);
+  check_input(op, "input", input);
   check(weight.dim() == 4, op, ": weight must be 4-D [C_out, C_in/groups, kh, kw], got ", weight.dim(), "-D ",
         shape_of(weight));
   check_like_input(op, "weight", weight, input);
@@ -49,6 +54,8 @@ ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, 
   shape.kernel_width = weight.size(3);
   shape.stride = check_pair(op, "stride", stride, 1);
   shape.padding = check_pair(op, "padding", padding, 0);
+  check(std::max(padding[0], padding[1]) <= kLargestPadding, op, ": padding must be at most ", kLargestPadding,
+        ", got ", Bracketed{padding.data(), 2});
   shape.dilation = check_pair(op, "dilation", dilation, 1);
   shape.groups = groups;
 
@@ -77,6 +84,9 @@ ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, 
   check(shape.out_height > 0 && shape.out_width > 0, op, ": the output would be empty: a kernel of ",
         bracketed({kh, kw}), " with dilation ", Bracketed{shape.dilation.data(), 2}, " does not fit into an input of ",
         bracketed({shape.in_height, shape.in_width}), " with padding ", Bracketed{shape.padding.data(), 2});
+  // Any stride that leaves the padded input is as good as the next, but not all can be multiplied.
+  shape.stride[0] = std::min(stride[0], shape.in_height + 2 * padding[0]);
+  shape.stride[1] = std::min(stride[1], shape.in_width + 2 * padding[1]);
   return shape;
 }
 

@@ -22,7 +22,7 @@ void check_bias(const char *name, const OptionalTensor &bias, int64_t size, cons
 void check_squeeze_excite(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &fc1_bias,
                           const Tensor &fc2_weight, const OptionalTensor &fc2_bias) {
   check(input.dim() == 4, op, ": input must be 4-D [N, C, H, W], got ", input.dim(), "-D ", shape_of(input));
-  check_dtype(op, "input", input);
+  check_input(op, "input", input);
   check(input.size(1) > 0 && input.size(2) > 0 && input.size(3) > 0, op, ": only the batch of input may be empty, got ",
         shape_of(input));
   check_like_input(op, "fc1_weight", fc1_weight, input);

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _TENSORS = ("input", "weight", "bias", "channel_attention", "filter_attention", "spatial_attention")
+_LARGEST_PADDING = 2**24
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -33,6 +34,8 @@ def check_conv(
     _check_like_input(op, "weight", weight, input)
     check_pair(op, "stride", stride, 1)
     check_pair(op, "padding", padding, 0)
+    if padding[0] > _LARGEST_PADDING or padding[1] > _LARGEST_PADDING:
+        _refuse(op, f"padding must be at most {_LARGEST_PADDING}, got {list(padding)}")
     check_pair(op, "dilation", dilation, 1)
     if not isinstance(groups, int | torch.SymInt):
         _refuse(op, f"groups must be an int, got {groups!r}", TypeError)
@@ -129,8 +132,6 @@ def check_input(op: str, input: Tensor, meaning: str, name: str = "input") -> No
     check_4d(op, name, input, meaning)
     if input.dtype not in _DTYPES:
         _refuse(op, f"{name} must be float64, float32, float16 or bfloat16, got {_dtype(input)}", TypeError)
-    if input.layout != torch.strided:
-        _refuse(op, f"{name} must be a strided tensor, got layout {input.layout}", TypeError)
 
 
 def check_4d(op: str, name: str, tensor: Tensor, meaning: str) -> None:
@@ -167,6 +168,9 @@ def _name(dtype: torch.dtype) -> str:
 def _check_tensor(op: str, name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         _refuse(op, f"{name} must be a tensor, got {type(value).__name__}", TypeError)
+    if value.is_nested or value.layout != torch.strided:
+        got = "a nested one" if value.is_nested else f"layout {value.layout}"
+        _refuse(op, f"{name} must be a strided tensor, got {got}", TypeError)
 
 
 def _check_like_input(op: str, name: str, tensor: Tensor, input: Tensor) -> None:

@@ -18,6 +18,9 @@ except ImportError as error:
 
 LIBRARY = torch.library.Library("kerneldna", "FRAGMENT")
 
+# Nested tensors fall under no other key: what is registered here refuses them in a sentence.
+NESTED = ("NestedTensorCPU", "NestedTensorCUDA")
+
 
 def register_kernel(
     op: str | torch._ops.OpOverload, dispatch_key: str, kernel: Callable[..., Any], with_keyset: bool = False

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import _autocast, _autograd, _vmap, backends
 from ._arguments import output_memory_format, with_defaults
 from ._checks import check_conv, check_conv_backward
-from ._library import LIBRARY, register_kernel
+from ._library import LIBRARY, NESTED, register_kernel
 
 _conv = torch.ops.kerneldna.conv.default
 _conv_backward = torch.ops.kerneldna.conv_backward.default
@@ -65,8 +65,9 @@ def conv_backward_on_any_device(*args: Any) -> Gradients:
     return selected_conv_backward(*args)
 
 
-register_kernel("conv", "CompositeExplicitAutograd", conv_on_any_device)
-register_kernel("conv_backward", "CompositeExplicitAutograd", conv_backward_on_any_device)
+for _key in ("CompositeExplicitAutograd", *NESTED):
+    register_kernel("conv", _key, conv_on_any_device)
+    register_kernel("conv_backward", _key, conv_backward_on_any_device)
 register_kernel("_selected_conv", "CompositeExplicitAutograd", selected_conv)
 register_kernel("_selected_conv_backward", "CompositeExplicitAutograd", selected_conv_backward)
 

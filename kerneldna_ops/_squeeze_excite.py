@@ -9,7 +9,7 @@ from torch import Tensor
 from . import _autocast, _vmap, backends
 from ._autograd import Recorded, records
 from ._checks import check_squeeze_excite
-from ._library import LIBRARY, register_kernel
+from ._library import LIBRARY, NESTED, register_kernel
 
 _squeeze_excite = torch.ops.kerneldna.squeeze_excite.default
 
@@ -63,7 +63,8 @@ def _check(*args: Any) -> None:
         raise RuntimeError(*error.args) from None
 
 
-register_kernel("squeeze_excite", "CompositeExplicitAutograd", on_any_device)
+for _key in ("CompositeExplicitAutograd", *NESTED):
+    register_kernel("squeeze_excite", _key, on_any_device)
 register_kernel("_selected_squeeze_excite", "CompositeExplicitAutograd", backends.squeeze_excite)
 torch.library.register_fake("kerneldna::squeeze_excite", fake, lib=LIBRARY)
 register_kernel("squeeze_excite", "Autograd", autograd, with_keyset=True)

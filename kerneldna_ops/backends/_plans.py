@@ -2,7 +2,8 @@
 
 A signature is all on which the choice of a backend and of its kernels depends, but what changes seldom: after a change
 of that (a call tuned, a backend found not to run, another table of winners) all plans are forgotten. A tensor whose
-address is no multiple of 16 has no plan, because some kernels take no such tensor.
+address is no multiple of 16 has no plan, because some kernels take no such tensor, nor has one whose storage was freed,
+so that the checks of the op refuse it.
 """
 
 from collections.abc import Callable
@@ -16,26 +17,34 @@ from ..triton_kernels.operands import input_precision
 Plan = Callable[..., Any]
 
 _MOST = 4096
+_NO_OFFSET = 2**32  # what is freed stands at its offset from 0; its storage is asked only below this
 _plans: dict[tuple[Any, ...], Plan] = {}
 
 
 def signature(asked: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """Of a call of conv or conv_backward, told apart by their numbers of arguments, by somebody who asked for this."""
     key: list[Any] = [asked, args[0].device]
-    addresses = 0
+    addresses, lowest = 0, _NO_OFFSET
     for arg in args:
         if arg is None:
             key.append(None)
         elif isinstance(arg, Tensor):
             key += (arg.shape, arg.stride(), arg.dtype, arg.get_device())
-            addresses |= arg.data_ptr()
+            address = arg.data_ptr()
+            addresses |= address
+            if address < lowest:
+                lowest = address
         else:
             key.append(tuple(arg) if isinstance(arg, (list, tuple)) else arg)
-    if addresses % 16:
+    if addresses % 16 or (lowest < _NO_OFFSET and any(map(_is_freed, args))):
         return None
     if args[0].dtype is torch.float32:
         key.append(input_precision())
     return tuple(key)
+
+
+def _is_freed(arg: Any) -> bool:
+    return isinstance(arg, Tensor) and arg.numel() > 0 and arg.untyped_storage().size() == 0
 
 
 def find(key: tuple[Any, ...] | None) -> Plan | None:

@@ -77,7 +77,7 @@ def _sum_dtype(tensor: Tensor) -> torch.dtype:
 
 def _conv_by_tap(input: Tensor, weight: Tensor, s: Tensor, geometry: Geometry) -> Tensor:
     stride, padding, dilation, *_, groups = geometry
-    padded = _pad(input, padding)
+    padded = pad(input, padding)
     output: Tensor | None = None
     for window, u, v in _taps(padded, weight, stride, dilation):
         tap = _convolution(padded[window], weight[:, :, u : u + 1, v : v + 1], None, stride, *_ONE_TAP, groups)
@@ -91,7 +91,7 @@ def _conv_backward_by_tap(
     grad_output: Tensor, input: Tensor, weight: Tensor, s: Tensor, geometry: Geometry, mask: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     stride, padding, dilation, *_, groups = geometry
-    padded = _pad(input, padding)
+    padded = pad(input, padding)
     grad_padded = torch.zeros_like(padded) if mask[0] else None
     grad_weight = torch.empty_like(weight) if mask[1] else None
     grad_s = torch.empty_like(s) if mask[2] else None
@@ -109,11 +109,11 @@ def _conv_backward_by_tap(
                 grad_padded[window] += grad_window
             if grad_weight is not None:
                 grad_weight[:, :, u : u + 1, v : v + 1] = grad_kernel
-    grad_input = None if grad_padded is None else _pad(grad_padded, [-p for p in padding])
+    grad_input = None if grad_padded is None else pad(grad_padded, [-p for p in padding])
     return grad_input, grad_weight, grad_s
 
 
-def _pad(input: Tensor, padding: Sequence[int]) -> Tensor:
+def pad(input: Tensor, padding: Sequence[int]) -> Tensor:
     return F.pad(input, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else input
 
 

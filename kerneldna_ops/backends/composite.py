@@ -66,10 +66,13 @@ def conv_backward(
     groups: int,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    geometry = (stride, padding, dilation, False, (0, 0), groups)
     static_f, f = _by_kind(filter_attention, 1)
     static_s, s = _by_kind(spatial_attention, 2)
     scaled = _scaled(input, channel_attention)
+    margin = padding if _leaves_its_map(input, stride) else (0, 0)
+    if any(margin):
+        scaled, padding = spatial.pad(scaled, margin), (0, 0)
+    geometry = (stride, padding, dilation, False, (0, 0), groups)
     kernel = _folded(weight, static_f, static_s)
     for_input, for_weight, for_bias, for_c, for_f, for_s = output_mask
     grads: list[Tensor | None] = [None] * 6
@@ -92,6 +95,8 @@ def conv_backward(
         needs = (needs_input, needs_kernel, for_s)
         grad_scaled, grad_kernel, grads[5] = spatial.conv_backward(grad_output, scaled, kernel, s, geometry, needs)
 
+    if needs_input and any(margin):
+        grad_scaled = spatial.pad(grad_scaled, [-m for m in margin])
     if for_input:
         grads[0] = _scaled(grad_scaled, channel_attention)
     if for_c:
@@ -111,6 +116,14 @@ def squeeze_excite(
 ) -> Tensor:
     hidden = F.linear(input.mean((2, 3)), fc1_weight.flatten(1), fc1_bias).relu_()
     return F.linear(hidden, fc2_weight.flatten(1), fc2_bias).sigmoid_()
+
+
+def _leaves_its_map(input: Tensor, stride: Ints) -> bool:
+    """Whether a step of the kernel is larger than the map, padding aside.
+
+    There oneDNN's bfloat16 gradient of the weight takes padding from memory that nobody wrote (torch 2.11 to 2.13).
+    """
+    return input.dtype == torch.bfloat16 and (input.shape[2] < stride[0] or input.shape[3] < stride[1])
 
 
 def _by_kind(attention: Tensor | None, static_dim: int) -> tuple[Tensor | None, Tensor | None]:
