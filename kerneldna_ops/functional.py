@@ -1,6 +1,6 @@
 """Dynamic convolution as a function: torch.nn.functional.conv2d with three attentions over its weight."""
 
-from contextlib import nullcontext
+import operator
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -40,37 +40,45 @@ def conv2d(
     attentions are factors: where a model learns an offset from 1, the caller adds the 1.
 
     Args:
-        input: [N, C_in, H, W], float64, float32, float16 or bfloat16; the other tensors have its dtype and device.
-            If it is channels_last, so is the output.
+        input: [N, C_in, H, W], or one image [C_in, H, W], float64, float32, float16 or bfloat16; the other tensors
+            have its dtype and device. If it is channels_last, so is the output.
         weight: [C_out, C_in/groups, kh, kw].
         bias: [C_out].
-        channel_attention: c, [N, C_in] for each sample or [C_in] for all.
-        filter_attention: f, [N, C_out] for each sample or [C_out] for all.
+        channel_attention: c, [N, C_in] for each sample or [C_in] for all, both also with [.., 1, 1] behind, as blocks
+            of squeeze-and-excitation give them.
+        filter_attention: f, [N, C_out] for each sample or [C_out] for all, both also with [.., 1, 1] behind.
         spatial_attention: s, over the taps of the kernel, [N, kh, kw] for each sample or [kh, kw] for all.
-        stride, padding, dilation, groups: as for torch.nn.functional.conv2d.
+        stride, padding, dilation, groups: as for torch.nn.functional.conv2d, integers of NumPy among them.
         backend: the backend of this call and of its backward; None leaves the choice to `kerneldna_ops.use_backend`.
 
     Returns:
-        [N, C_out, H_out, W_out], differentiable to any order with respect to all six tensors.
+        [N, C_out, H_out, W_out], of one image [C_out, H_out, W_out], differentiable to any order with respect to all
+        six tensors, in reverse and in forward mode.
 
     Raises:
         TypeError: an argument has the wrong type, or not the dtype of input.
         ValueError: a shape, a device or a number does not fit, or no backend has that name.
         RuntimeError: the backend cannot run this call.
     """
+    image = isinstance(input, Tensor) and input.dim() == 3
     attentions = (channel_attention, filter_attention, spatial_attention)
-    args = _op_arguments(input, weight, bias, *attentions, stride, padding, dilation, groups)
+    args = _op_arguments(input[None] if image else input, weight, bias, *attentions, stride, padding, dilation, groups)
     if torch.compiler.is_compiling():
         if backend is not None:
             raise RuntimeError("conv2d: backend= does not compile, put use_backend around the compiled call")
-        return _conv(*args)  # type: ignore[no-any-return]
-    try:
-        with nullcontext() if backend is None else backends.use_backend(backend):
-            return backends.call(_conv, *args)  # type: ignore[no-any-return]
-    except (RuntimeError, TypeError):
-        # The op has checked everything already; what is left is to tell a wrong type from a wrong value.
-        _check(args)
-        raise
+        output: Tensor = _conv(*args)
+    else:
+        try:
+            if backend is None:
+                output = backends.call(_conv, *args)
+            else:
+                with backends.use_backend(backend):
+                    output = backends.call(_conv, *args)
+        except (RuntimeError, TypeError):
+            # The op has checked everything already; what is left is to tell a wrong type from a wrong value.
+            _check(args)
+            raise
+    return output[0] if image else output
 
 
 def modulated_conv2d(
@@ -123,6 +131,8 @@ def explain_backends(
     groups: int = 1,
 ) -> dict[str, tuple[bool, str]]:
     """For each backend, preferred first, whether it can run this call of `conv2d`, and a sentence on why (not)."""
+    if isinstance(input, Tensor) and input.dim() == 3:
+        input = input[None]
     attentions = (channel_attention, filter_attention, spatial_attention)
     args = _op_arguments(input, weight, bias, *attentions, stride, padding, dilation, groups)
     _check(args)
@@ -147,15 +157,53 @@ def _op_arguments(
     dilation: Pair,
     groups: int,
 ) -> tuple[Any, ...]:
-    stride, dilation = _pair(stride), _pair(dilation)
+    stride, dilation = _pair("stride", stride), _pair("dilation", dilation)
     if isinstance(padding, str):
         input, padding = _named_padding(input, weight, padding, stride, dilation)
+    else:
+        padding = _pair("padding", padding)
+    if type(groups) is not int:
+        groups = _integer("groups must be an int", groups)
+    if channel_attention is not None:
+        channel_attention = _without_pixel(channel_attention)
+    if filter_attention is not None:
+        filter_attention = _without_pixel(filter_attention)
     attentions = (channel_attention, filter_attention, spatial_attention)
-    return input, weight, bias, *attentions, stride, _pair(padding), dilation, groups
+    return input, weight, bias, *attentions, stride, padding, dilation, groups
 
 
-def _pair(value: Pair) -> tuple[int, int]:
-    return value if isinstance(value, tuple) else (value, value) if isinstance(value, int) else value
+def _pair(name: str, value: Pair) -> tuple[int, int]:
+    """Two integers, of one that stands for both."""
+    if type(value) is int:
+        return value, value
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
+        return value
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    pair = tuple(_integer(f"{name} must be an int or a pair of ints", v, value) for v in values)
+    return pair * 2 if len(pair) == 1 else pair  # type: ignore[return-value]
+
+
+def _integer(expected: str, value: Any, given: Any = None) -> int:
+    """What F.conv2d takes for an integer: NumPy's too and a tensor's, but no bool."""
+    given = value if given is None else given
+    if isinstance(value, torch.SymInt):
+        return value  # type: ignore[return-value]
+    number = (
+        value.dim() == 0 and value.dtype != torch.bool if isinstance(value, Tensor) else not isinstance(value, bool)
+    )
+    try:
+        if number:
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"conv2d: {expected}, got {given!r}")
+
+
+def _without_pixel(attention: Tensor) -> Tensor:
+    """Of the map of one pixel that the blocks of squeeze-and-excitation give, the channels."""
+    if isinstance(attention, Tensor) and attention.dim() > 2 and attention.shape[-2:] == (1, 1):
+        return attention[..., 0, 0]
+    return attention
 
 
 def _named_padding(

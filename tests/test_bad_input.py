@@ -3,6 +3,7 @@
 import functools
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ FLOATS = "input must be float64, float32, float16 or bfloat16, got"
 
 # name -> (what changes in GOOD, the sentence)
 VALUES = {
-    "input_3d": ({"input": ones(6, 5, 4)}, "input must be 4-D [N, C_in, H, W], got 3-D [6, 5, 4]"),
+    "input_2d": ({"input": ones(6, 5)}, "input must be 4-D [N, C_in, H, W], got 2-D [6, 5]"),
     "input_5d": ({"input": ones(2, 6, 5, 4, 1)}, "input must be 4-D [N, C_in, H, W], got 5-D [2, 6, 5, 4, 1]"),
     "input_channels": (
         {"input": ones(2, 8, 5, 4)},
@@ -76,7 +77,8 @@ VALUES = {
     "channel_attention_to_broadcast": ({"channel_attention": ones(1, 6)}, f"{CHANNEL} [1, 6]"),
     "channel_attention_channels": ({"channel_attention": ones(2, 3)}, f"{CHANNEL} [2, 3]"),
     "channel_attention_static_channels": ({"channel_attention": ones(3)}, f"{CHANNEL} [3]"),
-    "channel_attention_4d": ({"channel_attention": ones(2, 6, 1, 1)}, f"{CHANNEL} [2, 6, 1, 1]"),
+    "channel_attention_4d": ({"channel_attention": ones(2, 6, 1, 2)}, f"{CHANNEL} [2, 6, 1, 2]"),
+    "channel_attention_3d": ({"channel_attention": ones(2, 6, 1)}, f"{CHANNEL} [2, 6, 1]"),
     "channel_attention_0d": ({"channel_attention": ones()}, f"{CHANNEL} []"),
     "filter_attention_samples": ({"filter_attention": ones(1, 4)}, f"{FILTER} [1, 4]"),
     "filter_attention_filters": ({"filter_attention": ones(2, 6)}, f"{FILTER} [2, 6]"),
@@ -100,7 +102,7 @@ VALUES = {
     "dilation_zero": ({"dilation": (1, 0)}, "dilation must be at least 1, got [1, 0]"),
     "dilation_negative": ({"dilation": (-1, 1)}, "dilation must be at least 1, got [-1, 1]"),
     "stride_of_three": ({"stride": (1, 1, 1)}, "stride must have 2 values (height, width), got 3"),
-    "padding_of_one": ({"padding": (1,)}, "padding must have 2 values (height, width), got 1"),
+    "padding_of_three": ({"padding": (1, 1, 1)}, "padding must have 2 values (height, width), got 3"),
     "dilation_of_none": ({"dilation": ()}, "dilation must have 2 values (height, width), got 0"),
     "groups_zero": ({"groups": 0}, "groups must be at least 1, got 0"),
     "groups_negative": ({"groups": -2}, "groups must be at least 1, got -2"),
@@ -159,6 +161,13 @@ TYPES = {
 }
 ALL = {**VALUES, **TYPES}
 
+# What functional.conv2d takes and the op does not.
+OP_ONLY = {
+    "image": ({"input": ones(6, 5, 4)}, "input must be 4-D [N, C_in, H, W], got 3-D [6, 5, 4]"),
+    "channel_attention_of_one_pixel": ({"channel_attention": ones(2, 6, 1, 1)}, f"{CHANNEL} [2, 6, 1, 1]"),
+    "padding_of_one": ({"padding": (1,)}, "padding must have 2 values (height, width), got 1"),
+}
+
 # What Python alone can be given: name -> (what changes in GOOD, the sentence, the error).
 PYTHON_ONLY = {
     "input_none": ({"input": None}, "input must be a tensor, got NoneType", TypeError),
@@ -173,6 +182,29 @@ PYTHON_ONLY = {
     "stride_float": ({"stride": 1.5}, "stride must be an int or a pair of ints, got 1.5", TypeError),
     "stride_float_in_pair": ({"stride": (1, 1.5)}, "stride must be an int or a pair of ints, got (1, 1.5)", TypeError),
     "dilation_none": ({"dilation": None}, "dilation must be an int or a pair of ints, got None", TypeError),
+    "stride_bool": ({"stride": True}, "stride must be an int or a pair of ints, got True", TypeError),
+    "padding_bool_in_pair": (
+        {"padding": (1, False)},
+        "padding must be an int or a pair of ints, got (1, False)",
+        TypeError,
+    ),
+    "dilation_tensor_bool": (
+        {"dilation": torch.tensor(True)},
+        "dilation must be an int or a pair of ints, got tensor(True)",
+        TypeError,
+    ),
+    "stride_tensor": (
+        {"stride": torch.tensor([2, 1])},
+        "stride must be an int or a pair of ints, got tensor([2, 1])",
+        TypeError,
+    ),
+    "stride_array": (
+        {"stride": np.array([2, 1])},
+        "stride must be an int or a pair of ints, got array([2, 1])",
+        TypeError,
+    ),
+    "padding_none": ({"padding": None}, "padding must be an int or a pair of ints, got None", TypeError),
+    "groups_bool": ({"groups": True}, "groups must be an int, got True", TypeError),
     "stride_text": ({"stride": "same"}, "stride must be an int or a pair of ints, got 'same'", TypeError),
     "groups_float": ({"groups": 2.0}, "groups must be an int, got 2.0", TypeError),
     "padding_text": (
@@ -218,9 +250,9 @@ def test_functional_refuses_what_is_no_argument_of_the_op(mistake):
         conv2d(**GOOD._replace(**changes)._asdict())
 
 
-@pytest.mark.parametrize("mistake", ALL)
+@pytest.mark.parametrize("mistake", [*ALL, *OP_ONLY])
 def test_op_raises_the_same_sentence(mistake):
-    changes, sentence = ALL[mistake]
+    changes, sentence = (ALL | OP_ONLY)[mistake]
     with pytest.raises(RuntimeError, match=whole("kerneldna::conv", sentence)):
         torch.ops.kerneldna.conv(*GOOD._replace(**changes))
 

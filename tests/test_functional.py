@@ -2,16 +2,20 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from cases import build, named
-from kerneldna_ops.functional import conv2d
+from kerneldna_ops.functional import compatible_backends, conv2d
 
 pytestmark = pytest.mark.usefixtures("threads")
 
 CALL = build(named("kernel_3x2_stride_2x1_padding_1x0_dilation_2x1"))
+
+
+ATTENTIONS = ("channel_attention", "filter_attention", "spatial_attention")
 
 
 def test_attentions_are_keywords_of_the_op():
@@ -32,6 +36,50 @@ def test_attentions_are_keywords_of_the_op():
 def test_forms_of_an_argument(given, meant):
     given, meant = (CALL._replace(stride=(1, 1), padding=(0, 0), dilation=(1, 1))._asdict() | c for c in (given, meant))
     torch.testing.assert_close(conv2d(**given), conv2d(**meant), rtol=0, atol=0)
+
+
+# Each of these F.conv2d takes for the number 2, or for (2, 1).
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (np.int64(2), 2),
+        (np.uint8(2), 2),
+        (torch.tensor(2), 2),
+        ((2,), 2),
+        ([np.int32(2)], 2),
+        ([2, np.int64(1)], (2, 1)),
+        ((torch.tensor(2), 1), (2, 1)),
+        (torch.Size([2, 1]), (2, 1)),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation"])
+def test_what_stands_for_an_integer_is_what_conv2d_takes(name, given, meant):
+    input, weight = torch.randn(2, 4, 9, 8, dtype=torch.float64), torch.randn(6, 2, 3, 2, dtype=torch.float64)
+    output = conv2d(input, weight, groups=np.int64(2), **{name: given})
+    torch.testing.assert_close(output, F.conv2d(input, weight, groups=np.int64(2), **{name: given}))
+    torch.testing.assert_close(output, F.conv2d(input, weight, groups=2, **{name: meant}))
+
+
+@pytest.mark.parametrize("padding", [(1, 0), "same"])
+def test_one_image_without_a_batch(padding):
+    input, weight, bias = torch.randn(4, 9, 8), torch.randn(6, 4, 3, 3), torch.randn(6)
+    torch.testing.assert_close(
+        conv2d(input, weight, bias, padding=padding), F.conv2d(input, weight, bias, padding=padding)
+    )
+    image = CALL._replace(input=CALL.input[0], **{name: getattr(CALL, name)[0] for name in ATTENTIONS})
+    torch.testing.assert_close(conv2d(**image._asdict()), conv2d(**CALL._asdict())[0])
+    assert compatible_backends(**image._asdict()) == compatible_backends(**CALL._asdict())
+    one_sample = CALL._replace(input=CALL.input[0], **{name: getattr(CALL, name)[:1] for name in ATTENTIONS})
+    torch.testing.assert_close(conv2d(**one_sample._asdict()), conv2d(**CALL._asdict())[0])
+
+
+@pytest.mark.parametrize("samples", [slice(None), 0], ids=["per_sample", "static"])
+def test_attentions_as_blocks_of_squeeze_and_excitation_give_them(samples):
+    c, f = CALL.channel_attention[samples], CALL.filter_attention[samples]
+    plain = CALL._replace(channel_attention=c, filter_attention=f)
+    maps = CALL._replace(channel_attention=c[..., None, None], filter_attention=f[..., None, None])
+    torch.testing.assert_close(conv2d(**maps._asdict()), conv2d(**plain._asdict()), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dilation", [1, 2, (1, 2), (3, 1)])
