@@ -15,7 +15,7 @@ _EPSILON = 1e-8
 def attentions(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """(weight, c [N, C_in], f [N, C_out] or None) in the dtype that the convolution runs in.
 
-    Without weights for each sample: sum_iuv (w[o,i,u,v] * s[n,i])^2 is the matrix product of s^2 and sum_uv w^2.
+    Without weights for each sample: sum_iuv (w[o,i,u,v] * s[n,i])^2 is the matrix product of s^2 and w^2.
     """
     autocast = _in_autocast(x)
     if torch._C._get_tracing_state() is None:  # to compare sizes would be recorded, with a warning
@@ -25,27 +25,27 @@ def attentions(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool) -> t
         return weight.to(dtype), styles.to(dtype), None
     # A matrix product of float32 stays in float32 outside of autocast only.
     with torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
-        if dtype == torch.float16:
-            weight, styles = _within_float16(weight.float(), styles.float())
-        at_least_float32 = torch.promote_types(dtype, torch.float32)
-        energy = styles.to(at_least_float32).square() @ weight.to(at_least_float32).square().sum((2, 3)).T
-        return weight.to(dtype), styles.to(dtype), torch.rsqrt(energy + _EPSILON).to(dtype)
+        high = torch.promote_types(dtype, torch.float32)
+        weight, filter_scale = _scaled(weight.to(high))
+        styles, sample_scale = _scaled(styles.to(high))
+        # Nor must a sum over as many products overflow.
+        fan_in = math.prod(weight.shape[1:])
+        styles = styles / fan_in**0.5
+        energy = styles.square().repeat_interleave(math.prod(weight.shape[2:]), 1) @ weight.square().flatten(1).T
+        epsilon = _EPSILON / fan_in / (sample_scale.double() * filter_scale.double().T).square()
+        return weight.to(dtype), styles.to(dtype), torch.rsqrt(energy.double() + epsilon).to(dtype)
 
 
-def _within_float16(weight: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
-    """Both so small that neither they nor their products overflow (StyleGAN2-ADA, arXiv 2006.06676, for float16).
+def _scaled(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Each tensor[i] divided by its largest absolute value, and these values [.., 1].
 
-    Demodulation divides by the size of both, so that their scale is of no account, but for epsilon. Therefore it is no
-    variable of the gradient either.
+    So neither the tensors nor their products overflow (StyleGAN2-ADA, arXiv 2006.06676, for float16). Demodulation
+    divides by the size of both, so that their scale is of no account, but for epsilon, which follows it. Therefore it
+    is no variable of the gradient either.
     """
-    fan_in = math.prod(weight.shape[1:])
-    return weight / (_largest(weight, (1, 2, 3)) * fan_in**0.5), styles / _largest(styles, (1,))
-
-
-def _largest(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """The largest absolute value, 1 where all are zero."""
-    largest = tensor.detach().abs().amax(dims, keepdim=True)
-    return torch.where(largest > 0, largest, 1)
+    values = tensor.detach().flatten(1)
+    largest = torch.maximum(values.amax(1, True), -values.amin(1, True)).clamp_min(torch.finfo(tensor.dtype).tiny)
+    return tensor / largest.view(-1, *[1] * (tensor.dim() - 1)), largest
 
 
 def _in_autocast(x: Any) -> bool:

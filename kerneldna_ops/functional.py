@@ -99,9 +99,9 @@ def modulated_conv2d(
         x: [N, C_in, H, W], float64, float32, float16 or bfloat16.
         weight: [C_out, C_in, kh, kw], in the dtype of x or, where x is float16 or bfloat16, in float32.
         styles: [N, C_in], dtype as for weight. 0 switches a channel off; negative values are right.
-        demodulate: whether each filter of each sample is divided by its norm. That is summed in float32 at least. In
-            float16 weight and styles are first divided by their largest values, as StyleGAN2-ADA does, so nothing
-            overflows; without demodulation, in a torgb layer, the caller keeps the output within range.
+        demodulate: whether each filter of each sample is divided by its norm. That is summed in float32 at least, of
+            weight and styles divided by their largest values, as StyleGAN2-ADA does in float16, so nothing overflows;
+            without demodulation, in a torgb layer, the caller keeps the output within range.
         padding: as for `conv2d`.
 
     Returns:

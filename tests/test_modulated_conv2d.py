@@ -135,6 +135,16 @@ def test_gradients_in_float16():
         assert error(gradient, truth) < 1e-2
 
 
+@pytest.mark.parametrize("of_weight", [1e-20, 1, 1e20, 3e38])
+@pytest.mark.parametrize("of_styles", [1e-18, 1, 1e18, 3e38])
+def test_float32_of_any_size(of_weight, of_styles):
+    """Whose squares float32 does not hold; epsilon counts as in the published formula."""
+    x, weight, styles = (tensor.detach() for tensor in tensors(dtype=torch.float32))
+    weight, styles = weight / weight.abs().max() * of_weight, styles / styles.abs().max() * of_styles
+    truth = published(x.double(), weight.double(), styles.double(), padding=1)
+    assert error(modulated_conv2d(x, weight, styles, padding=1), truth) < 1e-5
+
+
 def test_styles_of_zero_give_zero():
     x, weight, styles = (tensor.detach() for tensor in tensors(dtype=torch.float32))
     styles[0] = 0
