@@ -14,8 +14,8 @@ PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
 
 def blocks(page):
     """The first of a page, which the others go on from, and the others."""
-    first, *others = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
-    return first, others
+    found = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    return "".join(found[:1]), found[1:] or found
 
 
 def tools(code):
