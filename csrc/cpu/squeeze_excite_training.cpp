@@ -1,5 +1,6 @@
-// kerneldna::_squeeze_excite_training and its gradient on the CPU, in float32 and float64: one call each way, because
-// in a network the dozen operators of these small layers cost more than what they compute.
+// kerneldna::_squeeze_excite_training and its gradient on the CPU: one call each way, because in a network the dozen
+// operators of these small layers cost more than what they compute. In float32 and float64, and in inference, where the
+// statistics are fixed ones and nobody asks for a gradient, in half precision too.
 //
 //     z = means fc1^T,  xhat = (z - mean) / sqrt(var + eps),  features = relu(gamma xhat + beta),
 //     gate = sigmoid(features fc2^T + b)
@@ -27,6 +28,30 @@ template <class T> T *write(const Tensor &tensor) { return static_cast<T *>(tens
 
 Tensor empty_as(const Tensor &tensor) { return torch::stable::empty(tensor.sizes(), tensor.scalar_type()); }
 
+template <class S> void copy_to(std::vector<double> &values, const Tensor &tensor) {
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = double(read<S>(tensor)[int64_t(i) * tensor.stride(0)]);
+}
+
+// Those of a tensor [R], of which a call to torch would cost more than the numbers.
+std::vector<double> values_of(const Tensor &tensor) {
+  std::vector<double> values(tensor.size(0));
+  switch (tensor.scalar_type()) {
+  case ScalarType::Double:
+    copy_to<double>(values, tensor);
+    break;
+  case ScalarType::Float:
+    copy_to<float>(values, tensor);
+    break;
+  case ScalarType::Half:
+    copy_to<torch::headeronly::Half>(values, tensor);
+    break;
+  default:
+    copy_to<torch::headeronly::BFloat16>(values, tensor);
+  }
+  return values;
+}
+
 struct Statistics {
   Tensor running_mean, running_var;
   double eps, share; // share: of the batch in the running ones
@@ -39,14 +64,10 @@ void normalise(const Tensor &z, const Tensor &gamma, const Tensor &beta, const S
                const Tensor &features, const Tensor &rstd) {
   const int64_t batch = z.size(0), count = z.size(1);
   T *x = write<T>(z), *feature = write<T>(features), *scale = write<T>(rstd);
-  T *running_mean = write<T>(statistics.running_mean), *running_var = write<T>(statistics.running_var);
-  const T *g = read<T>(gamma), *b = read<T>(beta);
-  std::vector<double> means(count), vars(count);
-  for (int64_t r = 0; r < count; ++r) {
-    means[r] = running_mean[r];
-    vars[r] = running_var[r];
-  }
+  const std::vector<double> g = values_of(gamma), b = values_of(beta);
+  std::vector<double> means = values_of(statistics.running_mean), vars = values_of(statistics.running_var);
   if (statistics.from_batch) {
+    T *running_mean = write<T>(statistics.running_mean), *running_var = write<T>(statistics.running_var);
     std::fill(means.begin(), means.end(), 0.0);
     std::fill(vars.begin(), vars.end(), 0.0);
     for (int64_t n = 0; n < batch; ++n)
@@ -69,7 +90,7 @@ void normalise(const Tensor &z, const Tensor &gamma, const Tensor &beta, const S
     for (int64_t r = 0; r < count; ++r) {
       const int64_t at = n * count + r;
       x[at] = T(x[at] - means[r]) * scale[r];
-      const T value = x[at] * g[r] + b[r];
+      const T value = T(x[at] * g[r] + b[r]);
       feature[at] = value < 0 ? T(0) : value; // NaN stays
     }
 }
@@ -151,8 +172,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(const Tensor &input, 
                                                            Tensor running_mean, Tensor running_var, double eps,
                                                            double share, bool from_batch) {
   check_squeeze_excite(input, fc1_weight, std::nullopt, fc2_weight, fc2_bias);
-  check(compute_dtype(input.scalar_type()) == input.scalar_type(), op, ": input must be float32 or float64, got ",
-        dtype_name(input.scalar_type()));
+  const ScalarType dtype = input.scalar_type();
+  check(!from_batch || compute_dtype(dtype) == dtype, op, ": input must be float32 or float64, got ",
+        dtype_name(dtype));
   check(!from_batch || input.size(0) > 1, op, ": statistics of a batch need at least 2 samples, got ", input.size(0));
   const int64_t hidden = fc1_weight.size(0);
   check_feature("bn_weight", gamma, hidden, input);
@@ -163,13 +185,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(const Tensor &input, 
 
   const Tensor means = pooled(input);
   const Tensor xhat = dense_layer(means, fc1_weight, std::nullopt, false);
-  const Tensor features = empty_as(xhat), rstd = empty_as(gamma);
+  const Tensor features = empty_as(xhat), rstd = torch::stable::empty({hidden}, compute_dtype(dtype));
   const Statistics statistics{running_mean, running_var, eps, share, from_batch};
-  (is_double(input) ? normalise<double> : normalise<float>)(xhat, as_contiguous(gamma), as_contiguous(beta), statistics,
-                                                            features, rstd);
-  const Tensor gate = dense_layer(features, fc2_weight, fc2_bias, false);
-  kernels().sigmoid[int(stored_of(input.scalar_type()))](gate.const_data_ptr(), gate.mutable_data_ptr(), 0,
-                                                         gate.numel());
+  (is_double(input) ? normalise<double> : normalise<float>)(xhat, gamma, beta, statistics, features, rstd);
+  const Tensor logits = dense_layer(features, fc2_weight, fc2_bias, false);
+  const Tensor gate = logits.scalar_type() == dtype ? logits : torch::stable::empty(logits.sizes(), dtype);
+  kernels().sigmoid[int(stored_of(dtype))](logits.const_data_ptr(), gate.mutable_data_ptr(), 0, gate.numel());
   return {gate, means, features, xhat, rstd};
 }
 

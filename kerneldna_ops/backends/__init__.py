@@ -195,11 +195,6 @@ def preference(args: tuple[Any, ...], function: str = "conv") -> dict[str, str]:
     return {winner.backend: f"automatic choice, {winner.reason}", **order}
 
 
-def fused_on_cpu(args: tuple[Any, ...]) -> bool:
-    """Whether the fused CPU kernel answers this call of conv: to it static factors cost nothing."""
-    return args[0].device.type == "cpu" and _thread.backend is None and _winners.winner_of(args) is None
-
-
 # What a backend found out only in a call: (its name, function, shape class) -> the reason against such calls.
 _refused: dict[tuple[str, str, str], str] = {}
 

@@ -5,6 +5,7 @@ and s fold into the weight. Spatial attention per sample has no such place: see 
 """
 
 from collections.abc import Callable, Sequence
+from math import gcd
 from typing import TypeAlias
 
 import torch
@@ -136,9 +137,18 @@ def _scaled(input: Tensor, channel_attention: Tensor | None) -> Tensor:
 
 
 def _folded(kernel: Tensor, static_f: Tensor | None, static_s: Tensor | None) -> Tensor:
-    if static_s is not None:
-        kernel = kernel * static_s
-    return kernel if static_f is None else kernel * static_f[:, None, None, None]
+    """The kernel times what is static of f and s, in one pass over it."""
+    f = None if static_f is None else static_f[:, None, None, None]
+    if static_s is None:
+        return kernel if f is None else kernel * f
+    factor = static_s if f is None else f * static_s
+    if not (kernel.is_cpu and kernel.is_contiguous()) or torch.compiler.is_compiling() or torch._C._get_tracing_state():
+        return kernel * factor
+    # Rows of a few taps are slow to multiply on the CPU: those of several channels are one.
+    together = gcd(kernel.shape[1], 16)
+    rows = kernel.unflatten(1, (-1, together)).flatten(2)
+    scaled: Tensor = rows * factor.flatten(-2).tile(together)
+    return scaled.view_as(kernel)
 
 
 def _before_epilogue(input: Tensor, kernel: Tensor, s: Tensor | None, geometry: spatial.Geometry) -> Tensor:

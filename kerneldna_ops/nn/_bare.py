@@ -48,10 +48,13 @@ def is_plain_call() -> bool:
 
 def are_plain(*tensors: Any) -> bool:
     """Whether all are strided tensors of torch's own classes, none is None, and they have one dtype and device."""
-    if not all(type(tensor) in _PLAIN for tensor in tensors):
-        return False
-    kinds = {(tensor.dtype, tensor.device, tensor.layout) for tensor in tensors}
-    return len(kinds) == 1 and tensors[0].layout == torch.strided
+    first = tensors[0]
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN or tensor.dtype != first.dtype or tensor.device != first.device:
+            return False
+        if tensor.layout != torch.strided:
+            return False
+    return True
 
 
 def under_autocast(tensor: Tensor) -> bool:

@@ -11,8 +11,9 @@ _forward = torch.ops.kerneldna._squeeze_excite_training.default
 _backward = torch.ops.kerneldna._squeeze_excite_training_backward.default
 
 
-def run_on(input: Tensor) -> bool:
-    return _IN_LIBRARY and input.is_cpu and input.dtype in (torch.float32, torch.float64)
+def run_on(input: Tensor, in_training: bool) -> bool:
+    """Half precision is for inference only: no batch's statistics, and no gradient."""
+    return _IN_LIBRARY and input.is_cpu and (not in_training or input.dtype in (torch.float32, torch.float64))
 
 
 def forward(operands: Operands, statistics: Statistics) -> tuple[Tensor, tuple[Tensor, ...]]:

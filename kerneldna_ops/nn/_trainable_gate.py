@@ -74,9 +74,10 @@ class TrainableGate(torch.autograd.Function):
             # The operands may come from one another, as where a gate runs twice: views end what is differentiated here.
             operands = tuple(operand.view_as(operand) for operand in operands)
             plain = _in_plain_pytorch(operands, running, ctx.statistics)
-        needed = [operand for operand, is_needed in zip(operands, ctx.needs_input_grad[2:], strict=True) if is_needed]
-        found = iter(torch.autograd.grad(plain, needed, grad, create_graph=differentiated_again))
-        return None, None, *(next(found) if is_needed else None for is_needed in ctx.needs_input_grad[2:])
+            wanted = ctx.needs_input_grad[2:]
+            needed = [operand for operand, is_needed in zip(operands, wanted, strict=True) if is_needed]
+            found = iter(torch.autograd.grad(plain, needed, grad, create_graph=differentiated_again))
+        return None, None, *(next(found) if is_needed else None for is_needed in wanted)
 
 
 def _in_plain_pytorch(

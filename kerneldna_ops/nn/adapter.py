@@ -94,25 +94,22 @@ class Adapter(nn.Module):
     def forward(self, input: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if isinstance(input, Proxy):
             return leaf(self, input)
-        c, dynamic_f, dynamic_s = self.dynamic(input)
-        static_f, static_s = self.static()
-        return c, static_f if dynamic_f is None else dynamic_f, static_s if dynamic_s is None else dynamic_s
+        f, s = self.static()
+        if self.filter_head is None and self.spatial_head is None:
+            return self._channel(self.se(input)), f, s
+        features: list[Tensor] = []
+        c = self._channel(self.se(input, features=features))
+        (hidden,) = features
+        if self.filter_head is not None:
+            f = 2 * torch.sigmoid(self.filter_head(hidden))
+        if self.spatial_head is not None:
+            s = 2 * torch.sigmoid(self.spatial_head(hidden)).unflatten(1, self.kernel_size)
+        return c, f, s
 
     def static(self) -> tuple[Tensor | None, Tensor | None]:
         """(f, s) as far as they are the same for all samples."""
         f, s = self.filter_attention, self.spatial_attention
         return None if f is None else 1 + f, None if s is None else 1 + s
-
-    def dynamic(self, input: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(c, f, s) as far as they depend on the input."""
-        if self.filter_head is None and self.spatial_head is None:
-            return self._channel(self.se(input)), None, None
-        features: list[Tensor] = []
-        c = self._channel(self.se(input, features=features))
-        (hidden,) = features
-        f = None if self.filter_head is None else 2 * torch.sigmoid(self.filter_head(hidden))
-        s = None if self.spatial_head is None else 2 * torch.sigmoid(self.spatial_head(hidden))
-        return c, f, None if s is None else s.unflatten(1, self.kernel_size)
 
     def _channel(self, gate: Tensor) -> Tensor:
         return 2 * gate if self.identity else gate

@@ -8,12 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from .. import backends, functional
+from .. import functional
 from .._checks import check_pair
-from ._bare import is_plain_call
 from ._check_arguments import Norm, flag
 from ._check_input import check_layer_input
-from ._fold_cache import FoldCache, in_training
 from ._fx import leaf
 from ._parent import PartsWithParent, weight_made_by_hooks
 from .adapter import Adapter, Attention
@@ -39,11 +37,6 @@ class ChildConv2d(nn.Module):
     * deepcopy and pickle of a network keep the relation: the copy's child borrows from the copy's parent. A child
       copied or pickled by itself takes a copy of its parent along, of which nobody else knows.
     * to(), half() and so on of a child by itself leave the parent where it is.
-
-    In eval mode, with no gradient asked for and none waiting in `.grad`, what is static of f and s is multiplied into
-    the weight once, unless the fused CPU kernel runs, which takes them at no cost: then no memory goes into a weight of
-    the child's own. The product follows every change that PyTorch counts; after a write through `.data`, which it does
-    not count, call eval() again.
 
     Args:
         parent: the convolution to borrow from, any nn.Conv2d.
@@ -103,7 +96,6 @@ class ChildConv2d(nn.Module):
         with_bias = flag("ChildConv2d", "bias", bias)
         own_bias = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if with_bias else None
         self.register_parameter("bias", own_bias)
-        self._folded = FoldCache[Tensor]()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -120,16 +112,7 @@ class ChildConv2d(nn.Module):
         weight = self._borrowed()
         check_layer_input("ChildConv2d", input, self.in_channels, "the parent's weight", weight)
         adapter: Any = self._modules["adapter"]  # as self.adapter, and faster
-        static = [p for p in (adapter.filter_attention, adapter.spatial_attention) if p is not None]
-        if not is_plain_call():
-            c, f, s = adapter(input)
-        elif self.training or not static or in_training(weight, *static) or self._factors_are_free(input, weight):
-            self._folded.clear()
-            c, f, s = adapter(input)
-        else:
-            c, f, s = adapter.dynamic(input)
-            weight = self._folded.get(self._fold, weight, *static)
-        return self._convolve(input, weight, self.bias, c, f, s)
+        return self._convolve(input, weight, self.bias, *adapter(input))
 
     def scaled(self, input: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """scale * child(input) + shift, with scale and shift [C_out], at the cost of child(input): it is another filter
@@ -169,15 +152,6 @@ class ChildConv2d(nn.Module):
             )
         return weight_made_by_hooks(parent) if parent._forward_pre_hooks else parent.weight
 
-    def _factors_are_free(self, input: Tensor, weight: Tensor) -> bool:
-        padding = self.padding if isinstance(self.padding, tuple) else (0, 0)
-        shape = self.stride, padding, self.dilation, self.groups
-        return backends.fused_on_cpu((input, weight, None, None, None, None, *shape))
-
-    def train(self, mode: bool = True) -> "ChildConv2d":
-        self._folded.clear()
-        return super().train(mode)
-
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         defaults = {"padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
@@ -206,22 +180,6 @@ class ChildConv2d(nn.Module):
         replica: ChildConv2d = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
         self.__dict__["_modules"] = PartsWithParent(self)
         return replica
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self._folded.clear()
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-
-    def _fold(self) -> Tensor:
-        """The weight times what is static of f and s, worked out in float32 at least."""
-        weight = self._borrowed()
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        f, s = self.adapter.static()
-        folded = weight.to(dtype)
-        if f is not None:
-            folded = folded * f.to(dtype)[:, None, None, None]
-        if s is not None:
-            folded = folded * s.to(dtype)
-        return folded.to(weight.dtype)
 
     def _border(self) -> list[int]:
         """The padding as F.pad reads it: left, right, top, bottom. The odd one of 'same' goes to the end."""

@@ -5,9 +5,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx import Proxy
 
-from ._bare import is_bare, is_plain_call
+from ._bare import are_plain, is_bare, is_plain_call, under_autocast
 from .child_conv import ChildConv2d
 
 
@@ -19,8 +18,9 @@ def conv_norm(conv: nn.Module, norm: nn.Module, input: Tensor) -> Tensor:
     else: a norm over a small map is cheap. Nothing is kept between calls, so no change of a parameter can be missed and
     no memory is spent on folded weights.
 
-    Any other pair (BatchNorm in training mode, another norm, a hook on either of the two) is simply called, and so is
-    all under autocast, torch.compile, torch.export, torch.jit.trace and torch.fx.
+    Any other pair (BatchNorm in training mode or of another dtype, another norm, a hook, a forward put on one of the
+    two) is simply called, and so is all under autocast and the transforms of torch.compile, torch.jit, torch.fx and
+    torch.func.
 
     Args:
         conv: the convolution, from [N, C_in, H, W] to [N, C_out, H_out, W_out].
@@ -30,11 +30,10 @@ def conv_norm(conv: nn.Module, norm: nn.Module, input: Tensor) -> Tensor:
     Raises:
         What the two layers raise.
     """
-    child = is_bare(conv, ChildConv2d)
-    if not _is_affine(norm) or not (child or _is_plain(conv)) or not _is_plain_inference(input):
+    if torch.is_grad_enabled() or not is_plain_call() or not _is_one(conv, norm, input):
         return norm(conv(input))  # type: ignore[no-any-return]
     layer: Any = conv
-    if child:
+    if isinstance(conv, ChildConv2d):
         return layer.scaled(input, *scale_and_shift(norm))  # type: ignore[no-any-return]
     weight: Tensor = layer.weight
     rows, columns = layer.stride
@@ -45,22 +44,17 @@ def conv_norm(conv: nn.Module, norm: nn.Module, input: Tensor) -> Tensor:
     return F.conv2d(input, weight, shift, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
-def _is_plain_inference(input: Tensor) -> bool:
-    """Under autocast BatchNorm keeps its float32, which a filter attention would not."""
-    if torch.is_grad_enabled() or isinstance(input, Proxy) or not is_plain_call():
+def _is_one(conv: Any, norm: Any, input: Tensor) -> bool:
+    """Whether both are what they were built as, of the dtype of input, and the norm is a fixed scale and shift."""
+    child = is_bare(conv, ChildConv2d) and is_bare(conv.parent, nn.Conv2d)
+    plain_conv = child or (is_bare(conv, nn.Conv2d) and conv.bias is None and conv.padding_mode == "zeros")
+    if not plain_conv or not is_bare(norm, nn.BatchNorm2d, nn.SyncBatchNorm) or norm.training:
         return False
-    device = input.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # not on meta
-    return input.dim() == 4 and not autocast
-
-
-def _is_plain(conv: nn.Module) -> bool:
-    return is_bare(conv, nn.Conv2d) and conv.bias is None and conv.padding_mode == "zeros"
-
-
-def _is_affine(norm: nn.Module) -> bool:
-    known = is_bare(norm, nn.BatchNorm2d, nn.SyncBatchNorm)
-    return known and not norm.training and norm.running_mean is not None
+    weight = conv.parent.weight if child else conv.weight
+    affine = [] if norm.weight is None else [norm.weight, norm.bias]
+    if not are_plain(input, weight, norm.running_mean, norm.running_var, *affine) or input.dim() != 4:
+        return False
+    return not under_autocast(input)  # where BatchNorm keeps its float32, which a filter attention would not
 
 
 def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:

@@ -64,21 +64,22 @@ class SqueezeExcite(nn.Module):
         """The gate [N, C]. Those between fc1 and fc2, [N, R], are added to `features`, from which other heads read."""
         if isinstance(input, Proxy):
             return leaf(self, input)
-        weight = self.fc1.weight if is_bare(self.fc1, nn.Linear) else None  # another module may take another dtype
+        fc1, bn, fc2 = self.fc1, self.bn, self.fc2
+        weight = fc1.weight if is_bare(fc1, nn.Linear) else None  # another module may take another dtype
         check_layer_input("SqueezeExcite", input, self.channels, "fc1.weight", weight)
-        gate = fused_gate(input, self.fc1, self.bn, self.fc2) if features is None else None
+        gate = fused_gate(input, fc1, bn, fc2) if features is None else None
         if gate is not None:
             return gate
-        if is_bare(self.bn, nn.BatchNorm1d) and self.bn.training and input.shape[0] == 1:
+        if is_bare(bn, nn.BatchNorm1d) and bn.training and input.shape[0] == 1:
             raise ValueError(
                 "SqueezeExcite: training needs at least 2 samples, because BatchNorm compares the samples of a batch"
                 " (norm_layer=nn.LayerNorm or None, in a network se_norm_layer, takes one), got an input of"
                 f" {list(input.shape)}"
             )
-        hidden = torch.relu(self.bn(self.fc1(_mean(input))))
+        hidden = torch.relu(bn(fc1(_mean(input))))
         if features is not None:
             features.append(hidden)
-        return torch.sigmoid(self.fc2(hidden))
+        return torch.sigmoid(fc2(hidden))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         for key in (f"{prefix}fc1.weight", f"{prefix}fc2.weight"):

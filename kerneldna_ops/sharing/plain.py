@@ -71,12 +71,18 @@ def plain(child: ChildConv2d) -> nn.Conv2d | ModulatedConv2d:
     """
     adapter = child.adapter
     kh, kw = child.kernel_size
-    weight = child._fold()
+    weight = child._borrowed()
     dtype = weight.dtype
     weight = weight.to(torch.promote_types(dtype, torch.float32))
     c, channel = _split(adapter.se.fc2, child.in_channels, 2 if adapter.identity else 1, weight)
     f, filter = _split(adapter.filter_head, child.out_channels, 2, weight)
     s, spatial = _split(adapter.spatial_head, kh * kw, 2, weight)
+
+    static_f, static_s = adapter.static()
+    if static_f is not None:
+        f = f * static_f
+    if static_s is not None:
+        s = s.view(kh, kw) * static_s
 
     weight = weight.unflatten(0, (child.groups, -1))  # [groups, C_out/groups, C_in/groups, kh, kw]
     weight = weight * c.view(child.groups, 1, -1, 1, 1) * f.view(child.groups, -1, 1, 1, 1) * s.view(kh, kw)

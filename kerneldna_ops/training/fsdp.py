@@ -8,7 +8,6 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from ..nn import ChildConv2d
-from ..nn._fold_cache import FoldCache
 
 Path = tuple[str, ...]
 
@@ -36,7 +35,6 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.set_force_sum_reduction_for_comms(True)  # gloo has no mean
-    _keep_nothing_folded(model)
     return model
 
 
@@ -52,14 +50,6 @@ def units(model: nn.Module) -> list[str]:
             for homes, readers in families
         )
     )
-
-
-def _keep_nothing_folded(model: nn.Module) -> None:
-    """FSDP fills the same memory anew each time it makes a parameter whole, and hides that from PyTorch's count of
-    writes: by that count a value folded from the former weights would seem to be still right."""
-    for module in model.modules():
-        for cache in [value for value in vars(module).values() if isinstance(value, FoldCache)]:
-            module.register_forward_hook(lambda *_, cache=cache: cache.clear())
 
 
 def _families(model: nn.Module) -> list[tuple[list[Path], list[Path]]]:

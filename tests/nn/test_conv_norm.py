@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 
+import dressed
 import pytest
 import torch
 from torch import nn
@@ -130,3 +131,46 @@ def test_a_wrong_input_is_the_layers_own_error():
     norm = settled(nn.BatchNorm2d(8, dtype=torch.float64))
     with torch.no_grad(), pytest.raises(ValueError, match=r"^ChildConv2d: input must have 6 channels, got 5 in"):
         conv_norm(conv, norm, torch.randn(2, 5, 9, 7, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("make", [large_map, child])
+def test_two_precisions(make):
+    """A network in half precision whose norms stay in float32."""
+    conv, input = make(torch.bfloat16)
+    norm = settled(nn.BatchNorm2d(8))
+    with torch.no_grad():
+        output = conv_norm(conv, norm, input)
+        torch.testing.assert_close(output, norm(conv(input)), rtol=0, atol=0)
+    assert output.dtype == torch.bfloat16
+
+
+def hook_on_all_norms(conv, norm):
+    return nn.modules.module.register_module_forward_hook(
+        lambda module, args, output: output + 1 if module is norm else None
+    )
+
+
+DRESSED = {
+    "hook on conv": lambda conv, norm: conv.register_forward_hook(lambda *call: call[2] + 1),
+    "hook on norm": lambda conv, norm: norm.register_forward_hook(lambda *call: call[2] + 1),
+    "forward of conv": lambda conv, norm: dressed.with_forward(conv),
+    "forward of norm": lambda conv, norm: dressed.with_forward(norm),
+    "global hook": hook_on_all_norms,
+}
+
+
+@pytest.mark.parametrize("make", [large_map, child])
+@pytest.mark.parametrize("what", DRESSED)
+def test_what_is_done_to_the_layers_is_seen(what, make):
+    conv, input = make()
+    norm = settled(nn.BatchNorm2d(8).double())
+    with torch.no_grad():
+        before = norm(conv(input))
+        handle = DRESSED[what](conv, norm)
+        try:
+            actual, expected = conv_norm(conv, norm, input), norm(conv(input))
+        finally:
+            if handle is not None:
+                handle.remove()
+    torch.testing.assert_close(actual, expected)
+    assert not actual.allclose(before)
