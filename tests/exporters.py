@@ -7,6 +7,7 @@ import contextlib
 import io
 import warnings
 
+import pytest
 import torch
 from torch.export import Dim
 
@@ -50,17 +51,26 @@ def onnx_of_a_trace(module, example):
     return _session(file)
 
 
+def openvino_of_a_program(module, example):
+    openvino = pytest.importorskip("openvino")
+    program = torch.export.export(module, (example,), dynamic_shapes=ANY_SIZE)
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.compile_model(openvino.convert_model(program), "CPU", exact)
+    return lambda x: _as_returned([output.copy() for output in compiled(x.numpy()).values()])
+
+
 def _session(file):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
     (input,) = session.get_inputs()
 
-    def run(x):
-        outputs = [torch.from_numpy(output) for output in session.run(None, {input.name: x.numpy()})]
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
-
-    return run
+    return lambda x: _as_returned(session.run(None, {input.name: x.numpy()}))
 
 
-EXPORTERS = (decomposed, traced, traced_without_gradients, onnx_of_a_program, onnx_of_a_trace)
+def _as_returned(outputs):
+    tensors = tuple(map(torch.from_numpy, outputs))
+    return tensors[0] if len(tensors) == 1 else tensors
+
+
+EXPORTERS = (decomposed, traced, traced_without_gradients, onnx_of_a_program, onnx_of_a_trace, openvino_of_a_program)
