@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import truths
-from cases import CASES, CPU, EDGES, LARGE, PATTERNS, REPRESENTATIVE, SUBSETS, TENSORS, build, grad_output, named
+from cases import CASES, CPU, EDGES, LARGE, PATTERNS, REPRESENTATIVE, SUBSETS, TENSORS, Case, build, grad_output, named
 from devices import skip_unless_it_runs
 from kerneldna_ops.backends import use_backend
 from kerneldna_ops.functional import conv2d
@@ -65,6 +65,28 @@ def test_gradients_of_input_layouts(device, backend, dtype, layout, case):
 @pytest.mark.parametrize("layout", WEIGHTS)
 def test_gradients_of_weight_layouts(device, backend, dtype, layout, case):
     check(case.but(weight_layout=layout), device, backend, dtype)
+
+
+# Strides with which F.conv2d itself has no gradient in float64, and others of windows that overlap.
+STRANGE = [
+    ((1, 3, 1, 2), (3, 1, 1, 3)),
+    ((1, 2, 1, 3), (0, 1, 1, 2)),
+    ((2, 2, 3, 1), (2, 1, 2, 2)),
+    ((4, 3, 3, 2), (2, 1, 1, 1)),
+]
+
+
+@pytest.mark.parametrize(("shape", "strides"), STRANGE, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_gradients_of_a_weight_with_strange_strides(device, backend, dtype, pattern, layout, shape, strides):
+    case = Case("strange", (1, shape[1], 4, 5), shape[0], shape[2:], input_layout=layout, **PATTERNS[pattern])
+    call, grad = build(case, dtype, device), grad_output(case, dtype, device)
+    memory = call.weight.new_empty(32).copy_(torch.linspace(-1, 1, 32))
+    weight = memory.as_strided(shape, strides)
+    found = run(call._replace(weight=weight), grad, backend)
+    expected = run(call._replace(weight=weight.clone(memory_format=torch.contiguous_format)), grad, backend)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("case", REPRESENTATIVE[:3], ids=str)

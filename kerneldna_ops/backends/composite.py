@@ -74,7 +74,7 @@ def conv_backward(
     if any(margin):
         scaled, padding = spatial.pad(scaled, margin), (0, 0)
     geometry = (stride, padding, dilation, False, (0, 0), groups)
-    kernel = _folded(weight, static_f, static_s)
+    kernel = _dense(_folded(weight, static_f, static_s))
     for_input, for_weight, for_bias, for_c, for_f, for_s = output_mask
     grads: list[Tensor | None] = [None] * 6
 
@@ -149,6 +149,17 @@ def _folded(kernel: Tensor, static_f: Tensor | None, static_s: Tensor | None) ->
     rows = kernel.unflatten(1, (-1, together)).flatten(2)
     scaled: Tensor = rows * factor.flatten(-2).tile(together)
     return scaled.view_as(kernel)
+
+
+def _dense(kernel: Tensor) -> Tensor:
+    """The kernel with the strides of one of two layouts, as aten needs it for the gradient without oneDNN.
+
+    Others that amount to the same where a size is 1, and strides of overlapping windows, aten takes for channels_last.
+    """
+    _, channels, height, width = kernel.shape
+    taps = height * width
+    exact = (channels * taps, taps, width, 1), (channels * taps, 1, width * channels, channels)
+    return kernel if kernel.stride() in exact else kernel.clone(memory_format=torch.contiguous_format)
 
 
 def _before_epilogue(input: Tensor, kernel: Tensor, s: Tensor | None, geometry: spatial.Geometry) -> Tensor:
