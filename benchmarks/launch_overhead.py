@@ -53,7 +53,7 @@ class _Compiled:
 @contextmanager
 def without_launches() -> Iterator[dict[str, Kernel]]:
     """The kernels of the forward replaced; the backend "triton" runs on the CPU."""
-    from kerneldna_ops.triton_kernels import conv_forward, conv_forward_tma, tf32
+    from kerneldna_ops.triton_kernels import conv_forward, conv_forward_tma, conv_product, tf32
 
     places: dict[str, ModuleType] = {
         "conv_kernel": conv_forward,
@@ -64,8 +64,7 @@ def without_launches() -> Iterator[dict[str, Kernel]]:
 
     def forget() -> None:
         _plans.forget()
-        for module in (conv_forward, conv_forward_tma):
-            module.product.cache_clear()
+        conv_product.products.cache_clear()
 
     real = {name: getattr(module, name) for name, module in places.items()}
     kernels = {name: Kernel(kernel.arg_names) for name, kernel in real.items()}

@@ -15,6 +15,7 @@ from devices import CARDS, skip_unless_it_runs
 from kerneldna_ops import backends
 from kerneldna_ops.triton_kernels import backward_choice, cost_model, forward_choice, operands
 from kerneldna_ops.triton_kernels.config import Config
+from kerneldna_ops.triton_kernels.conv_forward_tma import can_run
 from kerneldna_ops.triton_kernels.problem import Problem
 from tolerance import assert_within, plain_dtype
 
@@ -171,16 +172,14 @@ def forward_options(call):
     problem, device = problem_of(call), call.input.device
     if problem.depthwise or not problem.batch:
         return [{}]
+    gpu, tiles = cost_model.DEVICES["H200"], SMALL_TILES
     if device.type == "cuda":
-        found = torch.cuda.get_device_properties(device)
-        gpu = cost_model.device_of(found.name, 10 * found.major + found.minor, found.multi_processor_count)
+        gpu = cost_model.device_running(device)
         tiles = forward_choice.tiles_for(gpu.arch, 8 * call.input.itemsize)
-    else:
-        gpu, tiles = cost_model.DEVICES["H200"], [tile for tile in SMALL_TILES if tile.form in forward_choice.FORMS]
     tiles = [tile if tile.form == "P" else replace(tile, box=cost_model.box(problem, tile)) for tile in tiles]
-    fitting = [t for t in tiles if t.form == "P" or forward_choice.FORMS[t.form].can_run(problem, t)[0]]
+    fitting = [tile for tile in tiles if tile.form == "P" or can_run(problem, tile)]
     best = {}
-    for config, _ in cost_model.rank(problem, fitting, gpu):
+    for config in sorted(fitting, key=lambda config: cost_model.predict(problem, config, gpu)):
         best.setdefault(config.form, config)
     return [{}, *(asdict(config) for config in (*best.values(), replace(best["P"], split_k=2)))]
 

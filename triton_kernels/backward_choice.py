@@ -9,11 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from .config import Config
 from .conv_weight_gradient import weight_blocks
-from .cost_model import DEVICES, Device, device_of, product_rate
+from .cost_model import Device, product_rate
 from .launch import cdiv
 from .problem import Problem
 
@@ -89,7 +87,7 @@ class BackwardConfigs:
 
         Masks of strides, and of channels that fill no block, leave too few registers for the largest tile.
         """
-        channels, filters = problem.in_channels // problem.groups, problem.out_channels // problem.groups
+        channels, filters = problem.per_group
         in_pixels = problem.batch * problem.height * problem.width
         bits = problem.dtype.itemsize * 8
         ragged = channels % 64 != 0 or filters % 64 != 0
@@ -126,7 +124,7 @@ def use_blocks(problem: Problem, wanted: Wanted, device: Device) -> bool:
     tensor_flop = product_rate(problem, device) / cycles / LANES_PER_CLOCK
     per_element = BLOCKS_INSTRUCTIONS + wanted.filter * BLOCKS_INSTRUCTIONS_FOR_FILTER
     blocks = 1 + per_element * tensor_flop / (2 * problem.out_height * problem.out_width) + wanted.input
-    taps = TAPS_INSTRUCTIONS * tensor_flop / (2 * (problem.out_channels // problem.groups))
+    taps = TAPS_INSTRUCTIONS * tensor_flop / (2 * problem.per_group[1])
     input = wanted.input or wanted.channel or wanted.spatial
     passes = wanted.weight + wanted.filter + input + wanted.spatial * taps
     return blocks < passes
@@ -140,15 +138,6 @@ def candidates(kernel: str, arch: int, bits: int) -> list[Config]:
     nearest = max((a for a in known if a <= arch), default=min(known))
     form = "P" if kernel == "product" else kernel
     return [Config(form=form, **tile) for entry in entries if nearest in entry["archs"] for tile in entry["tiles"]]
-
-
-@functools.cache
-def device_running(device: torch.device) -> Device:
-    """Without a GPU, in the interpreter or on meta tensors, that of the published estimates."""
-    if device.type != "cuda":
-        return DEVICES["H200"]
-    properties = torch.cuda.get_device_properties(device)
-    return device_of(properties.name, 10 * properties.major + properties.minor, properties.multi_processor_count)
 
 
 @functools.cache

@@ -28,3 +28,8 @@ class Config:
         """From a file, where a box is a list."""
         box = options.get("box")
         return cls(**options | {"box": box and tuple(box)})
+
+    def tile(self, *names: str) -> dict[str, int]:
+        """As a kernel takes it that has these names for block_m, block_n and block_k."""
+        sizes = dict(zip(names, (self.block_m, self.block_n, self.block_k), strict=True))
+        return sizes | {"STAGES": self.num_stages, "num_warps": self.num_warps}

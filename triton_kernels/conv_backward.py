@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backward_choice import UNTUNED, BackwardConfigs, Choice, Wanted, device_running, use_blocks
-from .conv_forward import forward, input_gradient
+from .backward_choice import UNTUNED, BackwardConfigs, Choice, Wanted, use_blocks
+from .conv_product import forward
 from .conv_sample_blocks import sample_gradients
 from .conv_spatial_gradient import spatial_gradients
 from .conv_weight_gradient import weight_gradient
+from .cost_model import device_running
 from .operands import Scale, folded, image, pixels, reduction_scale, sample_scale, taps_of
 from .problem import Problem
 from .scale_and_dot import scale_and_dot
@@ -151,8 +152,10 @@ class _Call:
         if self.choice.input == "kernel":
             scale = reduction_scale(self.f, self.s, self.problem.out_channels)
             dot_with = self.x if for_c else None
-            dx, dots = input_gradient(
-                self.gy, self.w, self.problem, self.configs.input, scale, sample_scale(self.c), dot_with
+            dx, dots = forward(
+                *(self.gy, self.w, self.problem, self.configs.input, scale, sample_scale(self.c)),
+                dot_with=dot_with,
+                transposed=True,
             )
             return image(dx), dots
         before_c = self._aten(self.input, (True, False, False))[0]
@@ -208,7 +211,7 @@ class _Call:
         return kernel.permute(0, 3, 1, 2)
 
     @cached_property
-    def g(self) -> Scale | None:
+    def g(self) -> Scale:
         return reduction_scale(self.c, self.s, self.problem.in_channels)
 
     @cached_property

@@ -7,8 +7,8 @@ With one filter per channel, f and c stand on the same channel i and the convolu
 where p@t is the input pixel under tap t of output pixel p. For 3x3 that is 9 multiply-adds for an element read and one
 written, so that memory and the issue of instructions are about equally scarce. A program takes a block of neighbouring
 pixels of one sample and a block of channels, and goes over the taps: the T reads of an element lie within one program
-or in neighbouring ones, and all but the first are served by the caches. As it has one sample only, c and f are vectors
-that meet the sum once, and s is a scalar; a tap costs one multiply-add an element, and its conversion to float32.
+or in neighbouring ones, and all but the first are served by the caches. As it has one sample only, s, W and c are one
+vector for each tap, and f meets the sum once; a tap costs one multiply-add an element, and its conversion to float32.
 
 The input gradient is the same sum with f and c in each other's place and x replaced by gy,
 
@@ -28,7 +28,6 @@ the parts are added by torch.sum. No atomics: results are bit-equal from run to 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import triton
@@ -36,8 +35,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import cdiv, launch
-
-Pair = Sequence[int]
+from .operands import Scale, sample_scale
+from .problem import Problem
 
 _ELEMENTS = 4096  # of a block of pixels and channels: 32 for each of 128 threads, 16 for each of 256
 _CHANNELS = 64  # of a block: 128 bytes of half precision, which is what memory delivers at once
@@ -47,56 +46,12 @@ _ENOUGH_PROGRAMS = 512  # to fill any GPU
 
 
 # fmt: off
-@triton.jit
-def sum_of_taps(
-    x, w, inner, s, row, column, class_h, class_w, m_p, o_c, m_c, H, W,
-    C: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
-    DH: tl.constexpr, DW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, TRANSPOSED: tl.constexpr,
-    HAS_INNER: tl.constexpr, HAS_S: tl.constexpr, CAREFUL: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
-):
-    """[BP, BC] = inner * sum_t s * w * x of one sample. CAREFUL: inner meets each x, and nothing meets the padding."""
-    if HAS_INNER:
-        b_inner = tl.load(inner + o_c, mask=m_c, other=0.0).to(tl.float32)
-    b_acc = tl.zeros((BP, BC), tl.float32)
-    for u in range(KH):
-        if TRANSPOSED:
-            shift_h = class_h + PH - u * DH
-            h_x = row + shift_h // SH
-        else:
-            h_x = row * SH + u * DH - PH
-        m_h = m_p & (h_x >= 0) & (h_x < H)
-        for v in range(KW):
-            if TRANSPOSED:
-                shift_w = class_w + PW - v * DW
-                w_x = column + shift_w // SW
-                reached = (shift_h % SH == 0) & (shift_w % SW == 0)
-            else:
-                w_x = column * SW + v * DW - PW
-                reached = True
-            if reached:
-                b_k = tl.load(w + o_c * (KH * KW) + u * KW + v, mask=m_c, other=0.0).to(tl.float32)
-                if HAS_S:
-                    b_k *= tl.load(s + u * KW + v).to(tl.float32)
-                m_x = (m_h & (w_x >= 0) & (w_x < W))[:, None] & m_c[None, :]
-                b_x = tl.load(x + ((h_x * W + w_x) * C)[:, None] + o_c[None, :], mask=m_x, other=0.0).to(tl.float32)
-                if CAREFUL:
-                    if HAS_INNER:
-                        b_x *= b_inner[None, :]
-                    b_acc += tl.where(m_x, b_x * b_k[None, :], 0.0)
-                else:
-                    b_acc += b_x * b_k[None, :]
-    if HAS_INNER and not CAREFUL:
-        b_acc *= b_inner[None, :]
-    return b_acc
-
-
 @triton.jit(do_not_specialize=["H", "W", "OH", "OW", "blocks", "stride_in", "stride_out", "stride_s"])
 def depthwise_kernel(
     x, w, inner, outer, s, bias, y,
     H, W, OH, OW, blocks, stride_in, stride_out, stride_s,
     C: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
     DH: tl.constexpr, DW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, TRANSPOSED: tl.constexpr,
-    HAS_INNER: tl.constexpr, HAS_OUTER: tl.constexpr, HAS_S: tl.constexpr, HAS_BIAS: tl.constexpr,
     BP: tl.constexpr, BC: tl.constexpr,
 ):
     """y [N, OH, OW, C] = outer * sum_t s * w * (inner * x [N, H, W, C]) + bias, w [C, KH*KW]; strides of samples, or 0.
@@ -124,24 +79,37 @@ def depthwise_kernel(
     m_p = (h_y < OH) & (w_y < OW)
     x += i_n * H * W * C
     y += i_n * OH * OW * C
-    if HAS_INNER:
-        inner += i_n * stride_in
-    if HAS_S:
-        s += i_n * stride_s
 
-    b_acc = sum_of_taps(
-        x, w, inner, s, row, column, class_h, class_w, m_p, o_c, m_c, H, W,
-        C, KH, KW, SH, SW, DH, DW, PH, PW, TRANSPOSED, HAS_INNER, HAS_S, False, BP, BC,
-    )
-    # Where the sum is infinite or NaN, so may be a factor, and taking it out of the sum or times the padding is wrong.
-    if tl.max(tl.max(tl.where(tl.abs(b_acc) < float("inf"), 0, 1), 1), 0) > 0:
-        b_acc = sum_of_taps(
-            x, w, inner, s, row, column, class_h, class_w, m_p, o_c, m_c, H, W,
-            C, KH, KW, SH, SW, DH, DW, PH, PW, TRANSPOSED, HAS_INNER, HAS_S, True, BP, BC,
-        )
-    if HAS_OUTER:
+    b_inner = tl.full((BC,), 1.0, tl.float32)
+    if inner is not None:
+        b_inner = tl.load(inner + i_n * stride_in + o_c, mask=m_c, other=0.0).to(tl.float32)
+    b_acc = tl.zeros((BP, BC), tl.float32)
+    for u in range(KH):
+        if TRANSPOSED:
+            shift_h = class_h + PH - u * DH
+            h_x = row + shift_h // SH
+        else:
+            h_x = row * SH + u * DH - PH
+        m_h = m_p & (h_x >= 0) & (h_x < H)
+        for v in range(KW):
+            if TRANSPOSED:
+                shift_w = class_w + PW - v * DW
+                w_x = column + shift_w // SW
+                reached = (shift_h % SH == 0) & (shift_w % SW == 0)
+            else:
+                w_x = column * SW + v * DW - PW
+                reached = True
+            if reached:
+                b_k = b_inner * tl.load(w + o_c * (KH * KW) + u * KW + v, mask=m_c, other=0.0).to(tl.float32)
+                if s is not None:
+                    b_k *= tl.load(s + i_n * stride_s + u * KW + v).to(tl.float32)
+                m_x = (m_h & (w_x >= 0) & (w_x < W))[:, None] & m_c[None, :]
+                b_x = tl.load(x + ((h_x * W + w_x) * C)[:, None] + o_c[None, :], mask=m_x, other=0.0).to(tl.float32)
+                # On the padding an infinite factor would make NaN of zero.
+                b_acc = tl.where(m_x, b_acc + b_x * b_k[None, :], b_acc)
+    if outer is not None:
         b_acc *= tl.load(outer + i_n * stride_out + o_c, mask=m_c, other=0.0).to(tl.float32)[None, :]
-    if HAS_BIAS:
+    if bias is not None:
         b_acc += tl.load(bias + o_c, mask=m_c, other=0.0).to(tl.float32)[None, :]
     o_y = ((h_y * OW + w_y) * C)[:, None] + o_c[None, :]
     tl.store(y + o_y, b_acc.to(y.dtype.element_ty), mask=m_p[:, None] & m_c[None, :])
@@ -153,11 +121,10 @@ def depthwise_correlation_kernel(
     H, W, OH, OW, parts, stride_c, stride_f, stride_s,
     C: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
     DH: tl.constexpr, DW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-    HAS_C: tl.constexpr, HAS_F: tl.constexpr, HAS_S: tl.constexpr,
-    WANTS_W: tl.constexpr, WANTS_E: tl.constexpr, WANTS_S: tl.constexpr,
     TAPS: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):
-    """What a part adds to dw [N, parts, KH*KW, C], de [N, parts, C] and ds [N, parts, blocks of channels, KH*KW].
+    """What a part adds to dw [N, parts, KH*KW, C], de [N, parts, C] and ds [N, parts, blocks of channels, KH*KW], each
+    of them if it is given.
 
     grid: N * parts * blocks of channels; those that share pixels are side by side.
     """
@@ -176,9 +143,9 @@ def depthwise_correlation_kernel(
     x += i_n * H * W * C
     gy += i_n * OH * OW * C
     b_fc = tl.full((BC,), 1.0, tl.float32)
-    if HAS_C:
+    if c is not None:
         b_fc *= tl.load(c + i_n * stride_c + o_c, mask=m_c, other=0.0).to(tl.float32)
-    if HAS_F:
+    if f is not None:
         b_fc *= tl.load(f + i_n * stride_f + o_c, mask=m_c, other=0.0).to(tl.float32)
 
     b_e = tl.zeros((BC,), tl.float32)
@@ -203,53 +170,31 @@ def depthwise_correlation_kernel(
         m_w = m_t[:, None] & m_c[None, :]
         b_w = tl.load(w + o_t[:, None] + (o_c * T)[None, :], mask=m_w, other=0.0).to(tl.float32)
         b_ds = b_d
-        if HAS_S:
+        if s is not None:
             b_ds *= tl.load(s + i_n * stride_s + o_t, mask=m_t, other=0.0).to(tl.float32)[:, None]
-        if WANTS_W:
+        if dw is not None:
             tl.store(dw + (i_row * T + o_t)[:, None] * C + o_c[None, :], b_ds * b_fc[None, :], mask=m_w)
-        if WANTS_E:
+        if de is not None:
             b_e += tl.sum(b_ds * b_w, 0)
-        if WANTS_S:
+        if ds is not None:
             b_s = tl.sum(b_d * b_w * b_fc[None, :], 1)
             tl.store(ds + (i_row * BLOCKS_C + i_c) * T + o_t, b_s, mask=m_t)
-    if WANTS_E:
+    if de is not None:
         tl.store(de + i_row * C + o_c, b_e, mask=m_c)
 # fmt: on
 
 
-class Gradients(NamedTuple):
-    """Each as the tensor that it belongs to, or None where it is absent or was not asked for."""
-
-    x: Tensor | None
-    w: Tensor | None
-    bias: Tensor | None
-    c: Tensor | None
-    f: Tensor | None
-    s: Tensor | None
-
-
 def depthwise_forward(
-    x: Tensor,
-    w: Tensor,
-    c: Tensor | None,
-    f: Tensor | None,
-    s: Tensor | None,
-    bias: Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    x: Tensor, w: Tensor, c: Tensor | None, f: Tensor | None, s: Tensor | None, bias: Tensor | None, problem: Problem
 ) -> Tensor:
     """y [N, OH, OW, C], contiguous, of x [N, H, W, C] and w [C, KH, KW], both contiguous.
 
     c and f are [N, C] or [C], s is [N, KH, KW] or [KH, KW], bias is [C], each of them any strides or None. All have
     one dtype: float32, float16 or bfloat16. A sample of x or y holds fewer than 2**31 elements. No workspace.
     """
-    batch, height, width, channels = x.shape
-    sizes = zip((height, width), w.shape[1:], stride, padding, dilation, strict=True)
-    out = [(size + 2 * pad - d * (k - 1) - 1) // step + 1 for size, k, step, pad, d in sizes]
-    y = x.new_empty(batch, *out, channels)
-    c, f, s, bias = (None if tensor is None else tensor.contiguous() for tensor in (c, f, s, bias))
-    _convolve(x, w, c, f, s, bias, y, stride, padding, dilation, transposed=False)
+    y = x.new_empty(problem.batch, problem.out_height, problem.out_width, problem.in_channels)
+    scales = sample_scale(c), sample_scale(f), _taps_scale(s)
+    _convolve(x, w, *scales, None if bias is None else bias.contiguous(), y, problem, transposed=False)
     return y
 
 
@@ -261,12 +206,10 @@ def depthwise_backward(
     f: Tensor | None,
     s: Tensor | None,
     bias: Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    problem: Problem,
     output_mask: Sequence[bool] = (True,) * 6,
-) -> Gradients:
-    """The gradients that output_mask asks for, in the order of Gradients; grad_output [N, OH, OW, C] is contiguous.
+) -> tuple[Tensor | None, ...]:
+    """The gradients of x, w, bias, c, f and s that output_mask asks for; grad_output [N, OH, OW, C] is contiguous.
 
     Workspace, in float32, for `parts` of a sample of at most 512 output pixels each (fewer pixels where batch and
     channels alone do not fill a GPU): N * parts * C for dc and df, T times that for dW, and for ds N * parts * T for
@@ -275,39 +218,30 @@ def depthwise_backward(
     wants_x, wants_w, wants_bias, wants_c, wants_f, wants_s = (
         wanted and tensor is not None for wanted, tensor in zip(output_mask, (x, w, bias, c, f, s), strict=True)
     )
-    c, f, s = (None if tensor is None else tensor.contiguous() for tensor in (c, f, s))
-    dx = x.new_empty(x.shape) if wants_x else None
+    scales = sample_scale(c), sample_scale(f), _taps_scale(s)
+    dx = torch.empty_like(x) if wants_x else None
     if dx is not None:
-        _convolve(grad_output, w, f, c, s, None, dx, stride, padding, dilation, transposed=True)
+        _convolve(grad_output, w, scales[1], scales[0], scales[2], None, dx, problem, transposed=True)
 
-    batch, height, width, channels = x.shape
-    out_height, out_width = grad_output.shape[1:3]
-    taps = w[0].numel()
+    batch, channels, taps = problem.batch, problem.in_channels, problem.taps
     block_c = _block_of_channels(channels)
     blocks_c = cdiv(channels, block_c)
-    pixels = out_height * out_width
+    pixels = problem.out_height * problem.out_width
     parts = _parts(pixels, batch * blocks_c)
-    wants_e = wants_c or wants_f
 
     def workspace(wanted: bool, *shape: int) -> Tensor | None:
         return x.new_empty(batch, parts, *shape, dtype=torch.float32) if wanted else None
 
     dw = workspace(wants_w, taps, channels)
-    de = workspace(wants_e, channels)
+    de = workspace(wants_c or wants_f, channels)
     ds = workspace(wants_s, blocks_c, taps)
-    if wants_w or wants_e or wants_s:
+    if any(wanted is not None for wanted in (dw, de, ds)):
         launch(
             depthwise_correlation_kernel,
             (batch * parts * blocks_c,),
-            *(grad_output, x, w, c, f, s, dw, de, ds),
-            *(height, width, out_height, out_width, parts, _sample_stride(c, 1), _sample_stride(f, 1)),
-            *(_sample_stride(s, 2), channels, *w.shape[1:], *stride, *dilation, *padding),
-            HAS_C=c is not None,
-            HAS_F=f is not None,
-            HAS_S=s is not None,
-            WANTS_W=wants_w,
-            WANTS_E=wants_e,
-            WANTS_S=wants_s,
+            *(grad_output, x, w, *(scale.tensor for scale in scales), dw, de, ds),
+            *(problem.height, problem.width, problem.out_height, problem.out_width, parts),
+            *(*(scale.sample_stride for scale in scales), channels, *problem.geometry),
             TAPS=min(_TAPS, triton.next_power_of_2(taps)),
             BP=min(_ELEMENTS // _TAPS // block_c, max(1, triton.next_power_of_2(cdiv(pixels, parts)))),
             BC=block_c,
@@ -315,37 +249,33 @@ def depthwise_backward(
         )
     e = None if de is None else de.sum(1)
 
-    def of_attention(other: Tensor | None, attention: Tensor | None) -> Tensor:
-        assert e is not None
-        assert attention is not None
-        return _like(e if other is None else e * other, attention)
+    def of_attention(wanted: bool, other: Tensor | None, attention: Tensor | None) -> Tensor | None:
+        return _like(e if other is None or e is None else e * other, attention) if wanted else None
 
-    return Gradients(
+    return (
         dx,
         None if dw is None else dw.sum((0, 1)).t().reshape(w.shape).to(w.dtype),
         grad_output.sum((0, 1, 2)) if wants_bias else None,
-        of_attention(f, c) if wants_c else None,
-        of_attention(c, f) if wants_f else None,
-        None if ds is None or s is None else _like(ds.sum((1, 2)).view(batch, *w.shape[1:]), s),
+        of_attention(wants_c, f, c),
+        of_attention(wants_f, c, f),
+        _like(None if ds is None else ds.sum((1, 2)).view(batch, *problem.kernel_size), s),
     )
 
 
 def _convolve(
     x: Tensor,
     w: Tensor,
-    inner: Tensor | None,
-    outer: Tensor | None,
-    s: Tensor | None,
+    inner: Scale,
+    outer: Scale,
+    s: Scale,
     bias: Tensor | None,
     y: Tensor,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    problem: Problem,
     transposed: bool,
 ) -> None:
     batch, height, width, channels = x.shape
     out_height, out_width = y.shape[1:3]
-    class_h, class_w = stride if transposed else (1, 1)
+    class_h, class_w = problem.stride if transposed else (1, 1)
     block_c = _block_of_channels(channels)
     pixels = cdiv(out_height, class_h) * cdiv(out_width, class_w)
     block_p = min(_ELEMENTS // block_c, max(1, triton.next_power_of_2(pixels)))
@@ -353,18 +283,16 @@ def _convolve(
     launch(
         depthwise_kernel,
         (batch * class_h * class_w * blocks * cdiv(channels, block_c),),
-        *(x, w, inner, outer, s, bias, y),
-        *(height, width, out_height, out_width, blocks),
-        *(_sample_stride(inner, 1), _sample_stride(outer, 1), _sample_stride(s, 2)),
-        *(channels, *w.shape[1:], *stride, *dilation, *padding, transposed),
-        HAS_INNER=inner is not None,
-        HAS_OUTER=outer is not None,
-        HAS_S=s is not None,
-        HAS_BIAS=bias is not None,
+        *(x, w, inner.tensor, outer.tensor, s.tensor, bias, y, height, width, out_height, out_width, blocks),
+        *(inner.sample_stride, outer.sample_stride, s.sample_stride, channels, *problem.geometry, transposed),
         BP=block_p,
         BC=block_c,
         num_warps=8,
     )
+
+
+def _taps_scale(spatial: Tensor | None) -> Scale:
+    return sample_scale(None if spatial is None else spatial.flatten(-2))
 
 
 def _block_of_channels(channels: int) -> int:
@@ -377,10 +305,8 @@ def _parts(pixels: int, programs: int) -> int:
     return max(cdiv(pixels, _PIXELS_PER_PART), min(enough, cdiv(pixels, 64)), 1)
 
 
-def _sample_stride(attention: Tensor | None, static_dim: int) -> int:
-    return 0 if attention is None or attention.dim() == static_dim else attention.stride(0)
-
-
-def _like(per_sample: Tensor, attention: Tensor) -> Tensor:
+def _like(per_sample: Tensor | None, attention: Tensor | None) -> Tensor | None:
     """A static attention stands in every sample, so its gradient is their sum."""
+    if per_sample is None or attention is None:
+        return None
     return (per_sample if attention.dim() == per_sample.dim() else per_sample.sum(0)).to(attention.dtype)

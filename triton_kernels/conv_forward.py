@@ -16,7 +16,7 @@ is the same product with TRANSPOSED: it gathers from gy, f and c change places, 
 count. Those depend on q modulo the stride alone, so that the pixels of each remainder (a "class") are tiles of their
 own and no product with zero is computed.
 
-DOT adds what both need for their attention gradients: df[n, o] = sum_p gy[p, o] * u[p, o] over the forward product u
+dots are what both need for their attention gradients: df[n, o] = sum_p gy[p, o] * u[p, o] over the forward product u
 before f, and dc[n, i] = sum_q x[q, i] * dxs[q, i] over the input gradient before c. A tile writes one partial sum for
 each sample that it holds, and conv_dot_kernel adds the tiles of a sample in a fixed order: no atomics.
 
@@ -24,9 +24,7 @@ SPLIT_K programs share the reduction of a tile where there are too few tiles to 
 float32, [SPLIT_K, pixels, O], and conv_reduce_kernel adds the parts and does the epilogue.
 """
 
-import functools
 import math
-from typing import NamedTuple
 
 import torch
 import triton
@@ -35,8 +33,7 @@ from torch import Tensor
 
 from .config import Config
 from .launch import Launcher, cdiv, interpreted, launch
-from .operands import Scale, input_precision
-from .problem import Problem
+from .problem import Pair, Problem
 from .tf32 import rounder
 
 
@@ -52,12 +49,12 @@ def first_tap(remainder, S: tl.constexpr, D: tl.constexpr, K: tl.constexpr):
 
 
 @triton.jit
-def epilogue(b_acc, f, bias, m_y, b_n, o_n, m_n, stride_fn, HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr):
+def epilogue(b_acc, f, bias, m_y, b_n, o_n, m_n, stride_fn):
     """f * acc + bias; b_n are the samples of the rows."""
-    if HAS_F:
+    if f is not None:
         p_f = f + b_n.to(tl.int64)[:, None] * stride_fn + o_n[None, :]
         b_acc = b_acc * tl.load(p_f, mask=m_y, other=0.0).to(tl.float32)
-    if HAS_BIAS:
+    if bias is not None:
         b_acc = b_acc + tl.load(bias + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]
     return b_acc
 
@@ -78,8 +75,7 @@ def conv_kernel(
     K: tl.constexpr, O: tl.constexpr, GROUPS: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     SH: tl.constexpr, SW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
     TRANSPOSED: tl.constexpr, STEP_H: tl.constexpr, STEP_W: tl.constexpr,
-    HAS_G: tl.constexpr, HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_DOT: tl.constexpr, SEGMENTS: tl.constexpr,
-    SPLIT_K: tl.constexpr, PRECISION: tl.constexpr,
+    SEGMENTS: tl.constexpr, SPLIT_K: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
 ):
     """From x [N, H, W, GROUPS*K] to y [N, OH, OW, GROUPS*O]; w is the forward's [out, T, in] in both directions.
@@ -170,7 +166,7 @@ def conv_kernel(
     o_x = b_n.to(tl.int64) * H * W * (GROUPS * K) + (h0 * W + w0) * (GROUPS * K) + i_group * K
     p_x = x + o_x[:, None] + o_k[None, :]
     p_w = w + i_group * (KH * KW * K * O) + o_k[:, None] * W_K + o_n[None, :] * W_N
-    if HAS_G:
+    if g is not None:
         p_g = g + (b_n.to(tl.int64) * stride_gn + i_group * K)[:, None] + o_k[None, :]
 
     b_acc = tl.zeros((BM, BN), tl.float32)
@@ -197,7 +193,7 @@ def conv_kernel(
             b_w = tl.load(p_w + (t * W_T + k * W_K))
         else:
             b_w = tl.load(p_w + (t * W_T + k * W_K), mask=m_k[:, None] & m_f[None, :], other=0.0)
-        if HAS_G:
+        if g is not None:
             # Under the mask of x the padding stays zero whatever stands in g.
             if not UNPADDED:
                 b_g = tl.load(p_g + (t * stride_gt + k), mask=m_x, other=0.0)
@@ -212,13 +208,13 @@ def conv_kernel(
     o_n += i_group * O
     o_y = row[:, None] * (GROUPS * O) + o_n[None, :]
     m_y = m_m[:, None] & m_n[None, :]
-    if HAS_DOT:
+    if dots is not None:
         b_dot = b_acc * tl.load(z + o_y, mask=m_y, other=0.0).to(tl.float32)
         block = (i_split * CLASSES + class_h * CLASS_W + class_w) * tiles + i_tile
         p_dots = dots + block.to(tl.int64) * SEGMENTS * (GROUPS * O) + o_n
         store_sample_sums(p_dots, b_dot, m_m, b_n - i_tile * BM // P, m_n, GROUPS * O, SEGMENTS)
     if SPLIT_K == 1:
-        b_acc = epilogue(b_acc, f, bias, m_y, b_n, o_n, m_n, stride_fn, HAS_F, HAS_BIAS)
+        b_acc = epilogue(b_acc, f, bias, m_y, b_n, o_n, m_n, stride_fn)
         tl.store(y + o_y, b_acc.to(y.dtype.element_ty), mask=m_y)
     else:
         part = i_split.to(tl.int64) * N * OH * OW * (GROUPS * O)
@@ -227,8 +223,8 @@ def conv_kernel(
 
 @triton.jit(do_not_specialize=["rows", "P"])
 def conv_reduce_kernel(
-    parts, f, bias, y, rows, P, stride_fn, O: tl.constexpr, HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr,
-    SPLIT_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    parts, f, bias, y, rows, P, stride_fn,
+    O: tl.constexpr, SPLIT_K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):
     """y [rows, O] = epilogue(sum of parts [SPLIT_K, rows, O]), where P rows belong to one sample."""
     o_m = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -239,7 +235,7 @@ def conv_reduce_kernel(
     b_acc = tl.zeros((BM, BN), tl.float32)
     for i in tl.static_range(SPLIT_K):
         b_acc += tl.load(parts + i * rows.to(tl.int64) * O + o_y, mask=m_y, other=0.0)
-    b_acc = epilogue(b_acc, f, bias, m_y, o_m // P, o_n, m_n, stride_fn, HAS_F, HAS_BIAS)
+    b_acc = epilogue(b_acc, f, bias, m_y, o_m // P, o_n, m_n, stride_fn)
     tl.store(y + o_y, b_acc.to(y.dtype.element_ty), mask=m_y)
 
 
@@ -268,83 +264,25 @@ def conv_dot_kernel(
 # fmt: on
 
 
-class Result(NamedTuple):
-    """dots [N, channels of y], float32: the sums over a sample's pixels of dot_with times the product before f."""
-
-    y: Tensor
-    dots: Tensor | None
-
-
-def forward(
-    x: Tensor,
-    w: Tensor,
-    problem: Problem,
-    config: Config,
-    g: Scale | None = None,
-    f: Scale | None = None,
-    bias: Tensor | None = None,
-    dot_with: Tensor | None = None,
-) -> Result:
-    """y [N, OH, OW, O] = f * conv(g * x, w) + bias.
-
-    x is [N, H, W, C] and w [O, T, C/groups], both contiguous. dot_with, of y's shape, asks for Result.dots. Workspace
-    beside the result, in float32: split_k times y if split_k > 1; for dot_with, dot_segments / block_m of y.
-    """
-    run = product(problem, config, g and g[1:], f and f.sample_stride, bias is not None, dot_with is not None, *kind(x))
-    return run(x, w, g and g.tensor, f and f.tensor, bias, dot_with)
-
-
-def input_gradient(
-    grad_output: Tensor,
-    w: Tensor,
-    problem: Problem,
-    config: Config,
-    g: Scale | None = None,
-    f: Scale | None = None,
-    dot_with: Tensor | None = None,
-) -> Result:
-    """The gradient [N, H, W, C] for x, of contiguous grad_output [N, OH, OW, O]; all else as in `forward`.
-
-    Here g [N, T, O] scales grad_output (f * s of the forward) and f [N, C] the result (c of the forward).
-    """
-    strides = g and g[1:], f and f.sample_stride
-    run = product(problem, config, *strides, False, dot_with is not None, *kind(grad_output), transposed=True)
-    return run(grad_output, w, g and g.tensor, f and f.tensor, None, dot_with)
-
-
 def dot_segments(config: Config, smallest_map: int) -> int:
     """How many samples a tile may hold pixels of."""
     return (config.block_m - 2) // max(smallest_map, 1) + 2
 
 
-def kind(x: Tensor) -> tuple[str, torch.device, torch.dtype]:
-    """What decides, besides sizes and layouts, what is compiled for operands like x."""
-    return input_precision(), x.device, x.dtype
-
-
 class Product:
     """conv_kernel and what follows it for operands of given sizes and layouts: all but the tensors is decided.
 
-    g: how far apart samples and taps lie in it; f: how far apart samples lie. None where there is none.
+    transposed: the gradient for the input, where x is that for the output, g scales it and f the result.
+    g: how far apart samples and taps lie in it; f: how far apart samples lie. 0 where there is none.
+    Workspace beside the result, in float32: split_k times y if split_k > 1; for dot_with, dot_segments / block_m of y.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        config: Config,
-        g: tuple[int, int] | None,
-        f: int | None,
-        has_bias: bool,
-        has_dot: bool,
-        precision: str,
-        transposed: bool,
-    ) -> None:
+    def __init__(self, problem: Problem, config: Config, g: Pair, f: int, precision: str, transposed: bool) -> None:
         sizes = (problem.height, problem.width), (problem.out_height, problem.out_width)
         (height, width), (out_height, out_width) = reversed(sizes) if transposed else sizes
-        per_group = (problem.in_channels // problem.groups, problem.out_channels // problem.groups)
-        k, o = reversed(per_group) if transposed else per_group
+        k, o = reversed(problem.per_group) if transposed else problem.per_group
         class_h, class_w = problem.stride if transposed else (1, 1)
-        step = [s // math.gcd(s, d) if transposed else 1 for s, d in zip(problem.stride, problem.dilation, strict=True)]
+        step = problem.tap_step if transposed else (1, 1)
         # Of the classes, the first is the largest and the last the smallest.
         pixels = cdiv(out_height, class_h) * cdiv(out_width, class_w)
         fewest = (out_height // class_h) * (out_width // class_w)
@@ -362,35 +300,26 @@ class Product:
         rounds = precision == "tf32" and problem.dtype is torch.float32 and not interpreted
         self._round = rounder(k * o * problem.groups * problem.taps) if rounds else None
         self._parts = (split_k, *self.shape) if split_k > 1 else None
-        self._dots = (split_k, class_h * class_w, tiles, segments, channels) if has_dot else None
-        flags = {"HAS_F": f is not None, "HAS_BIAS": has_bias, "SPLIT_K": split_k}
+        self._dots = split_k, class_h * class_w, tiles, segments, channels
         self._product = Launcher(
             conv_kernel,
             (tiles * cdiv(o, config.block_n), problem.groups * class_h * class_w, split_k),
-            *(batch, height, width, out_height, out_width, *(g or (0, 0)), f or 0),
-            *(tiles, k_steps),
-            *(k, o, problem.groups, *problem.kernel_size, *problem.stride, *problem.dilation, *problem.padding),
-            *(transposed, *step),
-            HAS_G=g is not None,
-            HAS_DOT=has_dot,
+            *(batch, height, width, out_height, out_width, *g, f, tiles, k_steps),
+            *(k, o, problem.groups, *problem.geometry, transposed, *step),
             SEGMENTS=segments,
+            SPLIT_K=split_k,
             PRECISION=precision,
-            BM=block_m,
-            BN=config.block_n,
-            BK=config.block_k,
-            STAGES=config.num_stages,
-            num_warps=config.num_warps,
-            **flags,
+            **config.tile("BM", "BN", "BK"),
         )
         rows = batch * out_height * out_width
         self._reduce = Launcher(
             conv_reduce_kernel,
             (cdiv(rows, 16), cdiv(channels, 128), 1),
-            *(rows, out_height * out_width, f or 0, channels),
+            *(rows, out_height * out_width, f, channels),
+            SPLIT_K=split_k,
             BM=16,
             BN=128,
             num_warps=4,
-            **flags,
         )
 
     def __call__(
@@ -401,17 +330,15 @@ class Product:
         f: Tensor | None,
         bias: Tensor | None,
         dot_with: Tensor | None,
-        y: Tensor | None = None,
-    ) -> Result:
-        """Of x, w and y (which gets the result) the memory counts: x [N, H, W, C], w [O, T, C/groups], self.shape."""
-        if y is None:
-            y = x.new_empty(self.shape)
-        if g is None:
-            g = x  # never read, but an address
-        if f is None:
-            f = x
+        y: Tensor,
+    ) -> Tensor | None:
+        """y = f * conv(g * x, w) + bias; with dot_with, of y's shape, the sums [N, channels of y] over a sample's
+        pixels of dot_with times the product before f, in float32.
+
+        Of x, w and y the memory counts: x [N, H, W, C], w [O, T, C/groups], y of self.shape.
+        """
         out = y if self._parts is None else x.new_empty(self._parts, dtype=torch.float32)
-        dots = None if self._dots is None else x.new_empty(self._dots, dtype=torch.float32)
+        dots = None if dot_with is None else x.new_empty(self._dots, dtype=torch.float32)
         if self._round is not None:
             rounded = torch.empty_like(w)
             self._round(w, rounded)
@@ -419,26 +346,7 @@ class Product:
         self._product(x, w, g, f, bias, out, dot_with, dots)
         if self._parts is not None:
             self._reduce(out, f, bias, y)
-        if dots is None:
-            return Result(y, None)
-        return Result(y, sample_sums(dots, *self.shape[:3], self._classes, self._block_m))
-
-
-@functools.lru_cache(maxsize=4096)
-def product(
-    problem: Problem,
-    config: Config,
-    g: tuple[int, int] | None,
-    f: int | None,
-    has_bias: bool,
-    has_dot: bool,
-    precision: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    transposed: bool = False,
-) -> Product:
-    """The same one again for what Triton compiles the same way, hence device and dtype."""
-    return Product(problem, config, g, f, has_bias, has_dot, precision, transposed)
+        return None if dots is None else sample_sums(dots, *self.shape[:3], self._classes, self._block_m)
 
 
 def sample_sums(dots: Tensor, batch: int, height: int, width: int, classes: tuple[int, int], block_m: int) -> Tensor:

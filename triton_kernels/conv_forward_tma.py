@@ -22,11 +22,9 @@ boxes of w with three dimensions (the same), programs that work on one tile afte
 memory of its own, so that two of them no longer share a multiprocessor), and plain stores instead of those of the TMA.
 """
 
-import functools
 import math
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
@@ -34,18 +32,17 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .config import Config
-from .conv_forward import Result, epilogue, kind
+from .conv_forward import epilogue
 from .cost_model import box as box_of
 from .launch import Launcher, cdiv, interpreted
-from .operands import Scale
-from .problem import Problem
+from .problem import Pair, Problem
 from .tf32 import TMA_ROUNDS, rounded, rounded_copy, rounding
 
 
 # fmt: off
 @triton.jit
 def store_tile(
-    b_acc, y, f, bias, N, stride_fn, n0, h0, w0, o0, O: tl.constexpr, HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr,
+    b_acc, y, f, bias, N, stride_fn, n0, h0, w0, o0, O: tl.constexpr,
     NB: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, BN: tl.constexpr,
 ):
     """The epilogue of b_acc [NB*TH*TW, BN], from pixel (n0, h0, w0) and filter o0 on; what leaves y is not stored."""
@@ -54,7 +51,7 @@ def store_tile(
     m_n = o_n < O
     # Samples beyond the end read f of the last one.
     b_n = n0 + tl.zeros((1,), tl.int32) if NB == 1 else tl.minimum(n0 + o_m // (TH * TW), N - 1)
-    b_acc = epilogue(b_acc, f, bias, m_n[None, :], b_n, o_n, m_n, stride_fn, HAS_F, HAS_BIAS)
+    b_acc = epilogue(b_acc, f, bias, m_n[None, :], b_n, o_n, m_n, stride_fn)
     y.store([n0, h0, w0, o0], b_acc.to(y.dtype).reshape(NB, TH, TW, BN))
 
 
@@ -64,7 +61,6 @@ def conv_tma_kernel(
     N, H, W, OH, OW, stride_gn, stride_gt, stride_fn,
     C: tl.constexpr, O: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     SH: tl.constexpr, SW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-    HAS_G: tl.constexpr, HAS_F: tl.constexpr, HAS_BIAS: tl.constexpr,
     SWAPPED: tl.constexpr, SKIP_PADDING: tl.constexpr, PRECISION: tl.constexpr,
     NB: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
 ):
@@ -103,7 +99,8 @@ def conv_tma_kernel(
 
     o_k = tl.arange(0, BK)
     b_n = tl.minimum(n0 + tl.arange(0, NB), N - 1)
-    p_g = g + b_n.to(tl.int64)[:, None] * stride_gn + o_k[None, :]
+    if g is not None:
+        p_g = g + b_n.to(tl.int64)[:, None] * stride_gn + o_k[None, :]
     b_acc = tl.zeros((BN, BM) if SWAPPED else (BM, BN), tl.float32)
 
     # All taps of one block of channels before the next block: neighbouring taps share most of their pixels. Counting is
@@ -122,17 +119,17 @@ def conv_tma_kernel(
         b_x = x.load([n0, h0 + e_h // SH - PH, e_h % SH, w0 + e_w // SW - PW, e_w % SW * C + k])
         t = u * KW + v
         b_w = w.load([o0, t * (C_BLOCKS * BK) + k])
-        if HAS_G:
+        if g is not None:
             if C % BK == 0:
                 b_g = tl.load(p_g + (t * stride_gt + k))
             else:
                 b_g = tl.load(p_g + (t * stride_gt + k), mask=(k + o_k < C)[None, :], other=0.0)
         if SWAPPED:
-            if HAS_G:
+            if g is not None:
                 b_w = rounded(b_w * b_g, PRECISION)
             b_acc = tl.dot(b_w, b_x.reshape(BM, BK).T, b_acc, input_precision=PRECISION)
         else:
-            if HAS_G:
+            if g is not None:
                 b_x = rounded(b_x.reshape(NB, TH * TW, BK) * b_g[:, None, :], PRECISION)
             b_acc = tl.dot(b_x.reshape(BM, BK), b_w.T, b_acc, input_precision=PRECISION)
 
@@ -143,79 +140,40 @@ def conv_tma_kernel(
         u = tl.where(u == u1, u0, u)
 
     if SWAPPED:
-        store_tile(b_acc.T, y, f, bias, N, stride_fn, n0, h0, w0, o0, O, HAS_F, HAS_BIAS, NB, TH, TW, BN)
+        store_tile(b_acc.T, y, f, bias, N, stride_fn, n0, h0, w0, o0, O, NB, TH, TW, BN)
     else:
         # In two halves: f of a whole tile would not fit into the registers beside it.
         H_N: tl.constexpr = BN // 2
         b_0, b_1 = b_acc.reshape(BM, 2, H_N).permute(0, 2, 1).split()
-        store_tile(b_0, y, f, bias, N, stride_fn, n0, h0, w0, o0, O, HAS_F, HAS_BIAS, NB, TH, TW, H_N)
-        store_tile(b_1, y, f, bias, N, stride_fn, n0, h0, w0, o0 + H_N, O, HAS_F, HAS_BIAS, NB, TH, TW, H_N)
+        store_tile(b_0, y, f, bias, N, stride_fn, n0, h0, w0, o0, O, NB, TH, TW, H_N)
+        store_tile(b_1, y, f, bias, N, stride_fn, n0, h0, w0, o0 + H_N, O, NB, TH, TW, H_N)
 # fmt: on
 
 
-def can_run(problem: Problem, config: Config) -> tuple[bool, str]:
-    """Whether the config's form takes the problem on a GPU of sm_90 or newer, and if not, why not."""
-    reason = _refusal(problem, config)
-    return not reason, reason
-
-
-def _refusal(problem: Problem, config: Config) -> str:
-    form, itemsize = config.form, problem.dtype.itemsize
-    if form not in ("S", "M", "X"):
-        return f"forms S, M and X are not form {form}"
+def can_run(problem: Problem, config: Config) -> bool:
+    """Whether the config's form takes the problem on a GPU of sm_90 or newer."""
     samples, height, width = box_of(problem, config)
-    if samples * height * width != config.block_m:
-        return f"a box of {samples}x{height}x{width} pixels is not a block of {config.block_m}"
-    if form == "S" and problem.has_g and samples != 1:
-        return f"form S scales the pixels of one sample, not of the {samples} in its box"
-    if form == "X" and height * width != 1:
-        return f"form X takes boxes of one pixel, not of {height}x{width}"
-    if config.split_k != 1:
-        return f"form {form} does not split the reduction, split_k is {config.split_k}"
-    if problem.groups != 1:
-        return f"form {form} has no groups, groups is {problem.groups}"
-    for name, channels in (("in_channels", problem.in_channels), ("out_channels", problem.out_channels)):
-        if channels * itemsize % 16:
-            return f"form {form} needs pixels of a multiple of 16 bytes, {name} is {channels} of {itemsize} bytes each"
-    for name, size, stride in zip(("height", "width"), (problem.height, problem.width), problem.stride, strict=True):
-        if size % stride:
-            return f"form {form} needs a stride that divides the input, {name} is {size} and the stride {stride}"
-    if problem.stride[1] > 1 and problem.in_channels % config.block_k:
-        return f"form {form} with a stride needs in_channels divisible by {config.block_k}, not {problem.in_channels}"
-    if problem.exact and not interpreted:
-        return f"form {form} computes float32 in TF32 only, which PyTorch is set not to use for convolutions"
-    return ""
-
-
-def forward(
-    x: Tensor,
-    w: Tensor,
-    problem: Problem,
-    config: Config,
-    g: Scale | None = None,
-    f: Scale | None = None,
-    bias: Tensor | None = None,
-) -> Result:
-    """y [N, OH, OW, O] = f * conv(g * x, w) + bias, as conv_forward.forward, where can_run says so.
-
-    Workspace: a copy of w with its channels rounded up to block_k, where they are no multiple of it.
-    """
-    run = product(problem, config, g and g[1:], f and f.sample_stride, bias is not None, False, *kind(x))
-    return run(x, w, g and g.tensor, f and f.tensor, bias, None)
+    form, box_fits = config.form, samples * height * width == config.block_m
+    if form == "S" and problem.has_g:
+        box_fits &= samples == 1  # whose g is a vector
+    if form == "X":
+        box_fits &= height * width == 1
+    pixels = problem.in_channels, problem.out_channels
+    whole_16_bytes = all(channels * problem.dtype.itemsize % 16 == 0 for channels in pixels)
+    stride_h, stride_w = problem.stride
+    stride_divides = problem.height % stride_h == 0 and problem.width % stride_w == 0
+    # Side by side in memory with a stride lie the channels of stride_w pixels.
+    blocks_of_one_pixel = stride_w == 1 or problem.in_channels % config.block_k == 0
+    whole = box_fits and whole_16_bytes and stride_divides and blocks_of_one_pixel
+    return whole and config.split_k == 1 and problem.groups == 1 and (interpreted or not problem.exact)
 
 
 class Product:
-    """As conv_forward.Product; has_dot and dot_with are there for likeness, and must be false."""
+    """As conv_forward.Product, where can_run says so. Workspace: a copy of w with its channels rounded up to block_k,
+    where they are no multiple of it."""
 
-    def __init__(
-        self,
-        problem: Problem,
-        config: Config,
-        g: tuple[int, int] | None,
-        f: int | None,
-        has_bias: bool,
-        precision: str,
-    ) -> None:
+    def __init__(self, problem: Problem, config: Config, g: Pair, f: int, precision: str, transposed: bool) -> None:
+        assert not transposed
         samples, box_height, box_width = box_of(problem, config)
         batch, out_height, out_width = problem.batch, problem.out_height, problem.out_width
         channels, filters, block_k = problem.in_channels, problem.out_channels, config.block_k
@@ -237,13 +195,9 @@ class Product:
         self._launch = Launcher(
             conv_tma_kernel,
             (boxes * cdiv(filters, config.block_n), 1, 1),
-            *(batch, problem.height, problem.width, out_height, out_width),
-            *(*(g or (0, 0)), f or 0),
-            *(channels, filters, *problem.kernel_size, *problem.stride, *problem.dilation, *problem.padding),
+            *(batch, problem.height, problem.width, out_height, out_width, *g, f),
+            *(channels, filters, *problem.geometry),
             descriptors=3,
-            HAS_G=g is not None,
-            HAS_F=f is not None,
-            HAS_BIAS=has_bias,
             SWAPPED=swapped,
             SKIP_PADDING=config.form == "X",
             PRECISION=precision,
@@ -264,37 +218,14 @@ class Product:
         f: Tensor | None,
         bias: Tensor | None,
         dot_with: None,
-        y: Tensor | None = None,
-    ) -> Result:
-        """Of x, w and y counts the memory, in the order of x [N, H, W, C], w [O, T, C] and self.shape."""
-        if y is None:
-            y = x.new_empty(self.shape)
-        if y.numel() == 0:
-            return Result(y, None)
+        y: Tensor,
+    ) -> None:
+        """y = f * conv(g * x, w) + bias; without the sums that dot_with asks for."""
+        assert dot_with is None
         x, w = _aligned(x), _aligned(w if TMA_ROUNDS else rounded_copy(w))
         if self._padding is not None:
             w = F.pad(w.as_strided(self._taps, (self._taps[1], 1)), self._padding)
-        g = x if g is None else g  # never read, but an address
-        f = x if f is None else f
         self._launch(self._x(x), self._w(w), self._y(y), g, f, bias)
-        return Result(y, None)
-
-
-@functools.lru_cache(maxsize=4096)
-def product(
-    problem: Problem,
-    config: Config,
-    g: tuple[int, int] | None,
-    f: int | None,
-    has_bias: bool,
-    has_dot: bool,
-    precision: str,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Product:
-    """The same one again for what Triton compiles the same way, hence device and dtype."""
-    assert not has_dot
-    return Product(problem, config, g, f, has_bias, precision)
 
 
 def _aligned(tensor: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from . import operands
 from .config import Config
-from .conv_forward import kind
-from .forward_choice import FORMS
+from .conv_product import product
 from .problem import Problem
 
 Forward = Callable[..., Tensor]
@@ -25,16 +24,12 @@ def forward(config: Config, problem: Problem, *first: Any) -> Forward:
     scale = operands.reduction_scale(channel, spatial, problem.in_channels)
     pixels = _as_it_stands(input, input.permute(0, 2, 3, 1).is_contiguous(), operands.pixels)
     taps = _as_it_stands(weight, weight.permute(0, 2, 3, 1).is_contiguous(), operands.taps_of)
-    f_strides = None if filter is None else (filter.shape[1] if filter.dim() == 2 else 0)
-    run = FORMS[config.form].product(
-        *(problem, config, scale and scale[1:], f_strides, bias is not None, False),
-        *kind(input),
-    )
+    run = product(problem, config, input, scale, operands.sample_scale(filter), bias is not None)
     batch, height, width, filters = run.shape
     shape = (batch, filters, height, width)
     strides = (height * width * filters, 1, width * filters, filters)
-    folds = scale is None and not (channel is None and spatial is None)
-    per_sample = None if scale is None else _reduction_scale(channel, spatial, problem.in_channels)
+    folds = scale.tensor is None and not (channel is None and spatial is None)
+    per_sample = None if scale.tensor is None else _reduction_scale(channel, spatial, problem.in_channels)
 
     def call(
         input: Tensor,
@@ -68,7 +63,7 @@ def _reduction_scale(
         assert channel is not None
         return lambda channel, spatial: channel.contiguous()  # type: ignore[union-attr]
     if channel is None or not (spatial.is_contiguous() and channel.is_contiguous()):
-        return lambda channel, spatial: operands.reduction_scale(channel, spatial, channels).tensor  # type: ignore[union-attr]
+        return lambda channel, spatial: operands.reduction_scale(channel, spatial, channels).tensor
     s_shape = (*spatial.shape[:-2], spatial.shape[-2] * spatial.shape[-1], 1)
     c_shape = (*channel.shape[:-1], 1, channels)
     return lambda channel, spatial: torch.mul(spatial.view(s_shape), channel.view(c_shape))  # type: ignore[union-attr]

@@ -41,13 +41,13 @@ def sample_blocks_kernel(
     x, gy, w, g, f, weights, filters, scales, N, H, W, OH, OW, stride_gn, stride_gt, stride_fn, samples,
     C: tl.constexpr, O: tl.constexpr, GROUPS: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     SH: tl.constexpr, SW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-    HAS_G: tl.constexpr, HAS_F: tl.constexpr, FOR_WEIGHT: tl.constexpr, FOR_FILTER: tl.constexpr,
-    FOR_SCALE: tl.constexpr, PRECISION: tl.constexpr,
-    BC: tl.constexpr, BO: tl.constexpr, BP: tl.constexpr, STAGES: tl.constexpr,
+    PRECISION: tl.constexpr, BC: tl.constexpr, BO: tl.constexpr, BP: tl.constexpr, STAGES: tl.constexpr,
 ):
     """From x [N, H, W, GROUPS*C], gy [N, OH, OW, GROUPS*O] and w [GROUPS*O, T, C], the parts
 
-        weights [SPLIT_K, GROUPS*O, T, C], filters [T*BLOCKS_C, N, GROUPS*O], scales [BLOCKS_O, N, T, GROUPS*C].
+        weights [SPLIT_K, GROUPS*O, T, C], filters [T*BLOCKS_C, N, GROUPS*O], scales [BLOCKS_O, N, T, GROUPS*C],
+
+    each of them if it is given.
 
     grid: blocks of channels, of each tap, of filters; GROUPS; SPLIT_K, each of `samples` samples.
     """
@@ -70,7 +70,7 @@ def sample_blocks_kernel(
 
     P = OH * OW
     first_n, first_h, first_w = first_pixels(tl.arange(0, BP), tap, OH, OW, KW, SH, SW, DH, DW, PH, PW)
-    if FOR_FILTER or FOR_SCALE:
+    if filters is not None or scales is not None:
         b_weight = tl.load(w + o_w, mask=m_w, other=0.0)
     b_acc = tl.zeros((BC, BO), tl.float32)
     for i_n in range(i_split * samples, tl.minimum((i_split + 1) * samples, N)):
@@ -94,25 +94,25 @@ def sample_blocks_kernel(
             b_p += BP
             b_n, b_h, b_w = next_pixels(b_n, b_h, b_w, tap, OH, OW, KW, SH, SW, DH, DW, PH, PW, BP)
 
-        if FOR_FILTER or FOR_SCALE:
+        if filters is not None or scales is not None:
             b_wd = b_d * b_weight.to(tl.float32)
-        if HAS_G:
+        if g is not None:
             b_g = tl.load(g + i_n * stride_gn + tap * stride_gt + o_i, mask=m_c, other=0.0).to(tl.float32)
-        if HAS_F:
+        if f is not None:
             b_f = tl.load(f + i_n * stride_fn + o_f, mask=m_o, other=0.0).to(tl.float32)
-        if FOR_FILTER:
-            b_sum = tl.sum(b_wd * b_g[:, None] if HAS_G else b_wd, 0)
+        if filters is not None:
+            b_sum = tl.sum(b_wd * b_g[:, None] if g is not None else b_wd, 0)
             tl.store(filters + ((tap * BLOCKS_C + i_c) * N + i_n) * (GROUPS * O) + o_f, b_sum, mask=m_o)
-        if FOR_SCALE:
-            b_sum = tl.sum(b_wd * b_f[None, :] if HAS_F else b_wd, 1)
+        if scales is not None:
+            b_sum = tl.sum(b_wd * b_f[None, :] if f is not None else b_wd, 1)
             tl.store(scales + ((i_o * N + i_n) * T + tap) * (GROUPS * C) + o_i, b_sum, mask=m_c)
-        if FOR_WEIGHT:
-            if HAS_G:
+        if weights is not None:
+            if g is not None:
                 b_d = b_d * b_g[:, None]
-            if HAS_F:
+            if f is not None:
                 b_d = b_d * b_f[None, :]
             b_acc += b_d
-    if FOR_WEIGHT:
+    if weights is not None:
         tl.store(weights + i_split.to(tl.int64) * (GROUPS * O * T * C) + o_w, b_acc, mask=m_w)
 # fmt: on
 
@@ -131,8 +131,8 @@ def sample_gradients(
     w: Tensor,
     problem: Problem,
     config: Config,
-    g: Scale | None,
-    f: Scale | None,
+    g: Scale,
+    f: Scale,
     for_weight: bool,
     for_filter: bool,
     for_scale: bool,
@@ -143,7 +143,7 @@ def sample_gradients(
     it, for the filters [T * blocks of channels, N, O], for the scale [blocks of filters, N, T, C].
     """
     groups, taps, batch = problem.groups, problem.taps, problem.batch
-    channels, filters = problem.in_channels // groups, problem.out_channels // groups
+    channels, filters = problem.per_group
 
     def parts(wanted: bool, *shape: int) -> Tensor | None:
         return x.new_empty(shape, dtype=torch.float32) if wanted else None
@@ -151,27 +151,14 @@ def sample_gradients(
     weight_parts = parts(for_weight, config.split_k, problem.out_channels, taps, channels)
     filter_parts = parts(for_filter, taps * cdiv(channels, config.block_m), batch, problem.out_channels)
     scale_parts = parts(for_scale, cdiv(filters, config.block_n), batch, taps, problem.in_channels)
-    scale = Scale(x, 0) if g is None else g
-    after = Scale(x, 0) if f is None else f
     launch(
         sample_blocks_kernel,
         (weight_blocks(problem, config), groups, config.split_k),
-        *(x, rounded_copy(grad_output), w, scale.tensor, after.tensor, weight_parts, filter_parts, scale_parts, batch),
+        *(x, rounded_copy(grad_output), w, g.tensor, f.tensor, weight_parts, filter_parts, scale_parts, batch),
         *(problem.height, problem.width, problem.out_height, problem.out_width),
-        *(scale.sample_stride, scale.tap_stride, after.sample_stride, cdiv(batch, config.split_k)),
-        *(channels, filters, groups, *problem.kernel_size),
-        *(*problem.stride, *problem.dilation, *problem.padding),
-        HAS_G=g is not None,
-        HAS_F=f is not None,
-        FOR_WEIGHT=for_weight,
-        FOR_FILTER=for_filter,
-        FOR_SCALE=for_scale,
+        *(*g[1:], f.sample_stride, cdiv(batch, config.split_k), channels, filters, groups, *problem.geometry),
         PRECISION=input_precision(),
-        BC=config.block_m,
-        BO=config.block_n,
-        BP=config.block_k,
-        STAGES=config.num_stages,
-        num_warps=config.num_warps,
+        **config.tile("BC", "BO", "BP"),
     )
     return SampleGradients(
         *(None if part is None else part.sum(0) for part in (weight_parts, filter_parts, scale_parts))

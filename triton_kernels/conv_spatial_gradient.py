@@ -18,7 +18,6 @@ tile is stored at [p(q, t), t], another element for each (q, t); a tap that lies
 sums are added per sample in a fixed order: no atomics, the same bits on every run.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -41,8 +40,7 @@ def spatial_gradient_kernel(
     gy, w, f, s, c, x, dx, dots, sums, N, H, W, OH, OW, stride_fn, stride_cn, tiles,
     C: tl.constexpr, O: tl.constexpr, GROUPS: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     SH: tl.constexpr, SW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-    STEP_H: tl.constexpr, STEP_W: tl.constexpr, HAS_F: tl.constexpr, HAS_C: tl.constexpr, HAS_DOT: tl.constexpr,
-    SEGMENTS: tl.constexpr, PRECISION: tl.constexpr,
+    STEP_H: tl.constexpr, STEP_W: tl.constexpr, SEGMENTS: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
 ):
     """dx [N, H, W, GROUPS*C], dots [classes, tiles, SEGMENTS, GROUPS*C] and sums [N, T, GROUPS*BLOCKS_N, OH*OW], zeros
@@ -95,14 +93,15 @@ def spatial_gradient_kernel(
 
     p_y = gy + ((b_n * OH + h0) * OW + w0)[:, None] * (GROUPS * O) + i_group * O + o_k[None, :]
     p_w = w + i_group * (T * C * O) + o_k[:, None] * (T * C) + o_n[None, :]
-    p_f = f + (b_n * stride_fn + i_group * O)[:, None] + o_k[None, :]
+    if f is not None:
+        p_f = f + (b_n * stride_fn + i_group * O)[:, None] + o_k[None, :]
     p_sums = sums + ((b_n * T * GROUPS + i_group) * BLOCKS_N + i_block) * (OH * OW) + h0 * OW + w0
     o_x = ((b_n * H + class_h + o_h * SH) * W + class_w + o_w * SW)[:, None] * (GROUPS * C) + i_group * C + o_n[None, :]
-    p_c = c + (b_n * stride_cn + i_group * C)[:, None] + o_n[None, :]
     m_x = m_m[:, None] & m_n[None, :]
 
     b_z = tl.load(x + o_x, mask=m_x, other=0.0)
-    if HAS_C:
+    if c is not None:
+        p_c = c + (b_n * stride_cn + i_group * C)[:, None] + o_n[None, :]
         b_z = b_z * tl.load(p_c, mask=m_x, other=0.0)
     b_acc = tl.zeros((BM, BN), tl.float32)
     b_u = tl.zeros((BM, BN), tl.float32)
@@ -120,7 +119,7 @@ def spatial_gradient_kernel(
             m_y = m_y & m_k[None, :]
             m_w = m_w & m_k[:, None]
         b_y = tl.load(p_y + (k - back * (GROUPS * O)), mask=m_y, other=0.0)
-        if HAS_F:
+        if f is not None:
             b_y = b_y * tl.load(p_f + k, mask=m_y, other=0.0)
         if O % BK == 0 and C % BN == 0:
             b_w = tl.load(p_w + (t * C + k * (T * C)))
@@ -137,12 +136,12 @@ def spatial_gradient_kernel(
             i_h = tl.where(i_w + 1 == taps_w, i_h + 1, i_h)
             i_w = tl.where(i_w + 1 == taps_w, 0, i_w + 1)
 
-    if HAS_DOT:
+    if dots is not None:
         b_dot = b_acc * tl.load(x + o_x, mask=m_x, other=0.0).to(tl.float32)
         row = ((class_h * SW + class_w) * tiles + i_tile).to(tl.int64) * SEGMENTS
         p_dots = dots + row * (GROUPS * C) + i_group * C + o_n
         store_sample_sums(p_dots, b_dot, m_m, b_n - i_tile * BM // P, m_n, GROUPS * C, SEGMENTS)
-    if HAS_C:
+    if c is not None:
         b_acc = b_acc * tl.load(p_c, mask=m_x, other=0.0).to(tl.float32)
     tl.store(dx + o_x, b_acc.to(dx.dtype.element_ty), mask=m_x)
 # fmt: on
@@ -163,8 +162,8 @@ def spatial_gradients(
     problem: Problem,
     config: Config,
     s: Tensor,
-    f: Scale | None,
-    c: Scale | None,
+    f: Scale,
+    c: Scale,
     for_channel: bool,
 ) -> SpatialGradients:
     """Of contiguous grad_output [N, OH, OW, O], x [N, H, W, C], w [O, T, C/groups] and s [N, T].
@@ -172,9 +171,8 @@ def spatial_gradients(
     Workspace in float32: T * blocks of channels for each output pixel, and for dc at most (segments + 1)/block_m of dx.
     """
     batch, groups, taps, in_channels = problem.batch, problem.groups, problem.taps, problem.in_channels
-    channels, filters = in_channels // groups, problem.out_channels // groups
+    channels, filters = problem.per_group
     stride_h, stride_w = problem.stride
-    step = [s // math.gcd(s, d) for s, d in zip(problem.stride, problem.dilation, strict=True)]
     # Of the classes, the first is the largest and the last the smallest.
     tiles = cdiv(batch * cdiv(problem.height, stride_h) * cdiv(problem.width, stride_w), config.block_m)
     segments = dot_segments(config, problem.height // stride_h * (problem.width // stride_w))
@@ -185,26 +183,16 @@ def spatial_gradients(
     sums = x.new_zeros(batch, taps, groups * blocks * out_pixels, dtype=torch.float32)
     dots_shape = (1, stride_h * stride_w, tiles, segments, in_channels)
     dots = x.new_empty(dots_shape, dtype=torch.float32) if for_channel else None
-    before = Scale(x, 0) if f is None else f
-    after = Scale(x, 0) if c is None else c
     launch(
         spatial_gradient_kernel,
         (tiles * blocks, groups * stride_h * stride_w, 1),
-        *(grad_output, rounded_copy(w), before.tensor, s, after.tensor, x, dx, dots, sums, batch),
+        *(grad_output, rounded_copy(w), f.tensor, s, c.tensor, x, dx, dots, sums, batch),
         *(problem.height, problem.width, problem.out_height, problem.out_width),
-        *(before.sample_stride, after.sample_stride, tiles),
-        *(channels, filters, groups, *problem.kernel_size),
-        *(*problem.stride, *problem.dilation, *problem.padding, *step),
-        HAS_F=f is not None,
-        HAS_C=c is not None,
-        HAS_DOT=for_channel,
+        *(f.sample_stride, c.sample_stride, tiles),
+        *(channels, filters, groups, *problem.geometry, *problem.tap_step),
         SEGMENTS=segments,
         PRECISION=input_precision(),
-        BM=config.block_m,
-        BN=config.block_n,
-        BK=config.block_k,
-        STAGES=config.num_stages,
-        num_warps=config.num_warps,
+        **config.tile("BM", "BN", "BK"),
     )
     ds = sums.sum(2)
     if dots is None:

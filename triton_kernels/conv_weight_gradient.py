@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .config import Config
 from .launch import cdiv, launch
-from .operands import Scale, input_precision
+from .operands import ABSENT, Scale, input_precision
 from .problem import Problem
 from .tf32 import rounded, rounded_copy
 
@@ -60,7 +60,7 @@ def weight_gradient_kernel(
     x, gy, g, f, parts, N, H, W, OH, OW, stride_gn, stride_gt, stride_fn, steps,
     C: tl.constexpr, O: tl.constexpr, GROUPS: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     SH: tl.constexpr, SW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-    HAS_G: tl.constexpr, HAS_F: tl.constexpr, PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr,
     BC: tl.constexpr, BO: tl.constexpr, BP: tl.constexpr, STAGES: tl.constexpr,
 ):
     """parts [SPLIT_K, GROUPS*O, T, C] from x [N, H, W, GROUPS*C] and gy [N, OH, OW, GROUPS*O].
@@ -79,8 +79,10 @@ def weight_gradient_kernel(
     i_split = tl.program_id(2)
     p_x = x + i_group * C + o_c[:, None]
     p_y = gy + i_group * O + o_o[None, :]
-    p_g = g + tap * stride_gt + i_group * C + o_c[:, None]
-    p_f = f + i_group * O + o_o[None, :]
+    if g is not None:
+        p_g = g + tap * stride_gt + i_group * C + o_c[:, None]
+    if f is not None:
+        p_f = f + i_group * O + o_o[None, :]
 
     rows = N * OH * OW
     # No program is without steps; ptxas waits for each product before the next if the loop might be empty.
@@ -105,9 +107,9 @@ def weight_gradient_kernel(
         b_x = tl.load(p_x + row.to(tl.int64)[None, :] * (GROUPS * C), mask=m_x, other=0.0)
         b_y = tl.load(p_y + b_m.to(tl.int64)[:, None] * (GROUPS * O), mask=m_y, other=0.0)
         # The masks of x and gy serve g and f as well: zeros of the padding stay zeros whatever multiplies them.
-        if HAS_G:
+        if g is not None:
             b_x = b_x * tl.load(p_g + b_n.to(tl.int64)[None, :] * stride_gn, mask=m_x, other=0.0)
-        if HAS_F:
+        if f is not None:
             p_sample = p_f + (b_m // (OH * OW)).to(tl.int64)[:, None] * stride_fn
             b_y = rounded(b_y * tl.load(p_sample, mask=m_y, other=0.0), PRECISION)
         b_acc = tl.dot(b_x, b_y, b_acc, input_precision=PRECISION)
@@ -124,43 +126,32 @@ def weight_gradient(
     x: Tensor,
     problem: Problem,
     config: Config,
-    g: Scale | None = None,
-    f: Scale | None = None,
+    g: Scale = ABSENT,
+    f: Scale = ABSENT,
 ) -> Tensor:
     """dW [O, T, C/groups] in float32, of contiguous grad_output [N, OH, OW, O] and x [N, H, W, C].
 
     g [N, T, C] scales x, f [N, O] grad_output. block_m, block_n, block_k of config: channels, filters and pixels.
     Workspace: split_k * dW in float32, where split_k > 1.
     """
-    channels, filters = problem.in_channels // problem.groups, problem.out_channels // problem.groups
+    channels, filters = problem.per_group
     all_steps = cdiv(problem.out_pixels, config.block_k)
     steps = cdiv(all_steps, config.split_k)
     split_k = cdiv(all_steps, steps)  # without programs that would have no step
     parts = x.new_empty(split_k, problem.out_channels, problem.taps, channels, dtype=torch.float32)
-    scale = Scale(x, 0) if g is None else g
-    after = Scale(x, 0) if f is None else f
     launch(
         weight_gradient_kernel,
         (weight_blocks(problem, config), problem.groups, split_k),
-        *(x, rounded_copy(grad_output) if f is None else grad_output, scale.tensor, after.tensor, parts, problem.batch),
-        *(problem.height, problem.width, problem.out_height, problem.out_width),
-        *(scale.sample_stride, scale.tap_stride, after.sample_stride),
-        steps,
-        *(channels, filters, problem.groups, *problem.kernel_size),
-        *(*problem.stride, *problem.dilation, *problem.padding),
-        HAS_G=g is not None,
-        HAS_F=f is not None,
+        *(x, rounded_copy(grad_output) if f.tensor is None else grad_output, g.tensor, f.tensor, parts, problem.batch),
+        *(problem.height, problem.width, problem.out_height, problem.out_width, *g[1:], f.sample_stride, steps),
+        *(channels, filters, problem.groups, *problem.geometry),
         PRECISION=input_precision(),
-        BC=config.block_m,
-        BO=config.block_n,
-        BP=config.block_k,
-        STAGES=config.num_stages,
-        num_warps=config.num_warps,
+        **config.tile("BC", "BO", "BP"),
     )
     return parts[0] if split_k == 1 else parts.sum(0)
 
 
 def weight_blocks(problem: Problem, config: Config) -> int:
     """How many tiles the weight of one group has."""
-    channels, filters = problem.in_channels // problem.groups, problem.out_channels // problem.groups
+    channels, filters = problem.per_group
     return cdiv(channels, config.block_m) * problem.taps * cdiv(filters, config.block_n)

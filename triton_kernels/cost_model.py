@@ -1,21 +1,20 @@
-"""Predicts, without touching a GPU, how long a configuration takes on a problem, and so which ones are worth trying.
+"""Predicts, without touching a GPU, which configurations are worth trying on a problem, and in what order.
 
-A tile of block_m pixels and block_n filters takes T * ceil(C / block_k) steps. A step is as long as the slowest of
+A tile of block_m pixels and block_n filters takes T * ceil(C / block_k) steps. A step is as long as the slower of
 
     tensor cores       2 * block_m * block_n * block_k operations
-    issue slots        the instructions of the loop, four a clock and multiprocessor
     the way from L2    the tiles of x, of w and, where every row has its own, of g
 
 and a multiprocessor works through ceil(programs / multiprocessors) tiles: rounding up is the wave quantisation. Once a
-tile come filling the pipeline and the epilogue, hidden behind other programs where several fit side by side. No
-convolution is faster than device memory can move x, y, w and g once. A split reduction adds a pass over its parts.
+tile come filling the pipeline and the epilogue, hidden behind other programs where several fit side by side. A split
+reduction adds a pass over its parts. What all configurations of a problem share, such as the time that device memory
+takes at least, is left out, and so are the instructions of the loop: neither changed a choice for the published shapes.
 
 Every time here is predicted, not measured: good for an order, and to be held against measured times.
 """
 
-from collections.abc import Iterable
+import functools
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 
@@ -36,6 +35,11 @@ class Device:
     l2: float  # TB/s between L2 and all multiprocessors
     l2_size: float  # MB
     shared: int  # KB of shared memory that the programs of a multiprocessor have together
+
+    @property
+    def l2_share(self) -> float:
+        """Bytes from L2 for one multiprocessor in a microsecond."""
+        return self.l2 * 1e6 / self.multiprocessors
 
     @property
     def clock(self) -> float:
@@ -67,70 +71,46 @@ DEVICES = {
 # product (one trip to device memory).
 LAUNCH = 2.0
 FILL = 1.0
-# What cuDNN reaches of the roofline with a static convolution.
-CUDNN_EFFICIENCY = 0.85
 
-_SCHEDULERS = 4
 _REGISTERS = 65536
 _MAX_PROGRAMS = 8
 
 
-def has_wide_products(arch: int) -> bool:
-    """wgmma or tcgen05, with which one instruction multiplies tiles that lie in shared memory."""
-    return 90 <= arch < 120
-
-
-class Ranked(NamedTuple):
-    config: Config
-    microseconds: float  # predicted, not measured
-
-
-def rank(problem: Problem, configs: Iterable[Config], device: Device) -> list[Ranked]:
-    """The configurations with their predicted times, fastest first; equals keep their order."""
-    found = (Ranked(config, predict(problem, config, device)) for config in configs)
-    return sorted(found, key=lambda entry: entry.microseconds)
-
-
 def predict(problem: Problem, config: Config, device: Device) -> float:
     """Microseconds of the forward convolution. Grouped problems may have any number of groups but C."""
-    programs = pixel_tiles(problem, config) * cdiv(_filters(problem), config.block_n)
+    programs = pixel_tiles(problem, config) * cdiv(problem.per_group[1], config.block_n)
     programs *= problem.groups * config.split_k
     rounds = cdiv(programs, device.multiprocessors)
     steps = cdiv(_steps(problem, config), config.split_k)
 
     split = config.split_k > 1
     stored = config.block_m * config.block_n * (4 if split else problem.dtype.itemsize)
-    once = FILL + stored / _per_multiprocessor(device.l2, device)
-    compute = rounds * (
+    once = FILL + stored / device.l2_share
+    microseconds = LAUNCH + rounds * (
         steps * _step(problem, config, device) + once / min(_side_by_side(problem, config, device), rounds)
     )
-    memory = (_input_bytes(problem) + (0 if split else _output_bytes(problem))) / _per_microsecond(device.memory)
-    microseconds = LAUNCH + max(compute, memory)
     if split:
-        parts_of_y = config.split_k * problem.out_pixels * problem.out_channels * 4
-        # Written and read.
-        microseconds += LAUNCH + 2 * _stream(parts_of_y, device) + _stream(_output_bytes(problem), device)
+        y = problem.out_pixels * problem.out_channels
+        # The parts of y written and read, and y written.
+        microseconds += LAUNCH + 2 * _stream(config.split_k * y * 4, device)
+        microseconds += _stream(y * problem.dtype.itemsize, device)
     return microseconds
 
 
-def static(problem: Problem, device: Device) -> float:
-    """Microseconds of cuDNN with static weights: the roofline at CUDNN_EFFICIENCY."""
-    memory = (_pixel_bytes(problem) + _weight_bytes(problem) + _output_bytes(problem)) / _per_microsecond(device.memory)
-    return LAUNCH + max(2 * problem.macs / product_rate(problem, device), memory) / CUDNN_EFFICIENCY
-
-
-def composite(problem: Problem, device: Device) -> float:
-    """Microseconds of (x*c), cuDNN, y*f: a pass over y and, where has_g, one over x. Only c and f, no s per sample."""
-    passes = LAUNCH + 2 * _stream(_output_bytes(problem), device)
-    if problem.has_g:
-        passes += LAUNCH + 2 * _stream(_pixel_bytes(problem), device)
-    return static(problem, device) + passes
+@functools.cache
+def device_running(device: torch.device) -> Device:
+    """Without a GPU, in the interpreter or on meta tensors, an A100."""
+    if device.type != "cuda":
+        return DEVICES["A100"]
+    properties = torch.cuda.get_device_properties(device)
+    return device_of(properties.name, 10 * properties.major + properties.minor, properties.multi_processor_count)
 
 
 def device_of(name: str, arch: int, multiprocessors: int) -> Device:
     """A device as the driver calls it: that of DEVICES whose name it holds, or else the nearest architecture with the
     same kind of tensor-core instruction; the rates in proportion to the multiprocessors."""
-    same_kind = (device for device in DEVICES.values() if has_wide_products(device.arch) == has_wide_products(arch))
+    wide = range(90, 120)  # wgmma or tcgen05, with which one instruction multiplies tiles that lie in shared memory
+    same_kind = (device for device in DEVICES.values() if (device.arch in wide) == (arch in wide))
     like = min(same_kind, key=lambda device: (device.name not in name, abs(device.arch - arch)))
     share = multiprocessors / like.multiprocessors
     return replace(
@@ -173,38 +153,12 @@ def box(problem: Problem, config: Config) -> tuple[int, int, int]:
     return min(((1 << n, 1 << h, 1 << (bits - n - h)) for n in samples for h in range(bits - n + 1)), key=tiles)
 
 
-def loop_instructions(problem: Problem, config: Config, device: Device) -> float:
-    """Of one warp in one step: what the compiled kernels in benchmarks/results/compile have, within a third where there
-    are several taps and the channels fill the blocks."""
-    threads = 32 * config.num_warps
-    size = problem.dtype.itemsize
-    rows = config.block_m + config.block_n
-    scaled = (config.block_n if config.form == "S" else config.block_m) * config.block_k / threads
-    instructions = 105.0
-    if config.form == "P":
-        # For 16 bytes to shared memory: the address, the predicate, the copy.
-        instructions += 4 * rows * config.block_k * size / 16 / threads - 15
-    elif config.form != "S" and device.arch < 100:
-        # wgmma takes a box of many samples from registers, scaled or not.
-        instructions += 0.5 * size * scaled
-    if not has_wide_products(device.arch):
-        # And the loads from shared memory for them.
-        products = config.block_m * config.block_n * config.block_k * size / (16 * 8 * 32) / config.num_warps
-        instructions += 1.6 * products
-    if problem.has_g:
-        # The operand that is scaled goes through registers: g comes, both are loaded, and multiplied.
-        instructions += 0.7 * size * scaled
-    return instructions
-
-
 def _step(problem: Problem, config: Config, device: Device) -> float:
-    """Microseconds of one step of the loop: of the slowest of what may bound it."""
+    """Microseconds of one step of the loop."""
     flop = 2 * config.block_m * config.block_n * config.block_k
-    slots = loop_instructions(problem, config, device) * config.num_warps / _SCHEDULERS
     return max(
         flop / (product_rate(problem, device) / device.multiprocessors),
-        slots / (device.clock * 1e3),
-        _step_bytes(problem, config) / _per_multiprocessor(device.l2, device),
+        _step_bytes(problem, config) / device.l2_share,
     )
 
 
@@ -219,7 +173,7 @@ def _step_bytes(problem: Problem, config: Config) -> int:
 
 def _steps(problem: Problem, config: Config) -> int:
     """Of a tile. Form X leaves out the taps that lie on the padding of its pixel: then the average, rounded up."""
-    blocks = cdiv(problem.in_channels // problem.groups, config.block_k)
+    blocks = cdiv(problem.per_group[0], config.block_k)
     if config.form != "X":
         return problem.taps * blocks
     inside = _taps_inside(problem, 0) * _taps_inside(problem, 1)
@@ -243,32 +197,9 @@ def _side_by_side(problem: Problem, config: Config, device: Device) -> int:
     return max(1, min(device.shared * 1024 // shared, _REGISTERS // registers, _MAX_PROGRAMS))
 
 
-def _input_bytes(problem: Problem) -> int:
-    """x, w and g, once each."""
-    g = problem.batch * problem.taps * problem.in_channels * problem.dtype.itemsize if problem.has_g else 0
-    return _pixel_bytes(problem) + _weight_bytes(problem) + g
-
-
-def _pixel_bytes(problem: Problem) -> int:
-    return problem.batch * problem.in_channels * problem.height * problem.width * problem.dtype.itemsize
-
-
-def _weight_bytes(problem: Problem) -> int:
-    return _filters(problem) * problem.in_channels * problem.taps * problem.dtype.itemsize
-
-
-def _output_bytes(problem: Problem) -> int:
-    return problem.out_pixels * problem.out_channels * problem.dtype.itemsize
-
-
-def _filters(problem: Problem) -> int:
-    """Of one group."""
-    return problem.out_channels // problem.groups
-
-
 def _stream(size: int, device: Device) -> float:
     """Microseconds to read or write so many bytes; what fits into half of L2 stays there between two kernels."""
-    return size / _per_microsecond(device.l2 if size < device.l2_size * 0.5e6 else device.memory)
+    return size / (1e6 * (device.l2 if size < device.l2_size * 0.5e6 else device.memory))
 
 
 def product_rate(problem: Problem, device: Device) -> float:
@@ -277,11 +208,3 @@ def product_rate(problem: Problem, device: Device) -> float:
         lanes = 64 if device.arch == 80 else 128
         return 2 * lanes * device.multiprocessors * device.clock * 1e3
     return device.tensor * 1e6 / (2 if problem.dtype == torch.float32 else 1)
-
-
-def _per_microsecond(terabytes_per_second: float) -> float:
-    return terabytes_per_second * 1e6
-
-
-def _per_multiprocessor(terabytes_per_second: float, device: Device) -> float:
-    return _per_microsecond(terabytes_per_second) / device.multiprocessors

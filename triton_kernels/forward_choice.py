@@ -7,14 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import conv_forward, conv_forward_tma
+from . import conv_forward_tma
 from .config import Config
-from .cost_model import Device, pixel_tiles, rank
+from .cost_model import Device, pixel_tiles, predict
 from .launch import cdiv
 from .problem import Problem
-
-# The module of a form, which has a function forward.
-FORMS = {"P": conv_forward, "S": conv_forward_tma, "M": conv_forward_tma, "X": conv_forward_tma}
 
 MOST_CANDIDATES = 11  # composite is the twelfth
 _SPLITS = (1, 2, 3, 4, 6, 8)
@@ -36,9 +33,11 @@ def candidates(problem: Problem, device: Device) -> tuple[Config, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _ranked(problem: Problem, device: Device) -> tuple[Config, ...]:
+    def time(config: Config) -> float:
+        return predict(problem, config, device)
+
     tiles = tiles_for(device.arch, problem.dtype.itemsize * 8)
-    best = [rank(problem, _splits(problem, config, device), device)[0].config for config in tiles]
-    return tuple(ranked.config for ranked in rank(problem, best, device))
+    return tuple(sorted((min(_splits(problem, config, device), key=time) for config in tiles), key=time))
 
 
 @functools.cache
@@ -64,7 +63,7 @@ def _archs() -> set[int]:
 
 
 def _fits(problem: Problem, config: Config) -> bool:
-    return config.form == "P" or conv_forward_tma.can_run(problem, config)[0]
+    return config.form == "P" or conv_forward_tma.can_run(problem, config)
 
 
 def _splits(problem: Problem, config: Config, device: Device) -> Iterator[Config]:

@@ -64,7 +64,7 @@ class Launcher:
         if self._direct is None or _recorded.get() is not None or not self._aligned(tensors):
             self._search(tensors)
             return
-        with torch.cuda.device_of(tensors[self._descriptors]):
+        with torch.cuda.device_of(tensors[0].base if self._descriptors else tensors[0]):
             self._direct(*tensors, *self._rest)
 
     def _aligned(self, tensors: tuple[Any, ...]) -> bool:
@@ -86,7 +86,7 @@ class Launcher:
             args = dict(zip(kernel.arg_names, (*tensors, *self._values), strict=False))
             launches.append(Launch(kernel, self._grid, args | constants, options))
             return
-        with torch.cuda.device_of(tensors[self._descriptors]):
+        with torch.cuda.device_of(tensors[0].base if self._descriptors else tensors[0]):
             try:
                 # Fused multiply-add is what Triton did before its default changed; naming it keeps old and new alike.
                 compiled = kernel[self._grid](*tensors, *self._values, enable_fp_fusion=True, **named)

@@ -18,9 +18,12 @@ from torch import Tensor
 class Scale(NamedTuple):
     """A factor per sample and, for g, per tap: the tensor and how far apart samples and taps lie, 0 if they share."""
 
-    tensor: Tensor
-    sample_stride: int
+    tensor: Tensor | None
+    sample_stride: int = 0
     tap_stride: int = 0
+
+
+ABSENT = Scale(None)
 
 
 def pixels(image: Tensor) -> Tensor:
@@ -38,17 +41,17 @@ def taps_of(weight: Tensor) -> Tensor:
     return weight.permute(0, 2, 3, 1).contiguous().flatten(1, 2)
 
 
-def sample_scale(factor: Tensor | None) -> Scale | None:
+def sample_scale(factor: Tensor | None) -> Scale:
     """Filter attention (or channel attention) [N, O] or [O]."""
     if factor is None:
-        return None
+        return ABSENT
     return Scale(factor.contiguous(), factor.shape[1] if factor.dim() == 2 else 0)
 
 
-def reduction_scale(channel: Tensor | None, spatial: Tensor | None, channels: int) -> Scale | None:
-    """g of channel attention [N, C] or [C] and spatial [N, KH, KW] or [KH, KW]; None if no sample has its own."""
+def reduction_scale(channel: Tensor | None, spatial: Tensor | None, channels: int) -> Scale:
+    """g of channel attention [N, C] or [C] and spatial [N, KH, KW] or [KH, KW]; ABSENT if no sample has its own."""
     if not per_sample(channel, spatial):
-        return None
+        return ABSENT
     if spatial is None:
         assert channel is not None
         return Scale(channel.contiguous(), channels)

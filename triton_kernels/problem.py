@@ -1,5 +1,6 @@
 """The sizes of one convolution, which decide everything about its kernels but the values."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -86,6 +87,22 @@ class Problem:
         return self.kernel_size[0] * self.kernel_size[1]
 
     @property
+    def per_group(self) -> Pair:
+        """Channels and filters of a group."""
+        return self.in_channels // self.groups, self.out_channels // self.groups
+
+    @property
+    def geometry(self) -> tuple[int, ...]:
+        """As kernels take it."""
+        return *self.kernel_size, *self.stride, *self.dilation, *self.padding
+
+    @property
+    def tap_step(self) -> Pair:
+        """From one tap to the next of those that reach one pixel of the input, along either axis."""
+        step_h, step_w = (s // math.gcd(s, d) for s, d in zip(self.stride, self.dilation, strict=True))
+        return step_h, step_w
+
+    @property
     def out_pixels(self) -> int:
         """Of all samples together."""
         return self.batch * self.out_height * self.out_width
@@ -97,7 +114,7 @@ class Problem:
     @property
     def macs(self) -> int:
         """Multiply-accumulates, taps on the padding included."""
-        return self.out_pixels * self.out_channels * (self.in_channels // self.groups) * self.taps
+        return self.out_pixels * self.out_channels * self.per_group[0] * self.taps
 
     @property
     def key(self) -> str:

@@ -22,7 +22,7 @@ _PIXELS_OF_A_PART = 512
 @triton.jit(do_not_specialize=["C", "P", "parts"])
 def scale_and_dot_kernel(
     a, b, scale, out, dots, C, P, parts, a_n, a_c, a_p, b_n, b_c, b_p,
-    HAS_SCALE: tl.constexpr, HAS_DOT: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+    BP: tl.constexpr, BC: tl.constexpr,
 ):
     """dots [N, parts, C] in float32; out has the strides of a; grid: N * parts, blocks of channels."""
     i_n = (tl.program_id(0) // parts).to(tl.int64)
@@ -31,19 +31,19 @@ def scale_and_dot_kernel(
     m_c = o_c < C
     steps = (P + parts * BP - 1) // (parts * BP)
     b_dot = tl.zeros((BC,), tl.float32)
-    if HAS_SCALE:
+    if scale is not None:
         b_scale = tl.load(scale + i_n * C + o_c, mask=m_c, other=0.0).to(tl.float32)
     for step in range(steps):
         o_p = (i_part * steps + step) * BP + tl.arange(0, BP)
         mask = (o_p < P)[:, None] & m_c[None, :]
         o_a = i_n * a_n + o_p[:, None] * a_p + o_c[None, :] * a_c
         b_a = tl.load(a + o_a, mask=mask, other=0.0).to(tl.float32)
-        if HAS_DOT:
+        if dots is not None:
             o_b = i_n * b_n + o_p[:, None] * b_p + o_c[None, :] * b_c
             b_dot += tl.sum(b_a * tl.load(b + o_b, mask=mask, other=0.0).to(tl.float32), 0)
-        if HAS_SCALE:
+        if scale is not None:
             tl.store(out + o_a, (b_a * b_scale[None, :]).to(out.dtype.element_ty), mask=mask)
-    if HAS_DOT:
+    if dots is not None:
         tl.store(dots + (i_n * parts + i_part) * C + o_c, b_dot, mask=m_c)
 # fmt: on
 
@@ -66,8 +66,6 @@ def scale_and_dot(a: Tensor, b: Tensor | None, scale: Tensor | None) -> tuple[Te
         scale_and_dot_kernel,
         (batch * parts, cdiv(channels, _BLOCK_C), 1),
         *(a, b, scale, out, dots, channels, height * width, parts, *_strides(a), *_strides(a if b is None else b)),
-        HAS_SCALE=scale is not None,
-        HAS_DOT=b is not None,
         BP=_BLOCK_P,
         BC=_BLOCK_C,
         num_warps=4,

@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation for inference: gate [N, C] = sigmoid(fc2(relu(fc1(mean of x over H and W)))), few launches.
+"""Squeeze-and-excitation for inference: gate [N, C] = sigmoid(fc2(relu(fc1(mean of x over H and W)))), two launches.
 
 The arithmetic is nothing, and x is read once; what costs is one launch after the other. So each kernel does as much as
 it can until all of its successor's input must be there:
@@ -8,11 +8,6 @@ it can until all of its successor's input must be there:
     gate_kernel    all the rest, for 16 samples and a block of channels. It recomputes the features between fc1 and fc2,
                    which all blocks of channels need: for C = 512 and R = 128 in half precision, 8 blocks each read fc1
                    (128 KB) from the L2 cache once more, against another launch.
-
-or, where one program can hold a whole sample,
-
-    sample_kernel  everything in one launch. Some features at a time: fc1 times the means makes them, fc2 times them is
-                   added to the logits, so that neither layer waits for the other.
 
 BatchNorm, which stands behind fc1, is folded into it by then; squeeze_excite_training.py has it.
 All sums run in float32, in an order that does not change from run to run.
@@ -30,8 +25,6 @@ from .launch import cdiv, launch
 _BLOCK = 4096  # elements of a block of pixels and channels: 32 for each thread of pool_kernel
 _ENOUGH_PROGRAMS = 512  # to fill any GPU
 _MOST_PARTS = 32  # of a sample
-_SAMPLE_BYTES = 128 * 1024  # of a sample, and of both weights, that one program reads in the time of another launch
-_SAMPLE_CHANNELS = 1024
 
 
 # fmt: off
@@ -60,13 +53,13 @@ def load_means(sums, o_n, o_c, N, C, P, parts, BN: tl.constexpr, BC: tl.constexp
 @triton.jit(do_not_specialize=["P", "parts"])
 def pool_kernel(
     x, sums, batches, P, parts, stride_n, stride_p, stride_c,
-    C: tl.constexpr, COUNTS: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+    C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):
-    """sums [N, parts, C] of x [N, C, P] over the pixels of each part. COUNTS: batches, a scalar, goes up by one.
+    """sums [N, parts, C] of x [N, C, P] over the pixels of each part. batches, a scalar, if given, goes up by one.
 
     grid: N * parts * blocks of channels.
     """
-    if COUNTS and tl.program_id(0) == 0:
+    if batches is not None and tl.program_id(0) == 0:
         tl.store(batches, tl.load(batches) + 1)
     BLOCKS_C: tl.constexpr = (C + BC - 1) // BC
     i_c = tl.program_id(0) % BLOCKS_C
@@ -83,44 +76,10 @@ def pool_kernel(
     tl.store(sums + i_row * C + o_c, tl.sum(b_acc, 0), mask=o_c < C)
 
 
-@triton.jit(do_not_specialize=["P"])
-def sample_kernel(
-    x, w1, b1, w2, b2, gate, P, stride_n, stride_p, stride_c,
-    C: tl.constexpr, R: tl.constexpr, HAS_B1: tl.constexpr, HAS_B2: tl.constexpr,
-    BP: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
-):
-    """gate [N, C] of x [N, C, P], w1 [R, C] and w2 [C, R]. grid: N; BC holds all channels."""
-    i_n = tl.program_id(0).to(tl.int64)
-    o_c = tl.arange(0, BC)
-    m_c = o_c < C
-    p_x = x + i_n * stride_n + o_c.to(tl.int64)[None, :] * stride_c
-    b_acc = tl.zeros((BP, BC), tl.float32)
-    for p in range(0, P, BP):
-        o_p = p + tl.arange(0, BP)
-        m_x = (o_p < P)[:, None] & m_c[None, :]
-        b_acc += tl.load(p_x + (o_p.to(tl.int64) * stride_p)[:, None], mask=m_x, other=0.0).to(tl.float32)
-    b_mean = tl.sum(b_acc, 0) / P
-
-    b_logits = tl.zeros((BC,), tl.float32)
-    for r in range(0, R, BR):
-        o_r = r + tl.arange(0, BR)
-        m_w = (o_r < R)[:, None] & m_c[None, :]
-        b_w1 = tl.load(w1 + (o_r * C)[:, None] + o_c[None, :], mask=m_w, other=0.0).to(tl.float32)
-        b_h = tl.sum(b_w1 * b_mean[None, :], 1)
-        if HAS_B1:
-            b_h += tl.load(b1 + o_r, mask=o_r < R, other=0.0).to(tl.float32)
-        b_w2 = tl.load(w2 + (o_c * R)[None, :] + o_r[:, None], mask=m_w, other=0.0).to(tl.float32)
-        b_logits += tl.sum(b_w2 * relu(b_h)[:, None], 0)
-    if HAS_B2:
-        b_logits += tl.load(b2 + o_c, mask=m_c, other=0.0).to(tl.float32)
-    tl.store(gate + i_n * C + o_c, sigmoid(b_logits).to(gate.dtype.element_ty), mask=m_c)
-
-
 @triton.jit(do_not_specialize=["N", "P", "parts"])
 def gate_kernel(
     sums, w1, b1, features, w2, b2, gate, N, P, parts,
-    C: tl.constexpr, R: tl.constexpr, HAS_FEATURES: tl.constexpr, HAS_B1: tl.constexpr, HAS_B2: tl.constexpr,
-    BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr,
+    C: tl.constexpr, R: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr,
 ):
     """gate [N, C] from features [N, R], or from sums [N, parts, C]; w1 [R, C], w2 [C, R].
 
@@ -132,7 +91,7 @@ def gate_kernel(
     for r in range(0, R, BR):
         o_r = r + tl.arange(0, BR)
         m_r = o_r < R
-        if HAS_FEATURES:
+        if features is not None:
             m_h = (o_n < N)[:, None] & m_r[None, :]
             b_h = tl.load(features + (o_n * R)[:, None] + o_r[None, :], mask=m_h, other=0.0)
         else:
@@ -143,13 +102,13 @@ def gate_kernel(
                 m_w = (o_k < C)[:, None] & m_r[None, :]
                 b_w = tl.load(w1 + o_k[:, None] + (o_r * C)[None, :], mask=m_w, other=0.0)
                 b_z = tl.dot(b_m, b_w, b_z, input_precision="ieee")
-            if HAS_B1:
+            if b1 is not None:
                 b_z += tl.load(b1 + o_r, mask=m_r, other=0.0).to(tl.float32)[None, :]
             b_h = relu(b_z).to(w2.dtype.element_ty)
         m_w = m_r[:, None] & (o_c < C)[None, :]
         b_w = tl.load(w2 + o_r[:, None] + (o_c * R)[None, :], mask=m_w, other=0.0)
         b_logits = tl.dot(b_h, b_w, b_logits, input_precision="ieee")
-    if HAS_B2:
+    if b2 is not None:
         b_logits += tl.load(b2 + o_c, mask=o_c < C, other=0.0).to(tl.float32)[None, :]
     m_g = (o_n < N)[:, None] & (o_c < C)[None, :]
     tl.store(gate + (o_n * C)[:, None] + o_c[None, :], sigmoid(b_logits).to(gate.dtype.element_ty), mask=m_g)
@@ -159,30 +118,15 @@ def gate_kernel(
 def squeeze_excite(
     input: Tensor, fc1_weight: Tensor, fc1_bias: Tensor | None, fc2_weight: Tensor, fc2_bias: Tensor | None
 ) -> Tensor:
-    """The op kerneldna::squeeze_excite, whose arguments have been checked, in one or two launches; no gradient.
+    """The op kerneldna::squeeze_excite, whose arguments have been checked, in two launches; no gradient.
 
     All have one dtype: float32, float16 or bfloat16. Workspace: N * C in float32 for each of 32 parts at most.
     """
     x = Pixels.of(input)
     w1, w2 = fc1_weight.flatten(1).contiguous(), fc2_weight.flatten(1).contiguous()
     b1, b2 = (None if bias is None else bias.contiguous() for bias in (fc1_bias, fc2_bias))
-    hidden, channels = w1.shape
     gate = input.new_empty(input.shape[:2])
-    if _fits_one_program(x, hidden):
-        block_c = max(16, triton.next_power_of_2(channels))
-        launch(
-            sample_kernel,
-            (x.batch,),
-            *(x.tensor, w1, b1, w2, b2, gate, x.pixels, *x.strides, channels, hidden),
-            HAS_B1=b1 is not None,
-            HAS_B2=b2 is not None,
-            BP=min(8192 // block_c, triton.next_power_of_2(x.pixels)),
-            BC=block_c,
-            BR=min(4096 // block_c, triton.next_power_of_2(hidden)),
-            num_warps=8,
-        )
-    else:
-        gate_of(pool(x, None), x.pixels, w1, b1, None, w2, b2, gate)
+    gate_of(pool(x, None), x.pixels, w1, b1, None, w2, b2, gate)
     return gate
 
 
@@ -204,13 +148,6 @@ class Pixels(NamedTuple):
         return cls(input, batch, channels, height * width, (stride_n, stride_w if width > 1 else stride_h, stride_c))
 
 
-def _fits_one_program(x: Pixels, hidden: int) -> bool:
-    """Whether one program for each sample is done sooner than two launches would be."""
-    if x.channels > _SAMPLE_CHANNELS:
-        return False
-    return max(x.channels * x.pixels, 2 * x.channels * hidden) * x.tensor.itemsize <= _SAMPLE_BYTES
-
-
 def pool(x: Pixels, batches: Tensor | None) -> Tensor:
     """Sums [N, parts, C] over the pixels, in float32; batches, if given, goes up by one."""
     block_c = min(64 if x.strides[2] == 1 else 16, triton.next_power_of_2(x.channels))
@@ -223,7 +160,6 @@ def pool(x: Pixels, batches: Tensor | None) -> Tensor:
         pool_kernel,
         (x.batch * parts * blocks_c,),
         *(x.tensor, sums, batches, x.pixels, parts, *x.strides, x.channels),
-        COUNTS=batches is not None,
         BP=block_p,
         BC=block_c,
         num_warps=4,
@@ -248,9 +184,6 @@ def gate_of(
         gate_kernel,
         (cdiv(batch, 16), cdiv(channels, block_c)),
         *(sums, w1, b1, features, w2, b2, gate, batch, pixels, parts, channels, hidden),
-        HAS_FEATURES=features is not None,
-        HAS_B1=b1 is not None,
-        HAS_B2=b2 is not None,
         BN=16,
         BC=block_c,
         BR=min(128 // gate.itemsize, max(16, triton.next_power_of_2(hidden))),

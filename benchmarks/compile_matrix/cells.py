@@ -1,4 +1,4 @@
-"""A cell of the matrix: one call of a kernel's host function, for one architecture."""
+"""A cell of the matrix: one call of a kernel's host function, for one architecture, and its operands."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kerneldna_ops.triton_kernels.config import Config
+from kerneldna_ops.triton_kernels.operands import Scale, reduction_scale, sample_scale
 from kerneldna_ops.triton_kernels.problem import Problem
 
 _DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -21,6 +22,37 @@ class Cell:
     flags: str
     arch: int  # 90 for sm_90
     config: Config | None = None
+
+    @property
+    def tile(self) -> Config:
+        assert self.config is not None
+        return self.config
+
+    @property
+    def pixels(self) -> Tensor:
+        problem = self.problem
+        return self.empty(problem.batch, problem.height, problem.width, problem.in_channels)
+
+    @property
+    def output(self) -> Tensor:
+        problem = self.problem
+        return self.empty(problem.batch, problem.out_height, problem.out_width, problem.out_channels)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.empty(self.problem.out_channels, self.problem.taps, self.problem.per_group[0])
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.empty(self.problem.out_channels) if "b" in self.flags else None
+
+    def scale(self, flag: str, channels: int) -> Scale:
+        return sample_scale(self.empty(self.problem.batch, channels) if flag in self.flags else None)
+
+    def g(self, channels: int) -> Scale:
+        if "s" not in self.flags:
+            return self.scale("g", channels)
+        return reduction_scale(None, self.empty(self.problem.batch, *self.problem.kernel_size), channels)
 
     @property
     def name(self) -> str:

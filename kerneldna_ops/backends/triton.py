@@ -176,11 +176,16 @@ def candidates(function: str, conv_args: tuple[Any, ...]) -> list[dict[str, Any]
     if problem.depthwise:
         return [{}]
     if function == "conv":
-        ways = kernels("forward_choice").candidates(problem, _gpu(input.device))
+        ways = _forward_ways(problem, input.device)
     else:
         attentions = operands.per_sample(filter, None), operands.per_sample(None, spatial)
         ways = kernels("backward_choice").choices(*attentions)
     return [asdict(way) for way in ways]
+
+
+def _forward_ways(problem: Problem, device: torch.device) -> Any:
+    """Configurations, the one predicted to be fastest first."""
+    return kernels("forward_choice").candidates(problem, kernels("cost_model").device_running(device))
 
 
 def run(function: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -206,8 +211,8 @@ def _forward(
     if not problem.batch:
         return _no_samples
     if problem.depthwise:
-        return _depthwise
-    config = Config.of(options) if options else kernels("forward_choice").candidates(problem, _gpu(input.device))[0]
+        return functools.partial(_depthwise, problem)
+    config = Config.of(options) if options else _forward_ways(problem, input.device)[0]
     attentions = channel_attention, filter_attention, spatial_attention
     forward: Callable[..., Tensor] = kernels("conv_plan").forward(config, problem, input, weight, bias, *attentions)
     return forward
@@ -218,18 +223,9 @@ def _no_samples(input: Tensor, weight: Tensor, *others: Any) -> Tensor:
     return input.new_empty(0, len(weight), *(out_size(*size) for size in geometry))
 
 
-def _depthwise(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    channel_attention: Tensor | None,
-    filter_attention: Tensor | None,
-    spatial_attention: Tensor | None,
-    *geometry: Any,
-) -> Tensor:
-    attentions = channel_attention, filter_attention, spatial_attention
+def _depthwise(problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> Tensor:
     depthwise = kernels("conv_depthwise").depthwise_forward
-    y = depthwise(operands.pixels(input), weight[:, 0].contiguous(), *attentions, bias, *geometry[:3])
+    y = depthwise(operands.pixels(input), weight[:, 0].contiguous(), *others[:3], bias, problem)
     return operands.image(y)  # type: ignore[no-any-return]
 
 
@@ -252,9 +248,8 @@ def _backward(
     problem = Problem.of(input, weight, channel_attention, spatial_attention, stride, padding, dilation, groups)
     if problem.depthwise:
         x, gy = operands.pixels(input), operands.pixels(grad_output)
-        geometry = (stride, padding, dilation)
         depthwise = kernels("conv_depthwise").depthwise_backward
-        grads = depthwise(gy, x, weight[:, 0].contiguous(), *attentions, bias, *geometry, output_mask)
+        grads = depthwise(gy, x, weight[:, 0].contiguous(), *attentions, bias, problem, output_mask)
         dx, dw = grads[:2]
         return None if dx is None else operands.image(dx), None if dw is None else dw[:, None], *grads[2:]
     backward = kernels("conv_backward")
@@ -263,13 +258,3 @@ def _backward(
         grad_output, input, weight, bias, *attentions, problem, output_mask, choice
     )
     return gradients
-
-
-@functools.cache
-def _gpu(device: torch.device) -> Any:
-    """What cost_model.py knows of the device; of an A100 for the CPU, where the kernels run interpreted."""
-    cost_model = kernels("cost_model")
-    if device.type == "cpu":
-        return cost_model.DEVICES["A100"]
-    found = torch.cuda.get_device_properties(device)
-    return cost_model.device_of(found.name, 10 * found.major + found.minor, found.multi_processor_count)

@@ -10,19 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.compile_matrix import predictions
 from kerneldna_ops.triton_kernels.config import Config
 from kerneldna_ops.triton_kernels.cost_model import (
-    CUDNN_EFFICIENCY,
     DEVICES,
-    LAUNCH,
     box,
-    composite,
     device_of,
     pixel_tiles,
     predict,
-    rank,
-    static,
 )
 from kerneldna_ops.triton_kernels.problem import Problem
 
@@ -105,8 +99,6 @@ def test_form_x_leaves_out_the_taps_on_the_padding():
 def test_more_work_is_never_predicted_faster(problem, config, device, size, more):
     larger = dataclasses.replace(problem, **{size: getattr(problem, size) + more})
     assert predict(larger, config, device) >= predict(problem, config, device)
-    for model in (static, composite):
-        assert model(larger, device) >= model(problem, device)
 
 
 @given(problem=problems, config=configs, device=devices, form=st.sampled_from("PSMX"))
@@ -118,46 +110,22 @@ def test_a_scale_on_the_reduction_axis_never_saves_time(problem, config, device,
 
 
 @given(problem=problems, config=configs, device=devices)
-def test_nothing_beats_the_roofline(problem, config, device):
+def test_nothing_beats_the_tensor_cores(problem, config, device):
     rate = device.tensor * 1e6 / (2 if problem.dtype == torch.float32 else 1)
     assert predict(problem, config, device) > 2 * problem.macs / rate
-    size = problem.dtype.itemsize
-    moved = problem.batch * problem.in_channels * problem.height * problem.width
-    assert predict(problem, config, device) > moved * size / (device.memory * 1e6)
 
 
 @pytest.mark.parametrize("device", ["A100", "H100", "H200", "B200"])
 def test_split_reduction_at_512_7_batch_32(device):
     candidates = [Config(block_m=m, block_n=n, split_k=k) for m, n in [(128, 256), (128, 128)] for k in (1, 2, 4, 8)]
-    best = rank(square("512@7", 32), candidates, DEVICES[device])[0].config
-    assert best.split_k > 1
+    problem = square("512@7", 32)
+    assert min(candidates, key=lambda config: predict(problem, config, DEVICES[device])).split_k > 1
 
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
 def test_no_split_where_tiles_fill_the_device(device):
-    candidates = [Config(split_k=k) for k in (8, 4, 2, 1)]
-    assert rank(square("128@28", 256), candidates, device)[0].config.split_k == 1
-
-
-def test_rank_orders_by_time_and_keeps_equal_ones():
-    problem, candidates = square("256@14", 128), [Config(), Config(block_m=64), Config(block_n=256), Config()]
-    ranked = rank(problem, candidates, H200)
-    assert [entry.microseconds for entry in ranked] == sorted(predict(problem, c, H200) for c in candidates)
-    assert sorted(map(str, (entry.config for entry in ranked))) == sorted(map(str, candidates))
-
-
-@pytest.mark.parametrize(("shape", "expected"), [("64@56", 37.5), ("256@14", 37.5), ("512@7", 37.5)])
-def test_static_is_the_roofline_over_its_efficiency(shape, expected):
-    """29.6 GFLOP at 790 TFLOP/s: 37.5 us; and a launch."""
-    assert static(square(shape, 128), H200) == pytest.approx(LAUNCH + expected / CUDNN_EFFICIENCY, rel=0.01)
-
-
-@pytest.mark.parametrize(("batch", "rate"), [(32, H200.l2), (8192, H200.memory)])
-def test_what_fits_into_l2_is_read_from_there_by_the_next_pass(batch, rate):
-    """x*c and y*f each read and write a tensor of batch * 512 * 7 * 7 * 2 bytes."""
-    problem = square("512@7", batch)
-    passes = composite(problem, H200) - static(problem, H200) - 2 * LAUNCH
-    assert passes == pytest.approx(4 * batch * 512 * 49 * 2 / (rate * 1e6))
+    times = {k: predict(square("128@28", 256), Config(split_k=k), device) for k in (8, 4, 2, 1)}
+    assert min(times, key=times.__getitem__) == 1
 
 
 def test_float32_is_slower_than_half_precision():
@@ -191,10 +159,6 @@ def test_devices_as_the_driver_calls_them(name, arch, multiprocessors, like):
     assert device.tensor == pytest.approx(known.tensor * multiprocessors / known.multiprocessors)
     assert device.clock == pytest.approx(known.clock)
     assert device.memory / device.l2 == pytest.approx(known.memory / known.l2)
-
-
-def test_the_committed_predictions_are_those_of_the_model():
-    assert predictions.PATH.read_text() == predictions.dump(), "`make gpu-compile` writes them anew"
 
 
 def test_importing_the_model_imports_no_triton():

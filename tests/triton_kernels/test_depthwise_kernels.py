@@ -11,6 +11,7 @@ from cases import ABSENT, SAMPLE, STATIC, TENSORS, Case, build, grad_output, nam
 from kerneldna_ops.triton_kernels import conv_depthwise
 from kerneldna_ops.triton_kernels.conv_depthwise import depthwise_backward, depthwise_forward
 from kerneldna_ops.triton_kernels.launch import recording
+from kerneldna_ops.triton_kernels.problem import Problem
 from tolerance import assert_within
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "threads")
@@ -58,13 +59,13 @@ PRECISIONS = pytest.mark.parametrize(("case", "precision"), CALLS, ids=str)
 
 
 def operands(case, dtype):
-    """(x, w, c, f, s, bias, stride, padding, dilation) as the kernels take them."""
+    """(x, w, c, f, s, bias, problem) as the kernels take them."""
     call = build(case, dtype)
+    problem = Problem.of(call.input, call.weight, None, None, *call[6:])
     return (
         call.input.permute(0, 2, 3, 1).contiguous(),
         call.weight[:, 0],
-        *(call.channel_attention, call.filter_attention, call.spatial_attention, call.bias),
-        *(call.stride, call.padding, call.dilation),
+        *(call.channel_attention, call.filter_attention, call.spatial_attention, call.bias, problem),
     )
 
 
@@ -74,10 +75,8 @@ def pixels_of_gradient(case, dtype):
 
 def gradients(case, dtype, **options):
     """In the order and the shapes of the op's arguments."""
-    grads = depthwise_backward(pixels_of_gradient(case, dtype), *operands(case, dtype), **options)
-    dx = None if grads.x is None else grads.x.permute(0, 3, 1, 2)
-    dw = None if grads.w is None else grads.w[:, None]
-    return dx, dw, grads.bias, grads.c, grads.f, grads.s
+    dx, dw, *others = depthwise_backward(pixels_of_gradient(case, dtype), *operands(case, dtype), **options)
+    return None if dx is None else dx.permute(0, 3, 1, 2), None if dw is None else dw[:, None], *others
 
 
 def check_output(case, dtype):

@@ -8,7 +8,7 @@ import torch
 
 import truths
 from cases import ABSENT, CASES, SAMPLE, STATIC, Case, build, grad_output, named
-from kerneldna_ops.triton_kernels import conv_forward
+from kerneldna_ops.triton_kernels import conv_product
 from kerneldna_ops.triton_kernels.config import Config
 from kerneldna_ops.triton_kernels.operands import (
     folded,
@@ -53,7 +53,7 @@ def operands_of(case, dtype):
 def forward(case, dtype, config, **more):
     call, w, g, problem = operands_of(case, dtype)
     f = sample_scale(call.filter_attention)
-    return conv_forward.forward(pixels(call.input), w, problem, config, g, f, call.bias, **more)
+    return conv_product.forward(pixels(call.input), w, problem, config, g, f, call.bias, **more)
 
 
 def input_gradient(case, dtype, config):
@@ -62,7 +62,8 @@ def input_gradient(case, dtype, config):
     g = reduction_scale(f, s, case.filters)
     w = taps_of(call.weight) if per_sample(f, s) else folded(taps_of(call.weight), filter=f, spatial=s)
     gy, x = pixels(grad_output(case, dtype)), pixels(call.input)
-    return conv_forward.input_gradient(gy, w, problem, config, g, sample_scale(call.channel_attention), dot_with=x)
+    c = sample_scale(call.channel_attention)
+    return conv_product.forward(gy, w, problem, config, g, c, dot_with=x, transposed=True)
 
 
 @pytest.mark.parametrize(("case", "config", "precision"), CALLS, ids=str)
@@ -106,9 +107,9 @@ def test_a_nan_beyond_a_tile_stays_where_it_is():
     case = Case("odd", (2, 5, 3, 3), 5, (3, 3), padding=(1, 1))
     call, w, g, problem = operands_of(case, torch.float32)
     x, gy = pixels(call.input).clone(), pixels(grad_output(case, torch.float32))
-    clean = conv_forward.forward(x, w, problem, FLAT, g, dot_with=gy)
+    clean = conv_product.forward(x, w, problem, FLAT, g, dot_with=gy)
     x[1, 2, 2] = torch.nan
-    found = conv_forward.forward(x, w, problem, FLAT, g, dot_with=gy)
+    found = conv_product.forward(x, w, problem, FLAT, g, dot_with=gy)
     torch.testing.assert_close(found.y[0], clean.y[0], rtol=0, atol=0)
     torch.testing.assert_close(found.dots[0], clean.dots[0], rtol=0, atol=0)
     assert found.y[1, 1:, 1:].isnan().all()

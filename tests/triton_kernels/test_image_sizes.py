@@ -45,7 +45,7 @@ def test_the_compiler_reads_every_kernel_for_the_smallest_images():
     assert done.returncode == 0, done.stderr
     read, errors = json.loads(done.stdout)
     assert errors == []
-    assert {"conv_reduce_kernel", "conv_dot_kernel", "sample_kernel", "features_backward_kernel"} <= set(read)
+    assert {"conv_reduce_kernel", "conv_dot_kernel", "gate_kernel", "features_backward_kernel"} <= set(read)
 
 
 LINES = """
@@ -77,7 +77,7 @@ MANY_SIZES = """
 import json
 import torch
 from benchmarks.compile_matrix.compiling import Request
-from kerneldna_ops.triton_kernels import conv_backward, forward_choice, operands
+from kerneldna_ops.triton_kernels import conv_backward, conv_product, forward_choice, operands
 from kerneldna_ops.triton_kernels.backward_choice import BackwardConfigs, Choice
 from kerneldna_ops.triton_kernels.cost_model import DEVICES
 from kerneldna_ops.triton_kernels.launch import recording
@@ -97,7 +97,7 @@ def launches(height, width, device):
     g, w = operands.reduction_scale(c, s, 256), operands.taps_of(weight)
     configs = BackwardConfigs.of(problem, device)
     with recording() as recorded:
-        forward_choice.FORMS[config.form].forward(operands.pixels(x), w, problem, config, g, operands.sample_scale(f))
+        conv_product.forward(operands.pixels(x), w, problem, config, g, operands.sample_scale(f))
         conv_backward.gradients(x, x, weight, None, c, f, s, problem, (True,) * 6, Choice(), configs)
     return recorded
 

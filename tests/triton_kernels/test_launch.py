@@ -5,7 +5,11 @@ import torch
 from outside_interpreter import run
 
 from benchmarks.launch_overhead import Kernel
+from kerneldna_ops.triton_kernels.config import Config
+from kerneldna_ops.triton_kernels.conv_product import product
 from kerneldna_ops.triton_kernels.launch import Launcher, launch, recording
+from kerneldna_ops.triton_kernels.operands import ABSENT, Scale
+from kerneldna_ops.triton_kernels.problem import Problem
 
 X, Y = torch.zeros(8), torch.zeros(8)
 NAMES = ["x", "bias", "y", "N", "C", "BLOCK", "FLAG"]
@@ -66,6 +70,21 @@ def test_launches_that_differ_share_no_launcher(kernel, args, named):
         launch(kernel, (3,), X, None, Y, 5, 7, **NAMED)
         launch(kernel, (3,), *args, **NAMED | named)
     assert len(kernel.searched) == len(kernel.direct) == 2
+
+
+STATIC = Scale(torch.ones(8))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"f": ABSENT}, {"g": ABSENT}, {"x": X.half()}, {"has_bias": True}, {"has_dot": True}, {"transposed": True}],
+    ids=lambda other: next(iter(other)),
+)
+def test_products_that_triton_compiles_otherwise_are_not_shared(other):
+    """A static factor and none have the same strides."""
+    operands = {"problem": Problem(1, 8, 8, 4, 4), "config": Config(), "x": X, "g": STATIC, "f": STATIC}
+    assert product(**operands) is product(**operands | {"x": torch.empty(8), "f": Scale(torch.empty(8))})
+    assert product(**operands) is not product(**operands | other)
 
 
 def test_the_overhead_is_measured_with_kernels_as_a_gpu_has_them():

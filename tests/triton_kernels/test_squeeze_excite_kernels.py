@@ -36,13 +36,6 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(params=["one_launch", "two_launches"])
-def launches(request, monkeypatch):
-    """Either way of inference, whatever the size."""
-    monkeypatch.setattr(kernels, "_SAMPLE_BYTES", 2**30 if request.param == "one_launch" else 0)
-    return 1 if request.param == "one_launch" else 2
-
-
 def arguments(shape, hidden, dtype=torch.float32):
     channels = shape[1]
     input = torch.randn(shape) + torch.randn(channels, 1, 1)
@@ -67,12 +60,12 @@ def check_inference(args):
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize(("shape", "hidden"), SHAPES, ids=str)
-def test_inference(shape, hidden, precision, launches):
+def test_inference(shape, hidden, precision):
     check_inference(arguments(shape, hidden, precision))
 
 
 @pytest.mark.parametrize("layout", IMAGES)
-def test_inference_of_any_layout(layout, launches):
+def test_inference_of_any_layout(layout):
     args = arguments((3, 19, 7, 5), 5)
     args[0] = IMAGES[layout](args[0])
     check_inference(args)
@@ -82,7 +75,6 @@ def test_inference_of_any_layout(layout, launches):
 def test_parts_of_a_sample(layout, monkeypatch):
     """Several programs share its pixels; the last has fewer."""
     monkeypatch.setattr(kernels, "_BLOCK", 64)
-    monkeypatch.setattr(kernels, "_SAMPLE_BYTES", 0)
     args = arguments((3, 19, 7, 5), 5)
     args[0] = IMAGES[layout](args[0])
     with recording() as recorded:
@@ -93,21 +85,21 @@ def test_parts_of_a_sample(layout, monkeypatch):
 
 
 @pytest.mark.parametrize("absent", [(2,), (4,), (2, 4)], ids=["fc1_bias", "fc2_bias", "both"])
-def test_inference_without_bias(absent, launches):
+def test_inference_without_bias(absent):
     args = arguments((3, 8, 5, 5), 4)
     for i in absent:
         args[i] = None
     check_inference(args)
 
 
-def test_inference_with_weights_of_1x1_convolutions(launches):
+def test_inference_with_weights_of_1x1_convolutions():
     args = arguments((3, 8, 5, 5), 4)
     args[1], args[3] = (sliced(args[i][..., None, None]) for i in (1, 3))
     args[2], args[4] = sliced(args[2]), sliced(args[4])
     check_inference(args)
 
 
-def test_nan_stays_in_its_sample(launches):
+def test_nan_stays_in_its_sample():
     args = arguments((3, 24, 5, 7), 6)
     args[1].abs_(), args[2].abs_()
     args[0][1, 20, 4, 6] = torch.nan
@@ -116,11 +108,11 @@ def test_nan_stays_in_its_sample(launches):
     assert not gate[[0, 2]].isnan().any()
 
 
-def test_launches_of_inference(launches):
+def test_launches_of_inference():
     args = [t.to("meta") for t in arguments((128, 64, 14, 14), 16)]
     with recording() as recorded:
         kernels.squeeze_excite(*args)
-    assert len(recorded) == launches
+    assert len(recorded) == 2
 
 
 def layer(channels, hidden, mode="train", momentum=0.1):
