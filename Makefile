@@ -83,11 +83,10 @@ networks: build ## time for each multiplication, and memory, of the published ne
 frontier: build ## accuracy against size and time on Fashion-MNIST in benchmarks/results/frontier/ (2 hours; SHORT=1: 10 minutes; DEVICE=cuda; DATA=folder)
 	$(BIN)/python -m benchmarks.frontier $(if $(SHORT),--short) $(if $(DEVICE),--device $(DEVICE)) $(if $(DATA),--data $(DATA))
 
-gpu-compile: build ## the tables of compiled Triton kernels, and the predicted times, in benchmarks/results/compile/ (10 minutes, no GPU)
+gpu-compile: build ## the tables of compiled Triton kernels in benchmarks/results/compile/ (10 minutes, no GPU)
 	$(BIN)/python -m benchmarks.compile_matrix
 	test -d $(OLDEST_TRITON) || $(PIP_INSTALL) --no-deps --target $(OLDEST_TRITON) triton==$(notdir $(OLDEST_TRITON))
 	PYTHONPATH=$(OLDEST_TRITON) $(BIN)/python -m benchmarks.compile_matrix
-	$(BIN)/python -m benchmarks.compile_matrix.predictions
 
 gpu-check: ## on a machine with an NVIDIA GPU and the package installed: its tests, then its benchmarks, in benchmarks/results/gpu/ (MINUTES=9)
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu_check $(if $(MINUTES),--minutes $(MINUTES))

@@ -1,22 +1,20 @@
-"""Brings the tables in benchmarks/results/compile/ up to date for the version of Triton that is installed.
-
-What has not changed since is not compiled again. A sample, of which nothing is saved, always is.
+"""Writes the table in benchmarks/results/compile/ for the version of Triton that is installed.
 
 python -m benchmarks.compile_matrix
 python -m benchmarks.compile_matrix --sample 20
 """
 
 import argparse
+import hashlib
 import sys
 import time
 
 import triton
 
-from .jobs import NotCompiled, compile_all, jobs, sample
-from .markdown import markdown
+from .jobs import NotCompiled, compile_all, jobs
 from .matrix import cells
 from .rules import violations
-from .table import FOLDER, dump, tables
+from .table import FOLDER, dump
 
 
 def main() -> int:
@@ -25,24 +23,21 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2, help="default: %(default)s")
     options = parser.parse_args()
 
-    whole = options.sample is None
-    start = time.perf_counter()
-    chosen = jobs(cells()) if whole else sample(jobs(cells()), options.sample)
+    start, version = time.perf_counter(), triton.__version__
+    chosen = jobs(cells())
+    if options.sample is not None:
+        chosen = sorted(chosen, key=lambda job: hashlib.sha256(job.name.encode()).digest())[: options.sample]
     try:
-        rows = compile_all(chosen, options.processes, tables().get(triton.__version__, []) if whole else [])
+        rows = compile_all(chosen, options.processes)
     except NotCompiled as error:
         print(error, file=sys.stderr)
         return 1
-    seconds = time.perf_counter() - start
-
-    table = dump(triton.__version__, rows)
-    if whole:
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        (FOLDER / f"{triton.__version__}.json").write_text(table)
-        (FOLDER / f"{triton.__version__}.md").write_text(markdown(triton.__version__, rows))
+    if options.sample is None:
+        (FOLDER / f"{version}.json").write_text(dump(version, rows))
     else:
-        print(table, end="")
-    broken = [sentence for row in rows for sentence in violations(row, triton.__version__)]
+        print(dump(version, rows), end="")
+    seconds = time.perf_counter() - start
+    broken = [sentence for row in rows for sentence in violations(row, version)]
     print(f"{len(rows)} kernels in {seconds:.0f} s, {len(broken)} broken rules", *broken, sep="\n", file=sys.stderr)
     return 1 if broken else 0
 

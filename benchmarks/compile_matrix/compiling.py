@@ -19,13 +19,11 @@ from kerneldna_ops.triton_kernels.launch import Launch
 
 @dataclass(frozen=True)
 class Binary:
-    """A compiled kernel: machine code, Triton's code before and after layouts are chosen, shared memory in bytes."""
+    """A compiled kernel: machine code, Triton's code before layouts are chosen, shared memory in bytes."""
 
     cubin: bytes
     ttir: str
-    ttgir: str
     shared: int
-    num_warps: int
 
 
 @dataclass(frozen=True)
@@ -77,5 +75,4 @@ class Request:
         with tempfile.TemporaryDirectory() as folder, triton.knobs.cache.scope():
             triton.knobs.cache.dir = folder
             compiled = triton.compile(source, target=self.target, options=self.options.__dict__)
-        code, metadata = compiled.asm, compiled.metadata
-        return Binary(code["cubin"], code["ttir"], code["ttgir"], metadata.shared, metadata.num_warps)
+        return Binary(compiled.asm["cubin"], compiled.asm["ttir"], compiled.metadata.shared)

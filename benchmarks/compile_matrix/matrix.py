@@ -87,36 +87,25 @@ _LIKE_FORWARD = ("df", "dx")
 def cells() -> Iterator[Cell]:
     for form in FORMS:
         for arch in ARCHITECTURES:
-            yield from _of_tiles(form, arch)
+            tiles = list(_tiles(form, arch, form.problem))
+            for tile in tiles if arch in OF_EACH_KIND else tiles[:1]:
+                yield _cell(form, form.scaled, arch, tile, form.problem)
+        half, single = (replace(form.problem, dtype=dtype) for dtype in (torch.float16, torch.float32))
+        exact = replace(single, exact=True)
+        for arch, flags, problem in (
+            *((90, flags, form.problem) for flags in (form.unscaled, *form.others)),
+            *((90, form.scaled, half), (90, form.scaled, single), (80, form.scaled, single), (80, form.scaled, exact)),
+        ):
+            for tile in itertools.islice(_tiles(form, arch, problem), 1):
+                yield _cell(form, flags, arch, tile, problem)
         for arch, problems in ((80, form.cases[:1]), (90, form.cases + form.smallest)):
             for problem in problems:
                 for tile in itertools.islice(_chosen(form, OF_EACH_KIND[arch], problem), 1):
                     yield _cell(form, form.scaled, arch, tile, problem)
 
 
-def _of_tiles(form: Form, arch: int) -> Iterator[Cell]:
-    single = replace(form.problem, dtype=torch.float32)
-    tiles = list(_tiles(form, arch, form.problem))
-    for tile in tiles[: None if arch in OF_EACH_KIND else 1]:
-        yield _cell(form, form.scaled, arch, tile)
-    for tile in tiles[:1]:
-        if arch == 90:
-            yield _cell(form, form.unscaled, arch, tile)
-            yield _cell(form, form.scaled, arch, tile, replace(form.problem, dtype=torch.float16))
-            for flags in form.others:
-                yield _cell(form, flags, arch, tile)
-    if arch in (80, 90):
-        for tile in itertools.islice(_tiles(form, arch, single), 1):
-            yield _cell(form, form.scaled, arch, tile, single)
-    if arch == 80:
-        exact = replace(single, exact=True)
-        for tile in itertools.islice(_tiles(form, arch, exact), 1):
-            yield _cell(form, form.scaled, arch, tile, exact)
-
-
-def _cell(form: Form, flags: str, arch: int, tile: Config | None, problem: Problem | None = None) -> Cell:
-    scaled = "g" in flags or "s" in flags
-    return Cell(form.name, replace(problem or form.problem, has_g=scaled), flags, arch, tile)
+def _cell(form: Form, flags: str, arch: int, tile: Config | None, problem: Problem) -> Cell:
+    return Cell(form.name, replace(problem, has_g="g" in flags or "s" in flags), flags, arch, tile)
 
 
 def _tiles(form: Form, arch: int, problem: Problem) -> Iterable[Config | None]:

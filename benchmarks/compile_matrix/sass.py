@@ -68,12 +68,16 @@ class Sass:
         """The numbers of each loop's instructions, innermost loops first."""
         blocks = self._blocks()
         successors = {start: self._successors(end - 1) for start, end in blocks.items()}
-        dominators = _dominators(successors)
+        predecessors: dict[int, list[int]] = {start: [] for start in blocks}
+        for start, ends in successors.items():
+            for end in ends:
+                predecessors[end].append(start)
         bodies: dict[int, set[int]] = {}
-        for block in dominators:
-            for head in successors[block]:
-                if head in dominators[block]:
-                    bodies.setdefault(head, {head}).update(_body(head, block, successors))
+        for head in _reachable(0, successors):
+            # Blocks to which every path leads through the head, if there is one.
+            for block in _reachable(head, successors) - _reachable(0, successors, without=head):
+                if head in successors[block]:
+                    bodies.setdefault(head, {head}).update(_reachable(block, predecessors, without=head))
         loops = [frozenset(i for start in body for i in range(start, blocks[start])) for body in bodies.values()]
         return sorted(loops, key=lambda loop: (len(loop), min(loop)))
 
@@ -108,45 +112,15 @@ class Sass:
 _JUMPS = ("BRA", "EXIT", "RET")
 
 
-def _dominators(successors: dict[int, list[int]]) -> dict[int, set[int]]:
-    """Of each block that can be reached from the first: the blocks that every path to it leads through."""
-    reached = _reachable(0, successors)
-    predecessors = _reversed(successors)
-    dominators = {block: {0} if block == 0 else set(reached) for block in sorted(reached)}
-    changed = True
-    while changed:
-        changed = False
-        for block in dominators:
-            if block:
-                before = [dominators[p] for p in predecessors.get(block, ()) if p in dominators]
-                found = set.intersection(*before) | {block}
-                changed |= found != dominators[block]
-                dominators[block] = found
-    return dominators
-
-
-def _body(head: int, back: int, successors: dict[int, list[int]]) -> set[int]:
-    """The blocks from which the jump back is reached without passing the head."""
-    predecessors = _reversed(successors)
-    predecessors[head] = []
-    return _reachable(back, predecessors)
-
-
-def _reversed(edges: dict[int, list[int]]) -> dict[int, list[int]]:
-    result: dict[int, list[int]] = {}
-    for start, ends in edges.items():
-        for end in ends:
-            result.setdefault(end, []).append(start)
-    return result
-
-
-def _reachable(start: int, edges: dict[int, list[int]]) -> set[int]:
-    seen, open_ends = set(), [start]
+def _reachable(start: int, edges: dict[int, list[int]], without: int | None = None) -> set[int]:
+    """The blocks that paths along the edges lead to from the start, itself included; no path passes one without."""
+    seen: set[int] = set()
+    open_ends = [start]
     while open_ends:
         block = open_ends.pop()
-        if block not in seen:
+        if block not in seen and block != without:
             seen.add(block)
-            open_ends += edges.get(block, [])
+            open_ends += edges[block]
     return seen
 
 

@@ -1,4 +1,4 @@
-"""The table on disk: a row a kernel and a file for each version of Triton."""
+"""The tables on disk: a row a kernel, a file for each version of Triton."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,12 @@ from typing import Any
 
 Row = dict[str, Any]
 FOLDER = Path(__file__).parent.parent / "results" / "compile"
+_ABOUT = (
+    "Read off machine code that no GPU ran. Kernel: form, size, dtype, flags, tile, architecture. Flags: g channel, s"
+    " spatial attention per sample, f filter attention, b bias, d sums for the attention gradients. Tile: pixels x"
+    " filters x reduction, warps, stages. loop: instructions of the innermost loop with tensor-core instructions, for"
+    " each warp. serialised: it waits for each wgmma before it starts the next."
+)
 
 
 def tables() -> dict[str, list[Row]]:
@@ -20,6 +26,6 @@ def parse(text: str) -> tuple[str, list[Row]]:
 
 def dump(version: str, rows: list[Row]) -> str:
     """JSON with a line for each kernel."""
-    head = json.dumps({"triton": version, "command": "make gpu-compile"})
+    head = json.dumps({"triton": version, "command": "make gpu-compile", "about": _ABOUT})
     lines = ",\n".join(json.dumps(row) for row in rows)
     return f'{head[:-1]}, "kernels": [\n{lines}\n]}}\n'
