@@ -3,9 +3,10 @@
 Attentions are per sample already, so where all entries share the weight, the vmapped dimension joins the samples, which
 costs nothing. Weights of their own, or a gradient of the weight for each entry, are groups of one convolution: the
 dimension joins the channels and filters. What fits into neither takes one call per entry: spatial attention that
-differs by entry and by sample.
+differs by entry and by sample, and inputs that are large.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,10 @@ _conv_backward = torch.ops.kerneldna.conv_backward.default
 _squeeze_excite = torch.ops.kerneldna.squeeze_excite.default
 
 _STATIC_DIMS = (1, 1, 2)  # of channel, filter and spatial attention; per sample they have one more
+
+# Numbers in the input of an entry up to which, on a CPU, a call costs more than to bring entries of many samples
+# together as channels. One sample needs no copy.
+_WORTH_COPYING = 2**15
 
 Dims = Sequence[int | None]
 
@@ -112,11 +117,16 @@ def _backward_in_samples(
 def _in_channels(
     entries: int, tensors: list[Any], batched: list[bool], wanted: Sequence[bool], geometry: Sequence[Any]
 ) -> tuple[Any, ...] | None:
-    """The arguments of one call for the channels and filters of all entries, or None where they do not fit into one.
+    """The arguments of one call for the channels and filters of all entries, or None where one does not fit or pay.
 
     Spatial attention that differs by entry, or whose gradient does, becomes a factor of the weight.
     """
     dims, joined, groups = _channel_dims(tensors, batched), list(tensors), geometry[3]
+    # A dense convolution can share its input among all filters.
+    shared = groups == 1 and not (batched[0] or batched[3] or wanted[0] or wanted[3])
+    samples, *sizes = tensors[0].shape[batched[0] :]
+    if not shared and samples > 1 and samples * math.prod(sizes) > _WORTH_COPYING:
+        return None
     if tensors[5] is not None and (batched[5] or wanted[5]):
         if not _is_static(5, tensors[5], batched[5]):
             return None
@@ -126,8 +136,6 @@ def _in_channels(
             [batched[0], True, *batched[2:]],
         )
         joined[5] = None
-    # A dense convolution can share its input among all filters.
-    shared = groups == 1 and not (batched[0] or batched[3] or wanted[0] or wanted[3])
     for i in (1, 2, 4) if shared else range(5):
         if tensors[i] is not None:
             joined[i] = _joined(tensors[i], batched[i], entries, dims[i])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.func import grad, jacrev, vmap
 
 import gates
@@ -109,6 +110,22 @@ def test_entries_are_one_call(monkeypatch, names):
     with use_backend("composite"):
         vmap(lambda stacked: conv(*call._replace(**stacked)))(stacked)
     assert shapes == [ONE_CALL[names]]
+
+
+def test_large_inputs_are_a_call_per_entry(monkeypatch):
+    """As a copy of them all costs more than the calls; of one sample there is none."""
+    shapes, composite = [], backends.load("composite")
+    original = composite.conv
+    monkeypatch.setattr(composite, "conv", lambda *args: shapes.append([*args[0].shape]) or original(*args))
+    weights = torch.randn(ENTRIES, 2, 3, 3, 3)
+    for samples in (2, 1):
+        inputs = torch.randn(ENTRIES, samples, 3, 80, 90)
+        with use_backend("composite"):
+            output = vmap(conv)(inputs, weights)
+        torch.testing.assert_close(
+            output, torch.stack([F.conv2d(*entry) for entry in zip(inputs, weights, strict=True)])
+        )
+    assert shapes == [[2, 3, 80, 90]] * ENTRIES + [[1, ENTRIES * 3, 80, 90]]
 
 
 def loss(op, call, **replaced):
