@@ -141,12 +141,15 @@ def check_4d(op: str, name: str, tensor: Tensor, meaning: str) -> None:
 
 
 def check_pair(op: str, name: str, values: Sequence[int], minimum: int) -> None:
-    if not isinstance(values, Sequence) or not all(isinstance(value, int | torch.SymInt) for value in values):
+    whole = isinstance(values, Sequence) and all(isinstance(value, int | torch.SymInt) for value in values)
+    if not whole or any(isinstance(value, bool) for value in values):
         _refuse(op, f"{name} must be an int or a pair of ints, got {values!r}", TypeError)
     if len(values) != 2:
         _refuse(op, f"{name} must have 2 values (height, width), got {len(values)}")
     if values[0] < minimum or values[1] < minimum:
         _refuse(op, f"{name} must be at least {minimum}, got {list(values)}")
+    if any(isinstance(value, int) and value >= 2**63 for value in values):
+        _refuse(op, f"{name} must be below 2**63, got {list(values)}")
 
 
 def _refuse(op: str, sentence: str, error: type[Exception] = ValueError) -> NoReturn:

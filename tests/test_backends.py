@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 import torch
@@ -390,3 +391,30 @@ def test_a_wrong_variable_is_refused_on_import():
 def test_the_package_names_what_chooses():
     assert kerneldna_ops.use_backend is use_backend
     assert {"compatible_backends", "explain_backends", "use_backend"} <= set(kerneldna_ops.__all__)
+
+
+@pytest.mark.parametrize("call", [conv, conv2d], ids=["op", "function"])
+def test_what_a_refused_call_got_is_let_go(call, refused):
+    """Also without the garbage collector, and by the op itself, which nobody asks for the reason."""
+    assert_let_go(lambda input: call(input, torch.zeros(4, 8, 3, 3)), torch.randn(2, 8, 5, 5))
+
+
+@pytest.mark.parametrize("call", [torch.ops.kerneldna.squeeze_excite, None], ids=["op", "layer"])
+def test_what_a_refused_gate_got_is_let_go(call, monkeypatch):
+    monkeypatch.setattr(backends.load("reference"), "runs_on", lambda *args: (False, "it is out of order"))
+    weights = torch.zeros(2, 8), None, torch.zeros(8, 2), None
+    se = kerneldna_ops.nn.SqueezeExcite(8).eval()
+    assert_let_go((lambda input: call(input, *weights)) if call else se, torch.randn(2, 8, 5, 5))
+
+
+def assert_let_go(call, input):
+    alive = weakref.ref(input)
+    reason = ""
+    try:
+        with torch.no_grad(), use_backend("reference"):
+            call(input)
+    except RuntimeError as error:
+        reason = str(error)
+    assert "out of order" in reason
+    del input
+    assert alive() is None

@@ -263,7 +263,20 @@ def _first_that_runs(order: dict[str, str], can_run: Callable[[str], tuple[bool,
     raise cannot_run(name, reason)
 
 
-_raised = threading.local()
+_AWAITED = RuntimeError()
+
+
+class _Raised(threading.local):
+    """The error of a backend in Python, while somebody waits for it, for it holds on to the arguments of the call."""
+
+    error: BaseException | None = None
+
+    def keep(self, error: BaseException) -> None:
+        if self.error is not None:
+            self.error = error
+
+
+_raised = _Raised()
 
 
 def python_selects(input: Tensor | None) -> bool:
@@ -299,7 +312,7 @@ def squeeze_excite(*args: Any) -> Tensor:
             except CannotRun as error:
                 refuse(_name(backend), "squeeze_excite", shape_class, str(error))
     except BaseException as error:
-        _raised.error = error
+        _raised.keep(error)
         raise
 
 
@@ -313,7 +326,7 @@ def _planned(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -
                 _plans.keep(key, plan)
         return plan(*args)
     except BaseException as error:
-        _raised.error = error
+        _raised.keep(error)
         raise
 
 
@@ -357,12 +370,15 @@ def _name(backend: ModuleType) -> str:
 
 def call(op: Callable[..., Any], *args: Any) -> Any:
     """op(*args), raising what a backend in Python raised: on its way through the C++ library it loses type and text."""
-    _raised.error = None
+    outer, _raised.error = _raised.error, _AWAITED
+    original = None
     try:
         return op(*args)
     except RuntimeError as error:
         original = _raised.error
-        if original is None or original is error:
+        if original is _AWAITED or original is None or original is error:
             raise
-        _raised.error = None
         raise original from None
+    finally:
+        _raised.error = outer
+        del original  # a local variable would keep the error, which knows this frame, alive

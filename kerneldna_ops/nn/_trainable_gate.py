@@ -66,7 +66,10 @@ class TrainableGate(torch.autograd.Function):
         differentiated_again = torch.is_grad_enabled()
         if not differentiated_again:
             try:
-                return None, None, *ctx.kernels.backward(grad, operands, ctx.statistics, gate, kept)
+                d_input, *others = ctx.kernels.backward(grad, operands, ctx.statistics, gate, kept)
+                if operands[0].is_leaf and ctx.needs_input_grad[2]:
+                    d_input = d_input.contiguous()  # for whoever asked for it to write to; others are added to more
+                return None, None, d_input, *others
             except CannotRun as error:
                 if ctx.chosen is not None:
                     raise cannot_run(ctx.chosen, str(error)) from error

@@ -1,5 +1,6 @@
 """A convolution that owns no kernel: it borrows its parent's."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -216,4 +217,7 @@ class ChildConv2d(nn.Module):
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    return tuple(value) if isinstance(value, Sequence) else (value, value)
+    """Height and width; integers of NumPy become Python's, and what is no integer stays, for the check."""
+    values = value if isinstance(value, Sequence) else (value, value)
+    integers = [hasattr(value, "__index__") and not isinstance(value, bool) for value in values]
+    return tuple(operator.index(v) if is_one else v for v, is_one in zip(values, integers, strict=True))  # type: ignore[return-value]

@@ -141,8 +141,9 @@ def _split(head: nn.Linear | None, size: int, factor: int, like: Tensor) -> tupl
     if head is None:
         return like.new_ones(size), None
     if not head.weight.any():
-        return factor * torch.sigmoid(head.bias.to(like.dtype)), None
-    gate = nn.Sequential(_linear(head.weight.clone(), head.bias.clone()), nn.Sigmoid())
+        bias = like.new_zeros(size) if head.bias is None else head.bias.to(like.dtype)
+        return factor * torch.sigmoid(bias), None
+    gate = nn.Sequential(copy.deepcopy(head), nn.Sigmoid())
     return like.new_full((size,), factor), gate
 
 
@@ -154,9 +155,3 @@ def _before_relu(se: SqueezeExcite) -> list[nn.Module]:
     dtype = fc1.weight.dtype
     at_least = torch.promote_types(dtype, torch.float32)
     return [fuse_linear_bn_eval(fc1.to(at_least), norm.to(at_least)).to(dtype)]  # type: ignore[arg-type]
-
-
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
-    return linear

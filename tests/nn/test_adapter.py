@@ -1,5 +1,6 @@
 """Adapter: which attentions it gives, that it starts as the identity, and that everything in it learns."""
 
+import numpy
 import pytest
 import torch
 from plain_layers import randomise
@@ -92,3 +93,19 @@ def test_an_identity_is_one_and_learns(filter, spatial):
         torch.testing.assert_close(adapter(input)[0], 2 * adapter.se(input))
     adapter.reset_parameters()
     assert torch.equal(adapter(input)[0], torch.ones(4, 8))
+
+
+BAD = [
+    ({"identity": "x"}, "Adapter: identity must be True or False, got 'x'"),
+    ({"reduction": 1.5}, "SqueezeExcite: reduction must be an int, got 1.5"),
+    ({"reduction": None}, "SqueezeExcite: reduction must be an int, got None"),
+    ({"reduction": True}, "SqueezeExcite: reduction must be an int, got True"),
+    ({"hidden": 1.5}, r"SqueezeExcite: hidden \(else channels // reduction\) must be an int, got 1.5"),
+    ({"hidden": numpy.ones(1)}, r"SqueezeExcite: hidden \(else .*\) must be an int, got array\(\[1.\]\)"),
+]
+
+
+@pytest.mark.parametrize(("options", "sentence"), BAD, ids=[sentence for _, sentence in BAD])
+def test_bad_arguments(options, sentence):
+    with pytest.raises(TypeError, match=f"^{sentence}$"):
+        Adapter(8, 12, 3, **options)

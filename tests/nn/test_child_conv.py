@@ -2,6 +2,7 @@
 
 import math
 
+import numpy
 import plain_layers
 import pytest
 import torch
@@ -188,7 +189,16 @@ ARGUMENTS = [
     ({"padding": "full"}, ValueError, "padding must be ints, 'same' or 'valid', got 'full'"),
     ({"padding": "same", "stride": 2}, ValueError, r"padding='same' needs stride 1, got \(2, 2\)"),
     ({"padding_mode": "wrap"}, ValueError, "padding_mode must be one of .*, got 'wrap'"),
+    ({"stride": True}, TypeError, r"stride must be an int or a pair of ints, got \(True, True\)"),
+    ({"padding": (1, 2**70)}, ValueError, r"padding must be below 2\*\*63, got \[1, \d+\]"),
+    ({"bias": "yes"}, TypeError, "bias must be True or False, got 'yes'"),
 ]
+
+
+def test_integers_of_numpy():
+    child = ChildConv2d(PARENT, stride=numpy.int64(2), padding=(numpy.int32(1), 2), hidden=numpy.int64(3))
+    assert repr(child).splitlines()[1].strip().startswith("8, 12, kernel_size=(3, 3), stride=(2, 2), padding=(1, 2)")
+    assert type(child.stride[0]) is type(child.padding[0]) is int
 
 
 @pytest.mark.parametrize(("options", "error", "sentence"), ARGUMENTS, ids=[sentence for *_, sentence in ARGUMENTS])

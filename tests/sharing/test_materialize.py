@@ -100,6 +100,40 @@ def test_a_child_by_itself(arguments):
     assert output(plain, x).abs().sum() > 1
 
 
+def another_fc1(se):
+    se.fc1 = nn.Linear(6, 3).double()
+
+
+def another_fc2(se):
+    se.fc2 = nn.Linear(3, 6, bias=False).double()
+
+
+def another_norm(make):
+    return lambda se: setattr(se, "bn", make(3).double())
+
+
+GATES = {
+    "fc1 with a bias": another_fc1,
+    "fc2 without": another_fc2,
+    "LayerNorm": another_norm(nn.LayerNorm),
+    "GroupNorm": another_norm(lambda features: nn.GroupNorm(1, features)),
+    "SyncBatchNorm": another_norm(nn.SyncBatchNorm),
+    "no norm": another_norm(lambda features: nn.Identity()),
+    "not affine": another_norm(lambda features: nn.BatchNorm1d(features, affine=False)),
+    "norm with a hook": lambda se: se.bn.register_forward_hook(lambda module, args, output: output + 1),
+}
+
+
+@pytest.mark.parametrize("change", GATES.values(), ids=GATES)
+def test_gates_of_another_kind(change):
+    child = ChildConv2d(nn.Conv2d(6, 4, 3, dtype=torch.float64), hidden=3).eval()
+    change(child.adapter.se.eval())
+    for parameter in child.eval().parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(3, 6, 9, 8, dtype=torch.float64)
+    torch.testing.assert_close(output(materialize(child), x), output(child, x))
+
+
 def test_half_precision(images):
     net = build().bfloat16()
     disturb(share_kernels(net))
