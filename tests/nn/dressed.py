@@ -108,11 +108,6 @@ def untracked(se):
     se.bn.track_running_stats = False
 
 
-def strided(se):
-    for name in ("running_mean", "running_var"):
-        setattr(se.bn, name, getattr(se.bn, name).repeat_interleave(2)[::2])
-
-
 # Of the whole gate.
 DRESSED = {
     **{f"fc1: {name}": on("fc1", change) for name, change in OF_A_LINEAR.items()},
@@ -131,7 +126,6 @@ DRESSED = {
         "bn", lambda old: nn.BatchNorm1d(old.num_features, track_running_stats=False).double()
     ),
     "bn: untracked": untracked,
-    "bn: strided statistics": strided,
 }
 
 

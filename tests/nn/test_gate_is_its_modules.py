@@ -88,6 +88,16 @@ def test_sparse_weights():
         torch.testing.assert_close(se(input), dressed.gate(plain, input))
 
 
+@pytest.mark.parametrize("with_gradients", [True, False], ids=["gradients", "no_grad"])
+def test_strided_statistics(with_gradients):
+    """In training mode: in eval mode torch's own gradient is wrong then."""
+    both = list(twins(layer))
+    for se in both:
+        for name in ("running_mean", "running_var"):
+            setattr(se.bn, name, getattr(se.bn, name).repeat_interleave(2)[::2])
+    same_as_by_hand(*both, images(), with_gradients)
+
+
 def test_as_built_it_is_one_step():
     """Else the tests above would compare the modules with themselves."""
     assert isinstance(layer()(images()).grad_fn, TrainableGate._backward_cls)
