@@ -14,4 +14,5 @@ def test_numbers(instruction_set, tests_pass_with):
         "--backend=cpu",
         "test_conv_forward.py",
         "test_conv_gradients.py",
+        "test_reductions.py",
     )

@@ -15,8 +15,8 @@ struct Call {
   bool static_channel, static_filter, static_spatial;
 };
 
-// out[j] += sum over rows of in[row][j]
-template <class T> void add_rows(T *out, const T *in, int64_t rows, int64_t count) {
+// out[j] += sum over rows of in[row][j], of any number of rows
+template <class T> void add_rows(double *out, const T *in, int64_t rows, int64_t count) {
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t j = 0; j < count; ++j)
       out[j] += in[row * count + j];
@@ -25,18 +25,20 @@ template <class T> void add_rows(T *out, const T *in, int64_t rows, int64_t coun
 // A gradient of an attention: partial [parts, batch, count] summed over the parts, and over the batch where static.
 Tensor sum_partial(const Tensor &partial, bool over_batch, const Tensor &like) {
   const int64_t parts = partial.size(0), batch = partial.size(1), count = partial.size(2);
-  const ScalarType dtype = partial.scalar_type();
-  Tensor sum = zeros(like.sizes(), dtype);
   const int64_t rows = over_batch ? parts * batch : parts, columns = over_batch ? count : batch * count;
+  std::vector<double> sums(columns);
+  add_rows(sums.data(), partial.const_data_ptr<double>(), rows, columns);
+  const ScalarType dtype = compute_dtype(like.scalar_type());
+  Tensor sum = torch::stable::empty(like.sizes(), dtype);
   if (dtype == ScalarType::Double)
-    add_rows(sum.mutable_data_ptr<double>(), partial.const_data_ptr<double>(), rows, columns);
+    std::copy(sums.begin(), sums.end(), sum.mutable_data_ptr<double>());
   else
-    add_rows(sum.mutable_data_ptr<float>(), partial.const_data_ptr<float>(), rows, columns);
+    std::copy(sums.begin(), sums.end(), sum.mutable_data_ptr<float>());
   return like.scalar_type() == dtype ? sum : torch::stable::to(sum, like.scalar_type());
 }
 
 // Adds the sums over tiles and samples of one pass to channel_grad [batch, channels].
-template <class T> void add_tile_sums(T *channel_grad, const T *partial, const TileConv &conv, int64_t lanes) {
+template <class T> void add_tile_sums(double *channel_grad, const T *partial, const TileConv &conv, int64_t lanes) {
   const int64_t pixels = conv.lattice_height * conv.lattice_width, channels = conv.groups * conv.out_channels;
   const int64_t all = conv.batch * pixels, vectors = (all + lanes - 1) / lanes;
   for (int64_t tile = 0; tile < conv.tiles; ++tile) {
@@ -95,17 +97,18 @@ void input_and_channel_grad(const Call &call, Tensor &grad_input, Tensor *channe
       Tensor partial;
       if (channel_sums) {
         const std::array<int64_t, 1> size{(conv.tiles + conv.batch) * shape.in_channels};
-        partial = torch::stable::empty(size, channel_sums->scalar_type());
+        partial = torch::stable::empty(size, compute_dtype(call.dtype));
         conv.partial = partial.data_ptr();
       }
       convolve(conv, call.dtype);
       if (!channel_sums)
         continue;
+      double *sums = channel_sums->mutable_data_ptr<double>();
       const int64_t lanes = lanes_of(call.dtype);
       if (partial.scalar_type() == ScalarType::Double)
-        add_tile_sums(channel_sums->mutable_data_ptr<double>(), partial.const_data_ptr<double>(), conv, lanes);
+        add_tile_sums(sums, partial.const_data_ptr<double>(), conv, lanes);
       else
-        add_tile_sums(channel_sums->mutable_data_ptr<float>(), partial.const_data_ptr<float>(), conv, lanes);
+        add_tile_sums(sums, partial.const_data_ptr<float>(), conv, lanes);
     }
 }
 
@@ -166,12 +169,11 @@ void weight_and_modulation_grad(const Call &call, const WeightGrads &wanted) {
 
   const int64_t units = planes ? grad.out_blocks : grad.groups * grad.out_blocks * grad.in_split;
   const int64_t batch = grad.per_sample ? grad.batch : 1;
-  const ScalarType dtype = compute_dtype(call.dtype);
-  auto partial = [&](Tensor *sums, int64_t parts, int64_t count) -> void * {
+  auto partial = [&](Tensor *sums, int64_t parts, int64_t count) -> double * {
     if (!sums)
       return nullptr;
-    *sums = zeros(std::array<int64_t, 3>{parts, batch, count}, dtype);
-    return sums->data_ptr();
+    *sums = zeros(std::array<int64_t, 3>{parts, batch, count});
+    return sums->mutable_data_ptr<double>();
   };
   grad.channel_partial = partial(wanted.channel_partial, grad.out_blocks, shape.in_channels);
   grad.filter_partial = partial(wanted.filter_partial, grad.in_split, shape.out_channels);
@@ -229,7 +231,7 @@ Gradients run(const ConvShape &shape, const Tensor &grad_output, const Tensor &i
         empty_image({shape.batch, shape.in_channels, shape.in_height, shape.in_width}, input, is_channels_last(input));
     const bool with_channel = wants_channel && !channel_with_weight;
     if (with_channel)
-      channel_partial = zeros(std::array<int64_t, 3>{1, shape.batch, shape.in_channels}, compute_dtype(dtype));
+      channel_partial = zeros(std::array<int64_t, 3>{1, shape.batch, shape.in_channels});
     if (shape.batch > 0)
       input_and_channel_grad(call, grad_input, with_channel ? &channel_partial : nullptr);
     if (output_mask[0])

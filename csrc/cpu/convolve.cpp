@@ -42,7 +42,7 @@ template <class T> bool has_finite_taps(const TileConv &conv) {
 }
 
 // Tiles are cut at whole vectors of pixels, so that only maps of whole vectors can be cut at their ends. An infinite s
-// in the weight would turn padding into NaN.
+// in the weight would turn padding into NaN; that of one sample decides for all of them, whose last bits may change.
 bool can_share_rows(const TileConv &conv, Form form, ScalarType dtype) {
   const int64_t pixels = conv.lattice_height * conv.lattice_width;
   if (conv.tap_count < 2 || pixels < kLeastShared || pixels % lanes_of(dtype))

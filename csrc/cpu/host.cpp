@@ -66,9 +66,9 @@ int64_t lanes_of(ScalarType dtype) {
   return compute_dtype(dtype) == ScalarType::Double ? kernels().float_lanes / 2 : kernels().float_lanes;
 }
 
-Tensor zeros(IntHeaderOnlyArrayRef sizes, ScalarType dtype) {
-  Tensor tensor = torch::stable::empty(sizes, dtype);
-  std::memset(tensor.mutable_data_ptr(), 0, tensor.numel() * (dtype == ScalarType::Double ? 8 : 4));
+Tensor zeros(IntHeaderOnlyArrayRef sizes) {
+  Tensor tensor = torch::stable::empty(sizes, ScalarType::Double);
+  std::memset(tensor.mutable_data_ptr(), 0, tensor.numel() * sizeof(double));
   return tensor;
 }
 

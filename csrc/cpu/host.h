@@ -37,8 +37,8 @@ Factors factors_of(const OptionalTensor &attention, int64_t count, int64_t stati
 
 int64_t lanes_of(ScalarType dtype);
 
-// Of the dtype of an arithmetic. Written here: in a network a call to torch costs more than the few numbers.
-Tensor zeros(IntHeaderOnlyArrayRef sizes, ScalarType dtype);
+// In float64. Written here: in a network a call to torch costs more than the few numbers.
+Tensor zeros(IntHeaderOnlyArrayRef sizes);
 
 std::vector<Tap> taps_of(const ConvShape &shape, const Tensor &weight);
 

@@ -130,14 +130,15 @@ template <class T>
 void sigmoid_backward(const Tensor &grad, const Tensor &gate, const Tensor &d, const Tensor &d_bias) {
   const int64_t batch = gate.size(0), channels = gate.size(1);
   const T *in = read<T>(grad), *value = read<T>(gate);
-  T *out = write<T>(d), *sums = write<T>(d_bias);
-  std::fill(sums, sums + channels, T(0));
+  T *out = write<T>(d);
+  std::vector<double> sums(channels);
   for (int64_t n = 0; n < batch; ++n)
     for (int64_t c = 0; c < channels; ++c) {
       const int64_t at = n * channels + c;
       out[at] = in[at] * value[at] * (1 - value[at]);
       sums[c] += out[at];
     }
+  std::copy(sums.begin(), sums.end(), write<T>(d_bias));
 }
 
 // left [rows, reduction] right; `transposed`: left [reduction, rows] instead.
@@ -199,6 +200,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>
 backward(const Tensor &grad, const Tensor &fc1_weight, const Tensor &gamma, const Tensor &fc2_weight,
          const Tensor &gate, const Tensor &means, const Tensor &features, const Tensor &xhat, const Tensor &rstd,
          int64_t pixels, bool from_batch) {
+  const std::pair<const char *, const Tensor &> taken[] = {{"gate", gate},
+                                                           {"grad", grad},
+                                                           {"fc1_weight", fc1_weight},
+                                                           {"bn_weight", gamma},
+                                                           {"fc2_weight", fc2_weight},
+                                                           {"means", means},
+                                                           {"features", features},
+                                                           {"xhat", xhat},
+                                                           {"rstd", rstd}};
+  for (const auto &[name, tensor] : taken)
+    check_like_input("kerneldna::_squeeze_excite_training_backward", name, tensor, gate);
   const bool in_double = is_double(gate);
   const Tensor d_logits = empty_as(gate), d_fc2_bias = torch::stable::empty({gate.size(1)}, gate.scalar_type());
   (in_double ? sigmoid_backward<double> : sigmoid_backward<float>)(as_contiguous(grad), gate, d_logits, d_fc2_bias);

@@ -105,9 +105,9 @@ struct WeightGrad {
   bool per_sample; // the block is emptied after every sample, not once: f or s is per sample, or c where dc is wanted
 
   // Null where not wanted; zero at the start. Added up by the caller.
-  void *channel_partial; // [out_blocks, batch or 1, groups * in_channels]
-  void *filter_partial;  // [in_split, batch or 1, groups * out_channels]
-  void *tap_partial;     // [units, batch or 1, tap_count]
+  double *channel_partial; // [out_blocks, batch or 1, groups * in_channels]
+  double *filter_partial;  // [in_split, batch or 1, groups * out_channels]
+  double *tap_partial;     // [units, batch or 1, tap_count]
 
   // A unit of work: a block of filters of a group by a part of its input channels.
   int64_t out_blocks, in_split;

@@ -376,11 +376,11 @@ private:
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
       const int64_t left = filters - v * lanes, width = left < lanes ? left : lanes;
-      Vec<T> product = load_first(products + v * lanes, width);
+      Vec<T> product{};
 #pragma GCC unroll 8
       for (int m = 0; m < MR; ++m)
         product += sums[m][v] * load_first(partner + m * partner_row + v * lanes, width);
-      store_first(products + v * lanes, product, width);
+      store_first(products + v * lanes, load_first(products + v * lanes, width) + product, width);
     }
   }
 

@@ -118,7 +118,8 @@ public:
 
 private:
   static constexpr int64_t lanes = kLanes<T>;
-  static constexpr int kBlock = 4; // vectors that share the broadcast of a factor
+  static constexpr int kBlock = 4;  // vectors that share the broadcast of a factor
+  static constexpr int kChain = 16; // blocks whose products with the partner are one chain of additions
 
   // A vector of target pixels: within one lattice row, the last of the row may be short.
   struct Place {
@@ -145,6 +146,8 @@ private:
     const T scale = scale_of(conv_.out_scale, sample, channel);
     const T shift = conv_.bias ? static_cast<const T *>(conv_.bias)[channel] : T(0);
     Vec<T> dot{};
+    double dots = 0; // of blocks before
+    int64_t blocks = 0;
     Place place{0, 0, 0};
     while (place.row < conv_.lattice_height) {
       Place places[kBlock];
@@ -177,9 +180,14 @@ private:
                 padded_.inside(conv_.taps[k % conv_.tap_count], places[v].row, places[v].column, conv_.source_step));
       for (int v = 0; v < count; ++v)
         dot += finish(sums[v], places[v], sample, channel, scale, shift);
+      if (conv_.partner && ++blocks % kChain == 0) {
+        dots += sum_lanes<T>(dot);
+        dot = Vec<T>{};
+      }
     }
     if (conv_.partner)
-      static_cast<T *>(conv_.partial)[sample * conv_.groups * conv_.out_channels + channel] = sum_lanes<T>(dot);
+      static_cast<T *>(conv_.partial)[sample * conv_.groups * conv_.out_channels + channel] =
+          T(dots + sum_lanes<T>(dot));
   }
 
   // Stores the vector, and returns its products with the partner.

@@ -21,10 +21,11 @@ public:
     inner_end_ = last < 0 ? 0 : last / step + 1;
     inner_end_ = inner_end_ < conv.lattice_width ? inner_end_ : conv.lattice_width;
     Scratch &scratch = thread_scratch();
-    scratch.reserve(Scratch::bytes_of<T>(conv.tap_count * part_) + Scratch::bytes_of<T>(part_) +
+    scratch.reserve(Scratch::bytes_of<T>(conv.tap_count * part_) + 2 * Scratch::bytes_of<T>(part_) +
                     Scratch::bytes_of<Reached>(conv.tap_count));
     factors_ = scratch.take<T>(conv.tap_count * part_);
     sums_ = scratch.take<T>(part_);
+    row_sums_ = scratch.take<T>(part_);
     reached_ = scratch.take<Reached>(conv.tap_count);
   }
 
@@ -62,6 +63,7 @@ private:
     for (int64_t c = 0; c < channels_; c += lanes) {
       const int64_t count = channels_ - c < lanes ? channels_ - c : lanes;
       store(sums_ + c, Vec<T>{});
+      store(row_sums_ + c, Vec<T>{});
       for (int64_t t = 0; t < conv_.tap_count; ++t)
         store(factors_ + t * part_ + c, load_masked(weight + c * conv_.weight_group + conv_.taps[t].weight,
                                                     (1u << count) - 1, conv_.weight_group) *
@@ -81,6 +83,11 @@ private:
       with_block_size(int(count), 1, [&]<int Pixels, int>() { run_pixels<Pixels>(row, column); });
       column += count;
     }
+    if (conv_.partner)
+      for (int64_t c = 0; c < channels_; c += lanes) {
+        store(sums_ + c, load(sums_ + c) + load(row_sums_ + c));
+        store(row_sums_ + c, Vec<T>{});
+      }
   }
 
   void find_reached(int64_t lattice_row, int64_t lattice_column) {
@@ -139,16 +146,16 @@ private:
       return;
     const S *partner = at(*conv_.partner);
     const int64_t partner_step = conv_.target_step[1] * conv_.partner->column_stride;
-    Vec<T> dot = load(sums_ + c);
+    Vec<T> dot{};
 #pragma GCC unroll 8
     for (int p = 0; p < Pixels; ++p)
       dot += sums[p] * load_some<Whole>(partner + p * partner_step, count);
-    store(sums_ + c, dot);
+    store(row_sums_ + c, load(row_sums_ + c) + dot);
   }
 
   const TileConv &conv_;
   int64_t part_, inner_begin_, inner_end_;
-  T *factors_, *sums_;
+  T *factors_, *sums_, *row_sums_; // sums of products with the partner, of the sample and of the row at hand
   Reached *reached_;
   int64_t sample_ = 0, first_ = 0, channels_ = 0, reached_count_ = 0;
 };

@@ -115,11 +115,10 @@ private:
   KERNELDNA_INLINE void add_vector(const S *dy, const S *x, int64_t t, int64_t c, int64_t count) {
     const int64_t dy_step = grad_.grad.column_stride, x_step = grad_.source_step[1] * grad_.source.column_stride;
     const S *in[Taps];
-    Vec<T> even[Taps], odd[Taps] = {};         // two chains of sums for each tap keep the adder busy
+    Vec<T> even[Taps] = {}, odd[Taps] = {};    // two chains of sums for each tap keep the adder busy
     int64_t begin = 0, end = grad_.grad.width; // where all of these taps read inside the source
     for (int k = 0; k < Taps; ++k) {
       in[k] = x + grad_.taps[t + k].column * grad_.source.column_stride;
-      even[k] = load(products_ + (t + k) * block_ + c);
       begin = columns_[t + k].begin > begin ? columns_[t + k].begin : begin;
       end = columns_[t + k].end < end ? columns_[t + k].end : end;
     }
@@ -139,7 +138,8 @@ private:
         even[k] += load_some<Whole>(dy + p * dy_step, count) * load_some<Whole>(in[k] + p * x_step, count);
       for (int64_t p = columns.begin > q ? columns.begin : q; p < columns.end; ++p)
         even[k] += load_some<Whole>(dy + p * dy_step, count) * load_some<Whole>(in[k] + p * x_step, count);
-      store(products_ + (t + k) * block_ + c, even[k] + odd[k]);
+      T *product = products_ + (t + k) * block_ + c;
+      store(product, load(product) + (even[k] + odd[k]));
     }
   }
 
@@ -165,14 +165,14 @@ private:
         store(products_ + place, Vec<T>{});
       }
       if (grad_.filter_partial) {
-        T *sums = static_cast<T *>(grad_.filter_partial) + slot * grad_.groups + first_ + c;
-        store_first(sums, load_first(sums, count) + filter_sum, count);
+        double *sums = grad_.filter_partial + slot * grad_.groups + first_ + c;
+        for (int64_t j = 0; j < count; ++j)
+          sums[j] += filter_sum[j];
       }
     }
     if (grad_.tap_partial)
       for (int64_t t = 0; t < grad_.tap_count; ++t)
-        static_cast<T *>(grad_.tap_partial)[(unit * batch + slot) * grad_.tap_count + t] +=
-            sum_lanes<T>(load(tap_sums_ + t * lanes));
+        grad_.tap_partial[(unit * batch + slot) * grad_.tap_count + t] += sum_lanes<T>(load(tap_sums_ + t * lanes));
   }
 
   void put_weight_grad() {

@@ -12,24 +12,32 @@ template <class S, class T>
 void plane_products(T *products, const WeightGrad &grad, const PaddedPlane<S, T> &padded, const T *plane,
                     const S *pixels) {
   constexpr int64_t lanes = kLanes<T>;
-  constexpr int kTaps = 4; // that share the load of dy, and keep the adder busy
+  constexpr int kTaps = 4;     // that share the load of dy, and keep the adder busy
+  constexpr int kVectors = 32; // or a row of them: the longest chain of additions
+  const int64_t in_row = (grad.grad.width + lanes - 1) / lanes, block_rows = in_row < kVectors ? kVectors / in_row : 1;
   for (int64_t t = 0; t < grad.tap_count; t += kTaps) {
     const int count = grad.tap_count - t < kTaps ? int(grad.tap_count - t) : kTaps;
     const T *in[kTaps];
     for (int k = 0; k < kTaps; ++k)
       in[k] = plane + padded.offset(grad.taps[t + (k < count ? k : 0)]);
     Vec<T> sums[kTaps] = {};
-    for (int64_t r = 0; r < grad.grad.height; ++r)
-      for (int64_t q = 0; q < grad.grad.width; q += lanes) {
-        const int64_t left = grad.grad.width - q < lanes ? grad.grad.width - q : lanes;
-        const uint32_t mask = (1u << left) - 1;
-        const Vec<T> dy =
-            load_masked(pixels + r * grad.grad.row_stride + q * grad.grad.column_stride, mask, grad.grad.column_stride);
-        for (int k = 0; k < kTaps; ++k) {
-          const T *x = in[k] + r * padded.row_step() + q;
-          sums[k] += dy * (left == lanes ? load(x) : load_first(x, left));
+    for (int64_t r = 0; r < grad.grad.height;) {
+      const int64_t end = r + block_rows < grad.grad.height ? r + block_rows : grad.grad.height;
+      Vec<T> chains[kTaps] = {};
+      for (; r < end; ++r)
+        for (int64_t q = 0; q < grad.grad.width; q += lanes) {
+          const int64_t left = grad.grad.width - q < lanes ? grad.grad.width - q : lanes;
+          const uint32_t mask = (1u << left) - 1;
+          const Vec<T> dy = load_masked(pixels + r * grad.grad.row_stride + q * grad.grad.column_stride, mask,
+                                        grad.grad.column_stride);
+          for (int k = 0; k < kTaps; ++k) {
+            const T *x = in[k] + r * padded.row_step() + q;
+            chains[k] += dy * (left == lanes ? load(x) : load_first(x, left));
+          }
         }
-      }
+      for (int k = 0; k < kTaps; ++k)
+        sums[k] += chains[k];
+    }
     for (int k = 0; k < count; ++k)
       products[t + k] = sum_lanes<T>(sums[k]);
   }
@@ -39,10 +47,11 @@ template <class S, class T> void plane_weight_grad(const WeightGrad &grad, int64
   const PaddedPlane<S, T> padded(grad.source, grad.taps, grad.tap_count, grad.source_step, grad.grad.height,
                                  grad.grad.width);
   Scratch &scratch = thread_scratch();
-  scratch.reserve(Scratch::bytes_of<T>(padded.size()) + 2 * Scratch::bytes_of<T>(grad.tap_count) +
-                  Scratch::bytes_of<uint32_t>(padded.mask_count()));
+  scratch.reserve(Scratch::bytes_of<T>(padded.size()) + Scratch::bytes_of<T>(grad.tap_count) +
+                  Scratch::bytes_of<double>(grad.tap_count) + Scratch::bytes_of<uint32_t>(padded.mask_count()));
   T *plane = scratch.take<T>(padded.size());
-  T *products = scratch.take<T>(grad.tap_count), *weight_sums = scratch.take<T>(grad.tap_count);
+  T *products = scratch.take<T>(grad.tap_count);
+  double *weight_sums = scratch.take<double>(grad.tap_count); // over the samples
   uint32_t *masks = scratch.take<uint32_t>(padded.mask_count());
   padded.fill_masks(masks);
   const int64_t batch = grad.per_sample ? grad.batch : 1, filters = grad.groups * grad.out_channels;
@@ -73,14 +82,14 @@ template <class S, class T> void plane_weight_grad(const WeightGrad &grad, int64
             weight_sums[t] += product * out_scale * tap_scale[tap.scale];
             filter_sum += weighted * tap_scale[tap.scale];
             if (grad.tap_partial)
-              static_cast<T *>(grad.tap_partial)[(unit * batch + slot) * grad.tap_count + t] += weighted * out_scale;
+              grad.tap_partial[(unit * batch + slot) * grad.tap_count + t] += weighted * out_scale;
           }
           if (grad.filter_partial)
-            static_cast<T *>(grad.filter_partial)[slot * filters + filter] += filter_sum;
+            grad.filter_partial[slot * filters + filter] += filter_sum;
         }
         if (grad.weight_grad)
           for (int64_t t = 0; t < grad.tap_count; ++t)
-            static_cast<T *>(grad.weight_grad)[filter * grad.weight_out + grad.taps[t].weight] = weight_sums[t];
+            static_cast<T *>(grad.weight_grad)[filter * grad.weight_out + grad.taps[t].weight] = T(weight_sums[t]);
       }
   }
 }

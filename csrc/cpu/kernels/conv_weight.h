@@ -1,5 +1,6 @@
 // WeightGrad. A unit of work is a block of filters by a part of the input channels; it walks over all samples and keeps
-// everything that it adds up to itself, so that the order of every sum is fixed.
+// everything that it adds up to itself, so that the order of every sum is fixed. No chain of additions is long: the
+// pixels of a band are one, the bands of a run another; a run is then finished, and runs add up to the gradient.
 //
 // The pixels are the reduction here: dy is the operand read in place, x is turned so that channels are adjacent, into a
 // zero-padded band of rows in which every tap is just another offset.
@@ -67,7 +68,8 @@ public:
 private:
   static constexpr int lanes = kLanes<T>;
   static constexpr bool kConvert = sizeof(S) != sizeof(T); // dy of a half dtype is converted band by band
-  static constexpr int64_t kBandPixels = 256;
+  static constexpr int64_t kBandPixels = 256;              // or a row
+  static constexpr int64_t kRunBands = 64;
 
   void run_unit(int64_t unit) {
     unit_ = unit;
@@ -93,18 +95,24 @@ private:
       clear(weight_grad_, grad_.tap_count * out_rows_ * block_);
     if (!turn_products_)
       turn_weight();
+    first_run_ = true;
+    bands_ = 0;
     for (int64_t sample = 0; sample < grad_.batch; ++sample) {
       set_scales(sample);
       for (int64_t row = 0; row < grad_.grad.height; row += band_rows_) {
         const int64_t rows = grad_.grad.height - row < band_rows_ ? grad_.grad.height - row : band_rows_;
         fill_band(sample, row, rows);
-        const bool fresh = row == 0 && (grad_.per_sample || sample == 0);
-        const bool done = row + rows == grad_.grad.height && (grad_.per_sample || sample + 1 == grad_.batch);
-        if (done)
+        const bool last = row + rows == grad_.grad.height && (grad_.per_sample || sample + 1 == grad_.batch);
+        done_ = last || bands_ + 1 == kRunBands;
+        if (done_)
           clear_sums();
-        multiply_band(sample, row, rows, fresh, done);
-        if (done)
+        multiply_band(sample, row, rows);
+        ++bands_;
+        if (done_) {
           add_sums(sample);
+          first_run_ = false;
+          bands_ = 0;
+        }
       }
     }
     if (!turn_products_ || grad_.batch == 0)
@@ -174,7 +182,7 @@ private:
     }
   }
 
-  // Where the products are finished once, they are turned as the weight stands, instead of the weight and then its
+  // Where the products are finished seldom, they are turned as the weight stands, instead of the weight and then its
   // gradient: lane t of a vector is tap t.
   void finish_turned(int64_t sample, int64_t begin, int64_t end) {
     const T *out_scale = static_cast<const T *>(grad_.out_scale.data) + sample * grad_.out_scale.batch_stride +
@@ -198,8 +206,10 @@ private:
         transpose<T>(square);
         for (int c = 0; c < lanes && i + c < channels_; ++c) {
           sums[c & 1] += square[c] * load_first(weight + (i + c) * taps, taps);
-          if (weight_grad)
-            store_first(weight_grad + (i + c) * taps, square[c] * scales, taps);
+          if (!weight_grad)
+            continue;
+          T *out = weight_grad + (i + c) * taps;
+          store_first(out, square[c] * scales + (first_run_ ? Vec<T>{} : load_first(out, taps)), taps);
         }
       }
       store(filter_sums_ + m * lanes, (sums[0] + sums[1]) * tap_scales);
@@ -301,7 +311,7 @@ private:
     }
   }
 
-  void multiply_band(int64_t sample, int64_t row, int64_t rows, bool fresh, bool done) {
+  void multiply_band(int64_t sample, int64_t row, int64_t rows) {
     const T *a = grad_band(sample, row, rows);
     const int64_t count = rows * grad_.grad.width;
     for (int64_t m = 0; m < rows_; m += kRows) {
@@ -309,27 +319,36 @@ private:
       for (int64_t t = 0; t < grad_.tap_count; ++t) {
         const T *b =
             band_ + ((grad_.taps[t].row - first_row_) * band_width_ + grad_.taps[t].column - first_column_) * block_;
-        with_block_size(block_rows, int(block_ / lanes), [&]<int MR, int NV>() {
-          multiply_one<MR, NV>(a + m * grad_row_, b, count, sample, t, m, fresh, done);
-        });
+        with_block_size(block_rows, int(block_ / lanes),
+                        [&]<int MR, int NV>() { multiply_one<MR, NV>(a + m * grad_row_, b, count, sample, t, m); });
       }
-      if (done && turn_products_)
+      if (done_ && turn_products_)
         finish_turned(sample, m, m + block_rows);
     }
   }
 
   template <int MR, int NV>
   __attribute__((noinline)) void multiply_one(const T *a, const T *b, int64_t count, int64_t sample, int64_t t,
-                                              int64_t m, bool fresh, bool done) {
+                                              int64_t m) {
     const int64_t at = (t * out_rows_ + m) * block_;
-    Vec<T> sums[MR][NV];
+    Vec<T> sums[MR][NV] = {};
+    multiply<MR, NV>(sums, a, grad_row_, grad_offset_, b, band_offset_, count < kBandPixels ? count : kBandPixels);
+    if (count > kBandPixels) {
+      Vec<T> rest[MR][NV] = {}; // in memory, where the sums themselves stay in registers
+      multiply_rest<MR, NV>(rest, a, b, count);
 #pragma GCC unroll 8
-    for (int r = 0; r < MR; ++r)
+      for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 8
-      for (int v = 0; v < NV; ++v)
-        sums[r][v] = fresh ? Vec<T>{} : load(products_ + at + r * block_ + v * lanes);
-    multiply<MR, NV>(sums, a, grad_row_, grad_offset_, b, band_offset_, count);
-    if (!done || turn_products_) {
+        for (int v = 0; v < NV; ++v)
+          sums[r][v] += rest[r][v];
+    }
+    if (bands_ > 0)
+#pragma GCC unroll 8
+      for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v)
+          sums[r][v] += load(products_ + at + r * block_ + v * lanes);
+    if (!done_ || turn_products_) {
 #pragma GCC unroll 8
       for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 8
@@ -341,7 +360,6 @@ private:
         static_cast<const T *>(grad_.tap_scale.data)[sample * grad_.tap_scale.batch_stride + grad_.taps[t].scale];
     const T *out_scale = static_cast<const T *>(grad_.out_scale.data) + sample * grad_.out_scale.batch_stride +
                          group_ * grad_.out_channels + row_begin_ + m;
-    const bool first = sample == 0 || !grad_.per_sample;
     Vec<T> tap_sum = load(tap_sums_ + t * lanes), channel_sums[NV], late_scales[NV];
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
@@ -358,7 +376,7 @@ private:
         const Vec<T> scaled = sums[r][v] * late_scales[v], weight = load(weight_ + place);
         dot += scaled * weight;
         channel_sums[v] += sums[r][v] * weight * scale;
-        store(weight_grad_ + place, (first ? Vec<T>{} : load(weight_grad_ + place)) + scaled * scale);
+        store(weight_grad_ + place, (first_run_ ? Vec<T>{} : load(weight_grad_ + place)) + scaled * scale);
       }
       T *filter_sum = filter_sums_ + (m + r) * lanes;
       store(filter_sum, load(filter_sum) + dot * splat(tap_scale));
@@ -370,6 +388,19 @@ private:
       store(channel_sums_ + v * lanes, channel_sums[v]);
   }
 
+  // The pixels of a row that is longer than a band ought to be.
+  template <int MR, int NV>
+  __attribute__((noinline)) void multiply_rest(Vec<T> (&sums)[MR][NV], const T *a, const T *b, int64_t count) const {
+    for (int64_t begin = kBandPixels; begin < count; begin += kBandPixels) {
+      Vec<T> chain[MR][NV] = {};
+      multiply<MR, NV>(chain, a, grad_row_, grad_offset_ + begin, b, band_offset_ + begin,
+                       count - begin < kBandPixels ? count - begin : kBandPixels);
+      for (int r = 0; r < MR; ++r)
+        for (int v = 0; v < NV; ++v)
+          sums[r][v] += chain[r][v];
+    }
+  }
+
   void clear_sums() {
     clear(filter_sums_, (out_rows_ + lanes) * lanes);
     clear(tap_sums_, (grad_.tap_count + lanes) * lanes);
@@ -378,26 +409,26 @@ private:
 
   void add_sums(int64_t sample) {
     const int64_t batch = grad_.per_sample ? grad_.batch : 1, slot = grad_.per_sample ? sample : 0;
-    if (grad_.filter_partial) {
-      T *out = static_cast<T *>(grad_.filter_partial) + (part_ * batch + slot) * grad_.groups * grad_.out_channels +
-               group_ * grad_.out_channels + row_begin_;
-      for (int64_t m = 0; m < rows_; m += lanes) {
-        const int64_t width = rows_ - m < lanes ? rows_ - m : lanes;
-        store_first(out + m, load_first(out + m, width) + sums_of_rows(filter_sums_ + m * lanes), width);
-      }
-    }
+    if (grad_.filter_partial)
+      add_sums_of_rows(grad_.filter_partial + (part_ * batch + slot) * grad_.groups * grad_.out_channels +
+                           group_ * grad_.out_channels + row_begin_,
+                       filter_sums_, rows_);
     if (grad_.channel_partial) {
-      T *out = static_cast<T *>(grad_.channel_partial) +
-               ((out_block_ * batch + slot) * grad_.groups + group_) * grad_.in_channels + channel_begin_;
-      for (int64_t i = 0; i < channels_; i += lanes)
-        store_first(out + i, load(channel_sums_ + i), channels_ - i < lanes ? channels_ - i : lanes);
+      double *out = grad_.channel_partial + ((out_block_ * batch + slot) * grad_.groups + group_) * grad_.in_channels +
+                    channel_begin_;
+      for (int64_t i = 0; i < channels_; ++i)
+        out[i] += channel_sums_[i];
     }
-    if (grad_.tap_partial) {
-      T *out = static_cast<T *>(grad_.tap_partial) + (unit_ * batch + slot) * grad_.tap_count;
-      for (int64_t t = 0; t < grad_.tap_count; t += lanes) {
-        const int64_t width = grad_.tap_count - t < lanes ? grad_.tap_count - t : lanes;
-        store_first(out + t, load_first(out + t, width) + sums_of_rows(tap_sums_ + t * lanes), width);
-      }
+    if (grad_.tap_partial)
+      add_sums_of_rows(grad_.tap_partial + (unit_ * batch + slot) * grad_.tap_count, tap_sums_, grad_.tap_count);
+  }
+
+  // out[j] += the sum of vector j, for `count` vectors and whole squares of memory.
+  static void add_sums_of_rows(double *out, const T *rows, int64_t count) {
+    for (int64_t m = 0; m < count; m += lanes) {
+      const Vec<T> sums = sums_of_rows(rows + m * lanes);
+      for (int64_t j = 0; j < lanes && m + j < count; ++j)
+        out[m + j] += sums[j];
     }
   }
 
@@ -415,7 +446,9 @@ private:
 
   const WeightGrad &grad_;
   int64_t channel_blocks_, block_, out_rows_;
-  bool turn_products_; // instead of the weight and its gradient
+  bool turn_products_;                   // instead of the weight and its gradient
+  bool first_run_ = true, done_ = false; // the run is the first; the band at hand is its last
+  int64_t bands_ = 0;                    // of the run, multiplied before the one at hand
   int64_t first_row_, first_column_, span_rows_, band_width_, band_rows_, grad_row_;
   T *band_, *products_, *weight_, *weight_grad_, *filter_sums_, *tap_sums_, *channel_sums_, *converted_;
   T *early_scale_, *late_scale_; // factors of the channels of a block

@@ -10,6 +10,7 @@ namespace kerneldna::cpu::KERNELDNA_ISA {
 
 template <int Rows, class T> KERNELDNA_INLINE void product_of_rows(const Product &product, int64_t row) {
   constexpr int lanes = kLanes<T>;
+  constexpr int64_t kChain = 64; // additions one after the other
   const int64_t columns = product.columns;
   const T *left = static_cast<const T *>(product.left) + row * product.left_row;
   T *out = static_cast<T *>(product.out) + row * columns;
@@ -17,10 +18,16 @@ template <int Rows, class T> KERNELDNA_INLINE void product_of_rows(const Product
     const int64_t width = std::min<int64_t>(columns - c, lanes);
     const T *right = static_cast<const T *>(product.right) + c;
     Vec<T> sums[Rows] = {};
-    for (int64_t k = 0; k < product.reduction; ++k) {
-      const Vec<T> factor = load_first(right + k * columns, width);
+    for (int64_t k = 0; k < product.reduction;) {
+      const int64_t end = std::min(k + kChain, product.reduction);
+      Vec<T> chains[Rows] = {};
+      for (; k < end; ++k) {
+        const Vec<T> factor = load_first(right + k * columns, width);
+        for (int r = 0; r < Rows; ++r)
+          chains[r] += factor * splat(left[r * product.left_row + k * product.left_step]);
+      }
       for (int r = 0; r < Rows; ++r)
-        sums[r] += factor * splat(left[r * product.left_row + k * product.left_step]);
+        sums[r] += chains[r];
     }
     for (int r = 0; r < Rows; ++r)
       store_first(out + r * columns + c, sums[r], width);
