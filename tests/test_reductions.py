@@ -109,7 +109,7 @@ def test_gradient_of_bias(device, backend, dtype, layout, values):
 
 def test_gate_in_training():
     """The gradients of fc2, which are sums over the samples of the batch."""
-    samples, channels, hidden = 4096, 8, 4
+    samples, channels, hidden = 2**17, 8, 4
     tensors = torch.randn(samples, channels, 1, 1), torch.randn(hidden, channels), torch.ones(hidden)
     tensors += torch.zeros(hidden), torch.randn(channels, hidden), torch.randn(channels)
     grad = torch.full((samples, channels), 0.1)
