@@ -51,20 +51,17 @@ def _is_one(conv: Any, norm: Any, input: Tensor) -> bool:
     if not plain_conv or not is_bare(norm, nn.BatchNorm2d, nn.SyncBatchNorm) or norm.training:
         return False
     weight = conv.parent.weight if child else conv.weight
-    affine = [] if norm.weight is None else [norm.weight, norm.bias]
-    if not are_plain(input, weight, norm.running_mean, norm.running_var, *affine) or input.dim() != 4:
+    if not are_plain(input, weight, norm.running_mean, norm.running_var) or input.dim() != 4:
         return False
     return not under_autocast(input)  # where BatchNorm keeps its float32, which a filter attention would not
 
 
 def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
     """y = scale * x + shift, worked out in the statistics' own dtype, float32 at least."""
-    mean = norm.running_mean
+    mean, weight, bias = norm.running_mean, norm.weight, norm.bias
     dtype = torch.promote_types(mean.dtype, torch.float32)
     scale = torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    shift = -mean * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
     return scale.to(mean.dtype), shift.to(mean.dtype)

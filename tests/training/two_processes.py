@@ -100,7 +100,7 @@ def train(model, share):
 
 @torch.no_grad()
 def scores(model):
-    """In eval mode, where children fold what is static of their adapters into the weight and keep it."""
+    """In eval mode, without gradients."""
     return unwrap(model)(next(batches())[0])
 
 
