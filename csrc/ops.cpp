@@ -20,10 +20,9 @@ STABLE_TORCH_LIBRARY(kerneldna, m) {
   m.def("_selected_conv_backward" KERNELDNA_CONV_BACKWARD_ARGUMENTS);
   m.def("_selected_squeeze_excite" KERNELDNA_SQUEEZE_EXCITE_ARGUMENTS);
   m.def("_select_in_python(int[] classes) -> ()");
-  m.def("_allow_tf32(bool allowed) -> ()");  // in a CUDA build: cuda/tf32.h
   m.def("_cuda_refusal(int device) -> str"); // in a CUDA build: cuda/refusal.h
   m.def("_cuda_conv_refusal(int[] input, int[] weight, int[] stride, int[] padding, int[] dilation, int groups, "
-        "int element_bytes, bool tf32) -> str"); // cuda/conv_refusal.h
+        "int element_bytes) -> str"); // cuda/conv_refusal.h
   m.def("_build_info() -> str");
 }
 

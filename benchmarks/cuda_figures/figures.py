@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.compile_matrix.sass import count, waits_for_all_wgmma
+from benchmarks.compile_matrix.sass import Instruction, Sass, count, waits_for_all_wgmma
 
 from .library import Kernel
 
 Row = dict[str, Any]
 
 _MMA = ("HMMA", "HGMMA")
-_FMA = ("FFMA", "FFMA2", "DFMA")
+_FMA = ("FFMA", "FFMA2")
 # Registers of a multiprocessor, on every architecture since sm_80; a warp takes them by 256, and warps come by four.
 _REGISTERS, _REGISTERS_AT_ONCE, _WARPS_AT_ONCE = 65536, 256, 4
 _INSTRUCTION_BYTES = 16
@@ -43,7 +43,14 @@ def _row(kernel: Kernel) -> Row:
         "loop_products": count(loop, *products),
         "loop_ldmatrix": count(loop, "LDSM"),
         "loop_waits": waits_for_all_wgmma(loop),
+        "step_loads": count(_loop_over_steps(sass), "LDG"),
     }
+
+
+def _loop_over_steps(sass: Sass) -> list[Instruction]:
+    """The innermost loop that both copies ahead and multiplies on the tensor cores; empty where there is none."""
+    loops = ([sass.instructions[i] for i in sorted(loop)] for loop in sass.loops())
+    return next((loop for loop in loops if count(loop, *_MMA) and count(loop, "LDGSTS")), [])
 
 
 def blocks(registers: int, threads: int) -> int:

@@ -68,7 +68,7 @@ def _lines(cuda: str, rows: list[Row]) -> Iterator[str]:
     yield ""
     yield (
         "Read off the machine code that `make cuda-figures` compiles; no GPU ran it. The JSON file beside this one has"
-        " all kernels; here are those for bfloat16 and for float32 in TF32, on sm_80 and sm_90a."
+        " all kernels; here are those for bfloat16, on sm_80 and sm_90a."
     )
     yield ""
     yield "* threads: of a block, at most; blocks: of a multiprocessor, as many as registers allow; planned: at least,"
@@ -90,7 +90,7 @@ def _lines(cuda: str, rows: list[Row]) -> Iterator[str]:
 def _is_shown(row: Row) -> bool:
     kernel, arch = row["kernel"], row["arch"]
     is_empty = "Wgmma" in kernel and arch != "90a"
-    return arch in ("80", "90a") and ("__nv_bfloat16" in kernel or "Tf32" in kernel) and not is_empty
+    return arch in ("80", "90a") and "__nv_bfloat16" in kernel and not is_empty
 
 
 def _cell(name: str, value: Any) -> str:

@@ -61,11 +61,9 @@ std::string of_groups(const ConvShape &shape, int64_t channels, int64_t filters)
   if (shape.groups > 1 && std::min(channels, filters) < kFewestInGroup)
     return clause("a group has ", channels, " channels and ", filters, " filters, and below ", kFewestInGroup,
                   " of either its tiles of ", kTileChannels, " are mostly empty");
-  const int64_t blocks = shape.groups * ((std::max(channels, filters) + kTileChannels - 1) / kTileChannels);
+  const int64_t blocks = shape.groups * ((filters + kTileChannels - 1) / kTileChannels);
   if (blocks > kLargestGridAxis)
-    return clause("groups times blocks of ", kTileChannels, " channels is ", blocks, ", over ", kLargestGridAxis);
-  if (const int64_t taps = shape.kernel_height * shape.kernel_width; taps > kLargestGridAxis)
-    return clause("its kernels take at most ", kLargestGridAxis, " taps, not ", taps);
+    return clause("groups times blocks of ", kTileChannels, " filters is ", blocks, ", over ", kLargestGridAxis);
   return "";
 }
 
@@ -73,11 +71,16 @@ std::string of_groups(const ConvShape &shape, int64_t channels, int64_t filters)
 
 bool is_depthwise(const ConvShape &shape) { return shape.groups > 1 && shape.groups == shape.in_channels; }
 
-std::string conv_refusal(const ConvShape &shape, int64_t element_bytes, bool tf32) {
+void check_taken(const char *op, const ConvShape &shape, const Tensor &input) {
+  const std::string reason = conv_refusal(shape, input.element_size());
+  check(reason.empty(), op, ": the CUDA kernels do not take this call: ", reason);
+}
+
+std::string conv_refusal(const ConvShape &shape, int64_t element_bytes) {
   if (element_bytes == 8)
     return "it has no kernel for float64";
-  if (element_bytes == 4 && !tf32 && !is_depthwise(shape))
-    return "it multiplies float32 in TF32, which torch does not allow its convolutions here";
+  if (element_bytes == 4 && !is_depthwise(shape))
+    return "its kernels for float32 are depthwise ones";
   if (std::string reason = too_large(shape); !reason.empty())
     return reason;
   // In a depthwise convolution the vectors are of channels of different groups.
@@ -95,8 +98,7 @@ namespace {
 // The sizes of a call that has been checked.
 std::string conv_refusal_of_sizes(const std::vector<int64_t> &input, const std::vector<int64_t> &weight,
                                   const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
-                                  const std::vector<int64_t> &dilation, int64_t groups, int64_t element_bytes,
-                                  bool tf32) {
+                                  const std::vector<int64_t> &dilation, int64_t groups, int64_t element_bytes) {
   ConvShape shape{};
   shape.batch = input.at(0);
   shape.in_channels = input.at(1);
@@ -113,7 +115,7 @@ std::string conv_refusal_of_sizes(const std::vector<int64_t> &input, const std::
   shape.groups = groups;
   shape.out_height = out_size(shape.in_height, shape.kernel_height, stride[0], padding[0], dilation[0]);
   shape.out_width = out_size(shape.in_width, shape.kernel_width, stride[1], padding[1], dilation[1]);
-  return conv_refusal(shape, element_bytes, tf32);
+  return conv_refusal(shape, element_bytes);
 }
 
 } // namespace

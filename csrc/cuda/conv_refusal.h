@@ -8,7 +8,9 @@ namespace kerneldna::cuda {
 bool is_depthwise(const ConvShape &shape);
 
 // One clause that says why the kernels do not take a convolution of numbers of so many bytes; empty where they do.
-// tf32: whether float32 may be multiplied in TF32.
-std::string conv_refusal(const ConvShape &shape, int64_t element_bytes, bool tf32);
+std::string conv_refusal(const ConvShape &shape, int64_t element_bytes);
+
+// Throws one sentence with that clause.
+void check_taken(const char *op, const ConvShape &shape, const Tensor &input);
 
 } // namespace kerneldna::cuda

@@ -2,8 +2,6 @@
 
 #include "host.h"
 
-#include "kernels/alignment.h"
-
 #include <limits>
 
 #ifndef KERNELDNA_HOST_EXECUTION
@@ -53,10 +51,16 @@ Geometry geometry_of(const ConvShape &shape) {
   return geometry;
 }
 
+DepthwiseWeight depthwise_weight_of(const Tensor &weight) {
+  return {weight.const_data_ptr(), weight.stride(0), weight.stride(2), weight.stride(3)};
+}
+
 Tensor in_vectors(const Tensor &image) {
   const auto are_vectors = [](const Tensor &tensor) {
     const Image image = image_of(tensor);
-    return tensor.stride(1) == 1 && is_aligned(image, tensor.element_size()) &&
+    return tensor.stride(1) == 1 &&
+           is_aligned(image.data, {image.sample_stride, image.row_stride, image.column_stride},
+                      tensor.element_size()) &&
            tensor.size(3) * image.column_stride <= std::numeric_limits<int32_t>::max();
   };
   if (are_vectors(image))

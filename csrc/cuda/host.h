@@ -6,6 +6,7 @@
 
 #include "../box.h"
 #include "../conv_shape.h"
+#include "kernels/conv_depthwise.h"
 #include "kernels/dtypes.h"
 #include "kernels/geometry.h"
 #include "kernels/launch.h"
@@ -41,6 +42,7 @@ private:
 Stored stored_of(ScalarType dtype);
 
 Geometry geometry_of(const ConvShape &shape);
+DepthwiseWeight depthwise_weight_of(const Tensor &weight);
 
 // 0 for a stride that is never stepped over, which says nothing: not that what stands there is unaligned, above all.
 int64_t stepped_stride(const Tensor &tensor, int64_t dim);

@@ -1,24 +1,22 @@
 """The fused CUDA kernels of csrc/cuda, for GPUs. backends/cuda_host.py runs the same kernels on the CPU, for tests.
 
-They work on channels_last tensors without a copy; an NCHW tensor is brought into that layout first.
+Gradients they make of depthwise convolutions alone; of others composite does. They work on channels_last tensors
+without a copy; an NCHW tensor is brought into that layout first.
 """
 
 import functools
 import logging
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..triton_kernels.operands import input_precision
-from . import _limits
+from . import _limits, composite
 
 _native_conv = torch.ops.kerneldna._native_conv
 _native_conv_backward = torch.ops.kerneldna._native_conv_backward
 _cuda_refusal = torch.ops.kerneldna._cuda_refusal
-_allow_tf32 = torch.ops.kerneldna._allow_tf32
 _cuda_conv_refusal = torch.ops.kerneldna._cuda_conv_refusal
 squeeze_excite = torch.ops.kerneldna._native_squeeze_excite
 
@@ -74,37 +72,30 @@ def call_refusal(
     groups: int,
 ) -> str:
     """Why the kernels do not take a call, or nothing: csrc/cuda/conv_refusal.h says it to C++, too."""
-    sizes = (input.shape, weight.shape, stride, padding, dilation, groups, input.dtype.itemsize)
-    reason: str = _cuda_conv_refusal(*sizes, input_precision() == "tf32")
+    reason: str = _cuda_conv_refusal(input.shape, weight.shape, stride, padding, dilation, groups, input.dtype.itemsize)
     return reason
 
 
+def has_gradients(input: Tensor, *args: Any) -> bool:
+    """Of a convolution that the kernels take, with the arguments of the forward: whether it is depthwise."""
+    return 1 < args[-1] == input.shape[1]  # type: ignore[no-any-return]
+
+
 def conv(*args: Any) -> Tensor:
-    _pass_tf32_on()
     output: Tensor = _native_conv(*args)
     return output
 
 
 def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
-    _pass_tf32_on()
+    if not has_gradients(*args[1:-1]):
+        return composite.conv_backward(*args)
     grads: tuple[Tensor | None, ...] = _native_conv_backward(*args)
     return grads
 
 
-_passed_on = threading.local()
-
-
-def _pass_tf32_on() -> None:
-    """Whether PyTorch allows TF32 in its own convolutions, for the kernels that this thread launches."""
-    allowed = input_precision() == "tf32"
-    if allowed != getattr(_passed_on, "allowed", False):
-        _allow_tf32(allowed)
-        _passed_on.allowed = allowed
-
-
 def candidates(function: str, conv_args: tuple[Any, ...]) -> list[dict[str, Any]]:
     """The options that are worth measuring for a call: the kernels choose theirs by themselves."""
-    return [{}]
+    return [{}] if function == "conv" or has_gradients(*conv_args) else []
 
 
 def run(function: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..triton_kernels.operands import input_precision
-from . import cuda
+from . import composite, cuda
 
 
 def can_run(input: Tensor, *args: Any) -> tuple[bool, str]:
@@ -45,19 +44,15 @@ def _module_missing() -> str:
 
 
 def conv(*args: Any) -> Tensor:
-    _pass_tf32_on()
     output: Tensor = torch.ops.kerneldna_cuda_host.conv(*args)
     return output
 
 
 def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
-    _pass_tf32_on()
+    if not cuda.has_gradients(*args[1:-1]):
+        return composite.conv_backward(*args)
     grads: tuple[Tensor | None, ...] = torch.ops.kerneldna_cuda_host.conv_backward(*args)
     return grads
-
-
-def _pass_tf32_on() -> None:
-    torch.ops.kerneldna_cuda_host._allow_tf32(input_precision() == "tf32")
 
 
 def squeeze_excite(*args: Any) -> Tensor:

@@ -17,7 +17,6 @@ def host_execution_by_default():
             host.set_copies("late")
             host.set_limits()
             host.clear_launches()
-            torch.ops.kerneldna_cuda_host._allow_tf32(False)
 
     reset()
     yield

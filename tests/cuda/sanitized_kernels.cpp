@@ -28,7 +28,7 @@ __global__ void read_a_neighbours_copy(Case what, const int4 *source, int *out) 
   int4 *copies = reinterpret_cast<int4 *>(shared);
   const int thread = threadIdx.x;
   __syncthreads(); // orders nothing of what follows, nor does the last one
-  cp_async<16>(copies + thread, source + thread + what.past / 16, true);
+  cp_async(copies + thread, source + thread + what.past / 16, true);
   cp_async_commit();
   cp_async_wait<0>();
   if (what.barrier)

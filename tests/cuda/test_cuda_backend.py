@@ -1,7 +1,6 @@
 """The backends cuda and cuda_host: where they run and why not, what they are called with, when they are chosen."""
 
 import sys
-import threading
 
 import pytest
 import torch
@@ -58,12 +57,20 @@ def test_float64_is_for_composite(gpu):
     assert backends.select("conv", on_a_gpu(double), on_a_gpu(double)) is backends.load("composite")
 
 
-def test_float32_where_torch_allows_tf32(gpu, monkeypatch):
+def test_float32_is_taken_in_depthwise_convolutions(gpu):
     call = on_a_gpu(build(named("eights"), torch.float32))
-    reason = "it multiplies float32 in TF32, which torch does not allow its convolutions here"
-    assert cuda.can_run(*call) == (False, reason)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    assert cuda.can_run(*call)[0]
+    assert cuda.can_run(*call) == (False, "its kernels for float32 are depthwise ones")
+    assert cuda.can_run(*on_a_gpu(build(named("eights_depthwise"), torch.float32)))[0]
+
+
+@pytest.mark.parametrize(("name", "native"), [("eights", False), ("eights_depthwise", True)])
+def test_gradients_of_what_is_not_depthwise_are_those_of_composite(gpu, monkeypatch, name, native):
+    call = on_a_gpu(build(named(name), torch.float16))
+    monkeypatch.setattr(cuda, "_native_conv_backward", lambda *args: "native")
+    monkeypatch.setattr(cuda.composite, "conv_backward", lambda *args: "composite")
+    assert cuda.conv_backward(None, *call, [True] * 6) == ("native" if native else "composite")
+    assert cuda.candidates("conv_backward", call) == ([{}] if native else [])
+    assert cuda.candidates("conv", call) == [{}]
 
 
 def test_a_library_without_cuda(gpu, monkeypatch):
@@ -129,8 +136,7 @@ LARGE = {
         f"4294967296 elements in a sample, {GRID}",
     ),
     "sample of the output": (large((1, 8, 2**8, 2**8), (2**16, 8, 1, 1)), f"4294967296 elements in a sample, {GRID}"),
-    "filters": (large((1, 8, 1, 1), (2**23, 8, 1, 1)), "groups times blocks of 64 channels is 131072, over 65535"),
-    "taps": (large((1, 8, 256, 256), (8, 8, 256, 256)), "its kernels take at most 65535 taps, not 65536"),
+    "filters": (large((1, 8, 1, 1), (2**23, 8, 1, 1)), "groups times blocks of 64 filters is 131072, over 65535"),
     "stride": (
         large((1, 8, 3, 3), (8, 8, 1, 1), stride=(1, 2**40)),
         f"1099511627776 pixels of stride or dilation, {GRID}",
@@ -237,45 +243,3 @@ def test_squeeze_excite_prefers_cpp(gpu, monkeypatch, without, chosen):
         monkeypatch.setattr(backends.load(name), "runs_on", lambda input: (False, "it is out of order"))
     backends.squeeze_excite(OnAGpu(GATE[0]), *GATE[1:])
     assert ran == [chosen]
-
-
-# TF32
-
-
-@pytest.fixture
-def told(monkeypatch):
-    """What the kernels are told, each time; and whether TF32 is allowed, which a test may set."""
-    values = []
-    monkeypatch.setattr(cuda, "_allow_tf32", values.append)
-    monkeypatch.setattr(cuda, "_native_conv", lambda *args: None)
-    monkeypatch.setattr(cuda, "_native_conv_backward", lambda *args: None)
-    monkeypatch.setattr(cuda, "_passed_on", type(cuda._passed_on)())
-    before = torch.backends.cudnn.allow_tf32
-    yield values
-    torch.backends.cudnn.allow_tf32 = before
-
-
-def test_tf32_follows_pytorch_and_is_told_when_it_changes(told):
-    for allowed in (False, True, True, False):
-        torch.backends.cudnn.allow_tf32 = allowed
-        cuda.conv()
-        cuda.conv_backward()
-    assert told == [True, False]
-
-
-def test_each_thread_is_told_for_itself(told):
-    torch.backends.cudnn.allow_tf32 = True
-    cuda.conv()
-    thread = threading.Thread(target=cuda.conv_backward)
-    thread.start()
-    thread.join()
-    assert told == [True, True]
-
-
-def test_the_newer_setting_counts_too(told):
-    before = torch.backends.cudnn.conv.fp32_precision
-    for precision in ("ieee", "tf32"):
-        torch.backends.cudnn.conv.fp32_precision = precision
-        cuda.conv()
-    torch.backends.cudnn.conv.fp32_precision = before
-    assert told == [True]

@@ -13,7 +13,7 @@ import torch
 
 from cases import build, grad_output, named
 from kerneldna_ops import use_backend
-from kerneldna_ops.backends import cuda_host
+from kerneldna_ops.backends import composite, cuda_host
 from kerneldna_ops.functional import conv2d
 from kerneldna_ops.nn import ChildConv2d
 
@@ -73,7 +73,7 @@ def test_importing_the_package_does_not_import_the_module():
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-def test_an_evaluated_network_in_channels_last_folds_no_weight_in_a_call(memory_format):
+def test_an_evaluated_network_in_channels_last_copies_no_weight_in_a_call(memory_format):
     """The child keeps its weight times what is static, in the layout of its parent's, which the kernels take."""
     parent = torch.nn.Conv2d(16, 24, 3, padding=1).half().to(memory_format=memory_format)
     child = ChildConv2d(parent).half().eval()
@@ -81,10 +81,13 @@ def test_an_evaluated_network_in_channels_last_folds_no_weight_in_a_call(memory_
     with use_backend("cuda_host"), torch.no_grad():
         child(input)
         host.clear_launches()
-        child(input)
-    launched = [kernel for kernel, *_ in host.launches()]
-    assert "conv_gemm" in launched
-    assert ("fold_weight" in launched) == (memory_format is torch.contiguous_format)
+        with torch.profiler.profile(record_shapes=True) as profile:
+            child(input)
+    assert "conv_gemm" in [kernel for kernel, *_ in host.launches()]
+    cloned = [
+        list(parent.weight.shape) in event.input_shapes for event in profile.events() if event.name == "aten::clone"
+    ]
+    assert any(cloned) == (memory_format is torch.contiguous_format)
 
 
 # Refused before anything is launched
@@ -108,7 +111,7 @@ def both_ops(call):
 def test_an_old_gpu_is_refused(launches):
     host.set_limits(capability=75)
     sentence = r"^the CUDA kernels of kerneldna_ops cannot run on cuda:0: the GPU has compute capability 7\.5, "
-    for op in both_ops(CALL):
+    for op in both_ops(build(named("eights_depthwise"), torch.float16)):
         with pytest.raises(RuntimeError, match=sentence):
             op()
     assert launches() == []
@@ -125,10 +128,7 @@ def call_of(input, weight, dtype=torch.float16, **geometry):
 # What composite does as well: cuda/conv_refusal.h
 REFUSED = {
     "float64": (call_of((1, 8, 4, 4), (8, 8, 1, 1), torch.float64), "it has no kernel for float64"),
-    "float32": (
-        call_of((1, 8, 4, 4), (8, 8, 1, 1), torch.float32),
-        "it multiplies float32 in TF32, which torch does not allow its convolutions here",
-    ),
+    "float32": (call_of((1, 8, 4, 4), (8, 8, 1, 1), torch.float32), "its kernels for float32 are depthwise ones"),
     "channels": (
         call_of((1, 12, 4, 4), (8, 12, 1, 1)),
         "it reads 8 channels at a time, and the call has 12 channels and 8 filters",
@@ -147,7 +147,7 @@ REFUSED = {
     ),
     "grid": (
         call_of((1, 32 * 65536, 1, 1), (32 * 65536, 32, 1, 1), groups=65536),
-        "groups times blocks of 64 channels is 65536, over 65535",
+        "groups times blocks of 64 filters is 65536, over 65535",
     ),
     "depthwise channels": (
         call_of((1, 12, 4, 4), (12, 1, 3, 3), groups=12),
@@ -191,14 +191,19 @@ def test_the_smallest_groups_that_are_taken():
     torch.testing.assert_close(conv(*call), torch.full((1, 64, 4, 4), 32.0, dtype=torch.float16))
 
 
-def test_float32_is_taken_in_tf32_alone(monkeypatch):
-    call = call_of((1, 8, 4, 4), (8, 8, 1, 1), torch.float32)
-    depthwise = call_of((1, 8, 4, 4), (8, 1, 3, 3), torch.float32, groups=8)
-    assert cuda_host.can_run(*depthwise)[0]
-    assert not cuda_host.can_run(*call)[0]
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    assert cuda_host.can_run(*call)[0]
-    torch.testing.assert_close(conv2d(**call._asdict(), backend="cuda_host"), torch.full((1, 8, 4, 4), 8.0))
+def test_gradients_are_made_of_depthwise_convolutions_alone(launches):
+    """The backend has composite make the others."""
+    leaves = [tensor.clone().requires_grad_() for tensor in CALL.tensors]
+    output = conv2d(**CALL._replace(**dict(zip(CALL._fields, leaves, strict=False)))._asdict(), backend="cuda_host")
+    assert "conv_gemm" in [kernel for kernel, *_ in launches()]
+    host.clear_launches()
+    grads = torch.autograd.grad(output, leaves, torch.ones_like(output))
+    expected = composite.conv_backward(torch.ones_like(output), *CALL, [True] * 6)
+    assert all(map(torch.equal, grads, expected))
+    assert launches() == []
+    sentence = "kerneldna::conv_backward: the CUDA kernels make gradients of depthwise convolutions alone"
+    with pytest.raises(RuntimeError, match=f"^{sentence}$"):
+        conv_backward(torch.ones_like(output), *CALL, [True] * 6)
 
 
 def test_an_output_that_cannot_be_allocated(launches):
@@ -223,17 +228,7 @@ def test_a_geometry_past_32_bits_is_refused(launches, name):
 def test_the_largest_stride(kernel):
     """Nothing takes a time that grows with it, nor overflows."""
     call = CALL._replace(weight=CALL.weight[..., :kernel, :kernel], stride=(2**31 - 1,) * 2, padding=(0, 0), **ABSENT)
-    conv_op, backward_op = both_ops(call)
-    torch.testing.assert_close(conv_op(), conv2d(**call._asdict(), backend="composite"))
-    torch.testing.assert_close(backward_op()[0], conv_transposed(call))
-
-
-def conv_transposed(call):
-    """The gradient of the input where a kernel fits into it once, and grad_output is all ones."""
-    grad = torch.zeros_like(call.input)
-    height, width = call.weight.shape[2:]
-    grad[..., :height, :width] = call.weight.sum(0)
-    return grad
+    torch.testing.assert_close(conv(*call), conv2d(**call._asdict(), backend="composite"))
 
 
 def test_tensors_on_different_devices():
@@ -274,7 +269,7 @@ every_kernel = pytest.mark.parametrize("case", [CASE, named("eights_depthwise")]
 
 def everything(call, grad):
     mask = [tensor is not None for tensor in call.tensors]
-    return conv(*call), *conv_backward(grad, *call, mask)
+    return conv(*call), *cuda_host.conv_backward(grad, *call, mask)
 
 
 @every_kernel

@@ -23,6 +23,7 @@ GOOD = {
     "cp_async": 8,
     "loop_products": 64,
     "loop_waits": 0,
+    "step_loads": 0,
 }
 
 
@@ -37,6 +38,7 @@ GOOD = {
         ({"loop_products": 0}, "no tensor-core instruction"),
         ({"cp_async": 0}, "no cp.async"),
         ({"loop_waits": 4}, "4 times in the loop all wgmma are waited for"),
+        ({"step_loads": 2}, "a step waits for 2 loads from global memory"),
     ],
 )
 def test_rules(change, words):
@@ -118,6 +120,23 @@ def test_a_kernel_that_two_files_hold_is_one_row():
     assert [row["registers"] for row in rows([kernel, other])] == [32, 40]
     (row,) = rows([kernel])
     assert (row["mma"], row["loop"], row["loop_products"], row["spills"], row["blocks"]) == (1, 3, 1, 1, 16)
+
+
+def test_loads_of_a_step_are_found():
+    """Beside what was copied ahead, in the loop around the products."""
+    code = """
+.L_x_0:
+        /*0000*/                   LDGSTS.E.BYPASS.128 [R20], [R2.64] ;
+        /*0010*/                   LDG.E.U16 R5, [R2.64] ;
+.L_x_1:
+        /*0020*/                   HMMA.16816.F32 R4, R8, R10, R4 ;
+        /*0030*/               @P0 BRA `(.L_x_1) ;
+        /*0040*/               @P1 BRA `(.L_x_0) ;
+        /*0050*/                   LDG.E.128 R8, [R2.64] ;
+        /*0060*/                   EXIT ;
+"""
+    (row,) = rows([Kernel("gemm<__half>", "80", Code(Sass.parse(code), 128, 0), 256, 2)])
+    assert (row["loop"], row["step_loads"]) == (2, 1)
 
 
 # The products of a loop as nvcc 13.0 compiles them for sm_90a: waiting for each, as where ptxas prints C7515, and going

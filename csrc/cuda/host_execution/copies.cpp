@@ -8,9 +8,11 @@
 namespace kerneldna::cuda::host_execution {
 namespace {
 
+constexpr int kBytes = 16; // of a copy
+
 Copies::Arrival arrival_now = Copies::Arrival::late;
 
-// The last copy to each 16 bytes of shared memory.
+// The last copy to each kBytes of shared memory.
 struct Writer {
   const Copies *thread;
   size_t number; // of the thread's copies
@@ -22,19 +24,18 @@ std::vector<Writer> writers;
 void Copies::set_arrival(Arrival value) { arrival_now = value; }
 Copies::Arrival Copies::arrival() { return arrival_now; }
 
-void Copies::start(void *target, const void *source, int bytes, bool valid) {
+void Copies::start(void *target, const void *source, bool valid) {
   for (const void *end : {static_cast<const void *>(target), source})
-    if (reinterpret_cast<uintptr_t>(end) % bytes != 0)
-      fail("cp.async: the ", end == target ? "target" : "source", " of a copy of ", bytes, " bytes is not aligned to ",
-           bytes);
+    if (reinterpret_cast<uintptr_t>(end) % kBytes != 0)
+      fail("cp.async: the ", end == target ? "target" : "source", " is not aligned to ", kBytes, " bytes");
   const auto offset = static_cast<std::byte *>(target) - shared_memory();
-  if (offset < 0 || offset + bytes > static_cast<ptrdiff_t>(shared_bytes()))
+  if (offset < 0 || offset + kBytes > static_cast<ptrdiff_t>(shared_bytes()))
     fail("cp.async: the target is ", offset, " bytes into the shared memory, of which there are ", shared_bytes());
-  const Copy copy{target, valid ? source : nullptr, bytes};
+  const Copy copy{target, valid ? source : nullptr};
   if (arrival_now == Arrival::early)
     arrive(copy);
   Unobserved own;
-  writers[offset / 16] = {this, waited + copies.size()};
+  writers[offset / kBytes] = {this, waited + copies.size()};
   copies.push_back(copy);
 }
 
@@ -65,11 +66,11 @@ void Copies::publish() {
 }
 
 bool Copies::is_published(size_t offset) {
-  const Writer &writer = writers[offset / 16];
+  const Writer &writer = writers[offset / kBytes];
   return writer.thread == nullptr || writer.number < writer.thread->published;
 }
 
-void Copies::begin_block(size_t shared_bytes) { writers.assign((shared_bytes + 15) / 16, {}); }
+void Copies::begin_block(size_t shared_bytes) { writers.assign((shared_bytes + kBytes - 1) / kBytes, {}); }
 
 void Copies::check_none_pending() const {
   if (!copies.empty())
@@ -80,9 +81,9 @@ void Copies::clear() { *this = {}; }
 
 void Copies::arrive(const Copy &copy) {
   if (copy.source != nullptr)
-    std::memcpy(copy.target, copy.source, copy.bytes);
+    std::memcpy(copy.target, copy.source, kBytes);
   else
-    std::memset(copy.target, 0, copy.bytes);
+    std::memset(copy.target, 0, kBytes);
 }
 
 } // namespace kerneldna::cuda::host_execution

@@ -13,7 +13,7 @@ public:
   static void set_arrival(Arrival value);
   static Arrival arrival();
 
-  void start(void *target, const void *source, int bytes, bool valid);
+  void start(void *target, const void *source, bool valid);
   void commit();
   void wait(int pending);
 
@@ -31,7 +31,6 @@ private:
   struct Copy {
     void *target;
     const void *source; // null for zeros
-    int bytes;
   };
   static void arrive(const Copy &copy);
 

@@ -36,7 +36,7 @@ struct Matrices {
   alignas(16) float a[16][16]; // [row][depth]
   alignas(16) float b[8][16];  // [column][depth]
 
-  void gather_16_bit(Operand operand, const Exchange &operands) {
+  void gather(Operand operand, const Exchange &operands) {
     for (int lane = 0; lane < kWarpSize; ++lane) {
       const int g = lane / 4, t = lane % 4;
       Words registers[2];
@@ -52,28 +52,14 @@ struct Matrices {
     }
   }
 
-  // The tensor cores do not look at the last 13 bits.
-  void gather_tf32(const Exchange &operands) {
-    for (int lane = 0; lane < kWarpSize; ++lane) {
-      const int g = lane / 4, t = lane % 4;
-      float numbers[6];
-      for (int i = 0; i < 6; ++i)
-        numbers[i] = std::bit_cast<float>(operands.words[lane][i] & ~0x1fffu);
-      for (int i = 0; i < 4; ++i)
-        a[g + i % 2 * 8][t + i / 2 * 4] = numbers[i];
-      for (int i = 0; i < 2; ++i)
-        b[g][t + i * 4] = numbers[4 + i];
-    }
-  }
-
-  void multiply(int depth, float (&product)[16][8]) const {
+  void multiply(float (&product)[16][8]) const {
     Floats by_depth[16][2]; // b transposed
-    for (int k = 0; k < depth; ++k)
+    for (int k = 0; k < 16; ++k)
       for (int column = 0; column < 8; ++column)
         by_depth[k][column / 4][column % 4] = b[column][k];
     for (int row = 0; row < 16; ++row) {
       Floats sum[2] = {};
-      for (int k = 0; k < depth; ++k)
+      for (int k = 0; k < 16; ++k)
         for (int half = 0; half < 2; ++half)
           sum[half] += a[row][k] * by_depth[k][half];
       std::memcpy(product[row], sum, sizeof(sum));
@@ -99,9 +85,9 @@ void shuffle(const char *instruction, unsigned mask, void *value, size_t bytes, 
 
 void trap() { fail("__trap"); }
 
-void ldmatrix(uint32_t (&r)[4], const void *row, bool transposed) {
+void ldmatrix(uint32_t (&r)[4], const void *row) {
   const int lane = lane_index();
-  const void *rows[8]; // of which this lane reads
+  const void *rows[4]; // of which this lane reads
   {
     Unobserved own;
     const auto offset = static_cast<const std::byte *>(row) - shared_memory();
@@ -112,20 +98,16 @@ void ldmatrix(uint32_t (&r)[4], const void *row, bool transposed) {
     Exchange &operands = exchange();
     operands.rows[lane] = row;
     products().note_write();
-    meet(transposed ? "ldmatrix.trans" : "ldmatrix");
+    meet("ldmatrix");
     for (int m = 0; m < 4; ++m)
-      for (int i = 0; i < 2; ++i)
-        rows[2 * m + i] = operands.rows[8 * m + (transposed ? 2 * (lane % 4) + i : lane / 4)];
+      rows[m] = operands.rows[8 * m + lane / 4];
   }
   for (int m = 0; m < 4; ++m)
-    for (int i = 0; i < 2; ++i) {
-      const int column = transposed ? lane / 4 : 2 * (lane % 4) + i;
-      std::memcpy(reinterpret_cast<uint16_t *>(&r[m]) + i, static_cast<const uint16_t *>(rows[2 * m + i]) + column, 2);
-    }
+    std::memcpy(&r[m], static_cast<const uint32_t *>(rows[m]) + lane % 4, sizeof(r[m]));
 }
 
 void mma(Operand operand, float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  static constexpr const char *kNames[] = {"mma of float16", "mma of bfloat16", "mma of tf32"};
+  static constexpr const char *kNames[] = {"mma of float16", "mma of bfloat16"};
   Unobserved own;
   Exchange &operands = exchange();
   const int lane = lane_index();
@@ -135,11 +117,8 @@ void mma(Operand operand, float (&d)[4], const uint32_t (&a)[4], uint32_t b0, ui
   words[5] = b1;
   if (meet(kNames[static_cast<int>(operand)])) {
     Matrices matrices;
-    if (operand == Operand::tf32)
-      matrices.gather_tf32(operands);
-    else
-      matrices.gather_16_bit(operand, operands);
-    matrices.multiply(operand == Operand::tf32 ? 8 : 16, operands.product);
+    matrices.gather(operand, operands);
+    matrices.multiply(operands.product);
   }
   for (int i = 0; i < 4; ++i)
     d[i] += operands.product[lane / 4 + i / 2 * 8][2 * (lane % 4) + i % 2];

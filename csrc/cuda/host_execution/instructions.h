@@ -18,9 +18,9 @@ template <class T> T shuffle(const char *instruction, unsigned mask, T value, in
 
 [[noreturn]] void trap();
 
-void ldmatrix(uint32_t (&r)[4], const void *row, bool transposed);
+void ldmatrix(uint32_t (&r)[4], const void *row);
 
-enum class Operand { f16, bf16, tf32 };
+enum class Operand { f16, bf16 };
 void mma(Operand operand, float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 
 } // namespace kerneldna::cuda::host_execution

@@ -102,13 +102,12 @@ PYBIND11_MODULE(_cuda_host, module) {
   pybind11::module_ primitives = module.def_submodule("primitives", "Kernels that try the parts of host execution.");
   primitives.def("shuffle", try_shuffle, arg("kind"), arg("values"), arg("argument"), arg("width") = 32,
                  arg("times") = 1);
-  primitives.def("ldmatrix", try_ldmatrix, arg("numbers"), arg("row_offsets"), arg("transposed"));
+  primitives.def("ldmatrix", try_ldmatrix, arg("numbers"), arg("row_offsets"));
   primitives.def("mma", try_mma, arg("operand"), arg("a"), arg("b"), arg("d"));
-  primitives.def("wgmma", try_wgmma, arg("operand"), arg("transposed"), arg("columns"), arg("numbers"),
-                 arg("descriptor"), arg("a"));
+  primitives.def("wgmma", try_wgmma, arg("operand"), arg("columns"), arg("numbers"), arg("descriptor"), arg("a"));
   primitives.def("wgmma_misuse", try_wgmma_misuse, arg("what"));
   primitives.def("round", try_round, arg("dtype"), arg("values"), "To the dtype and back, in float32.");
-  primitives.def("copies", try_copies, arg("source"), arg("offset"), arg("bytes"), arg("valid"));
+  primitives.def("copies", try_copies, arg("source"), arg("offset"), arg("valid"));
   primitives.def("neighbours", try_neighbours, arg("threads"), arg("barrier"));
   primitives.def("thread_order", try_thread_order, arg("threads"));
   primitives.def("block_order", try_block_order, arg("grid"));

@@ -7,5 +7,4 @@ STABLE_TORCH_LIBRARY(kerneldna_cuda_host, m) {
   m.def("conv" KERNELDNA_CONV_ARGUMENTS);
   m.def("conv_backward" KERNELDNA_CONV_BACKWARD_ARGUMENTS);
   m.def("squeeze_excite" KERNELDNA_SQUEEZE_EXCITE_ARGUMENTS);
-  m.def("_allow_tf32(bool allowed) -> ()");
 }

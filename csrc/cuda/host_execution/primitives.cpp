@@ -22,18 +22,13 @@ __global__ void shuffle_kernel(char kind, int argument, int width, int times, do
       value = __shfl_down_sync(0xffffffff, value, argument, width);
 }
 
-__global__ void ldmatrix_kernel(const uint16_t *numbers, int count, const int *row_offsets, bool transposed,
-                                uint32_t (*result)[4]) {
+__global__ void ldmatrix_kernel(const uint16_t *numbers, int count, const int *row_offsets, uint32_t (*result)[4]) {
   KERNELDNA_SHARED(shared);
   uint16_t *rows = reinterpret_cast<uint16_t *>(shared);
   for (int i = threadIdx.x; i < count; i += blockDim.x)
     rows[i] = numbers[i];
   __syncwarp();
-  const uint16_t *row = rows + row_offsets[threadIdx.x];
-  if (transposed)
-    ldmatrix_x4_trans(result[threadIdx.x], row);
-  else
-    ldmatrix_x4(result[threadIdx.x], row);
+  ldmatrix_x4(result[threadIdx.x], rows + row_offsets[threadIdx.x]);
 }
 
 struct Fragments {
@@ -44,22 +39,19 @@ struct Fragments {
 template <class T> __global__ void mma_kernel(Fragments *fragments) {
   const int lane = threadIdx.x;
   auto &[a, b, d] = *fragments;
-  if constexpr (std::is_same_v<T, float>)
-    mma_16x8x8_tf32(d[lane], a[lane], b[lane][0], b[lane][1]);
-  else
-    mma_16x8x16<T>(d[lane], a[lane], b[lane][0], b[lane][1]);
+  mma_16x8x16<T>(d[lane], a[lane], b[lane][0], b[lane][1]);
 }
 
 constexpr int kStates = 4, kStateBytes = 32;
 
-template <int Bytes> __global__ void copies_kernel(const uint8_t *source, bool valid, uint8_t (*states)[kStateBytes]) {
+__global__ void copies_kernel(const uint8_t *source, bool valid, uint8_t (*states)[kStateBytes]) {
   KERNELDNA_SHARED(shared);
   if (threadIdx.x != 0)
     return;
   auto record = [&, state = 0]() mutable { std::copy_n(shared, kStateBytes, states[state++]); };
   record();
   for (int group = 0; group < 2; ++group) {
-    cp_async<Bytes>(shared + 16 * group, source + 16 * group, valid);
+    cp_async(shared + 16 * group, source + 16 * group, valid);
     cp_async_commit();
   }
   record();
@@ -124,17 +116,17 @@ __global__ void misuse_kernel(const std::string *what) {
   if (*what == "unaligned row" && blockIdx.x == 1)
     ldmatrix_x4(r, shared + 16 * threadIdx.x + (threadIdx.x == 5 ? 8 : 0));
   if (*what == "unaligned source" && chosen)
-    cp_async<16>(shared, source + 8, true);
+    cp_async(shared, source + 8, true);
   if (*what == "unaligned target" && chosen)
-    cp_async<8>(shared + 4, source, true);
+    cp_async(shared + 8, source, true);
   if (*what == "target past the end" && chosen)
-    cp_async<4>(shared + 512, source, true);
+    cp_async(shared + 512, source, true);
   if (*what == "copy without wait" && chosen) {
-    cp_async<16>(shared, source, true);
+    cp_async(shared, source, true);
     cp_async_commit();
   }
   if (*what == "copy without commit" && chosen) {
-    cp_async<16>(shared, source, true);
+    cp_async(shared, source, true);
     cp_async_wait<0>();
   }
 }
@@ -150,10 +142,10 @@ std::vector<double> try_shuffle(const std::string &kind, const std::vector<doubl
 }
 
 std::vector<std::vector<uint32_t>> try_ldmatrix(const std::vector<uint16_t> &numbers,
-                                                const std::vector<int> &row_offsets, bool transposed) {
+                                                const std::vector<int> &row_offsets) {
   uint32_t registers[kWarpSize][4];
   launch(ldmatrix_kernel, one_warp("ldmatrix", 2 * numbers.size()), numbers.data(), static_cast<int>(numbers.size()),
-         row_offsets.data(), transposed, registers);
+         row_offsets.data(), registers);
   std::vector<std::vector<uint32_t>> result;
   for (const auto &lane : registers)
     result.emplace_back(lane, lane + 4);
@@ -169,10 +161,7 @@ std::vector<std::vector<float>> try_mma(const std::string &operand, const std::v
     std::copy_n(b.at(lane).begin(), 2, fragments.b[lane]);
     std::copy_n(d.at(lane).begin(), 4, fragments.d[lane]);
   }
-  const auto kernel = operand == "f16"    ? mma_kernel<__half>
-                      : operand == "bf16" ? mma_kernel<__nv_bfloat16>
-                                          : mma_kernel<float>;
-  launch(kernel, one_warp("mma"), &fragments);
+  launch(operand == "f16" ? mma_kernel<__half> : mma_kernel<__nv_bfloat16>, one_warp("mma"), &fragments);
   for (int lane = 0; lane < kWarpSize; ++lane)
     d[lane].assign(fragments.d[lane], fragments.d[lane] + 4);
   return d;
@@ -181,17 +170,14 @@ std::vector<std::vector<float>> try_mma(const std::string &operand, const std::v
 std::vector<float> try_round(const std::string &dtype, const std::vector<float> &values) {
   std::vector<float> result;
   for (const float value : values)
-    result.push_back(dtype == "f16"    ? to_compute(from_compute<__half>(value))
-                     : dtype == "bf16" ? to_compute(from_compute<__nv_bfloat16>(value))
-                                       : std::bit_cast<float>(to_tf32(value)));
+    result.push_back(dtype == "f16" ? to_compute(from_compute<__half>(value))
+                                    : to_compute(from_compute<__nv_bfloat16>(value)));
   return result;
 }
 
-std::vector<std::vector<uint8_t>> try_copies(const std::vector<uint8_t> &source, int64_t offset, int bytes,
-                                             bool valid) {
+std::vector<std::vector<uint8_t>> try_copies(const std::vector<uint8_t> &source, int64_t offset, bool valid) {
   uint8_t states[kStates][kStateBytes];
-  const auto kernel = bytes == 4 ? copies_kernel<4> : bytes == 8 ? copies_kernel<8> : copies_kernel<16>;
-  launch(kernel, one_warp("copies", kStateBytes), source.data() + offset, valid, states);
+  launch(copies_kernel, one_warp("copies", kStateBytes), source.data() + offset, valid, states);
   std::vector<std::vector<uint8_t>> result;
   for (const auto &state : states)
     result.emplace_back(state, state + kStateBytes);

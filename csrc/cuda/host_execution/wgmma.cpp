@@ -18,36 +18,33 @@ constexpr uint32_t kPoison = 0x7fc0dead; // a NaN
 
 // What the PTX manual calls a matrix descriptor.
 struct Descriptor {
-  uint32_t address, leading, stride, base_offset, swizzle;
+  uint32_t address, stride, base_offset, swizzle;
 };
 Descriptor decode(uint64_t bits) {
   const auto field = [&](int first, int count) { return static_cast<uint32_t>(bits >> first & ((1u << count) - 1)); };
-  return {field(0, 14) << 4, field(16, 14) << 4, field(32, 14) << 4, field(49, 3), field(62, 2)};
+  return {field(0, 14) << 4, field(32, 14) << 4, field(49, 3), field(62, 2)};
 }
 
-// Where number (k, n) of B stands. The manual lays out numbers of 16 bits in a swizzle of 128 bytes as
-//     k adjacent    n = 8 i + r:    address + i * stride + r * 128 + k * 2
-//     n adjacent    n = 64 i + c, k = 8 j + r:    address + i * leading + j * stride + r * 128 + c * 2
+// Where number (k, n) of B stands. The manual lays out numbers of 16 bits, k adjacent, in a swizzle of 128 bytes as
+//     n = 8 i + r:    address + i * stride + r * 128 + k * 2
 // and then exchanges, in every 1024 bytes of shared memory, the 16-byte parts of each 128 by the number of the 128.
-uint32_t address_of(const Descriptor &b, bool transposed, int k, int n) {
-  const uint32_t plain = transposed ? n / 64 * b.leading + k / 8 * b.stride + k % 8 * 128 + n % 64 * 2
-                                    : n / 8 * b.stride + n % 8 * 128 + k * 2;
-  const uint32_t address = b.address + plain;
+uint32_t address_of(const Descriptor &b, int k, int n) {
+  const uint32_t address = b.address + n / 8 * b.stride + n % 8 * 128 + k * 2;
   return address ^ (address >> 7 & 7) << 4;
 }
 
-// Eight numbers that stand together: at (k, n) and those after it along the axis that is adjacent.
-template <class Use> void for_each_part(const Descriptor &b, bool transposed, int columns, const Use &use) {
-  for (int k = 0; k < kDepth; k += transposed ? 1 : 8)
-    for (int n = 0; n < columns; n += transposed ? 8 : 1)
-      use(k, n, address_of(b, transposed, k, n));
+// Eight numbers that stand together: at (k, n) and those of the next k.
+template <class Use> void for_each_part(const Descriptor &b, int columns, const Use &use) {
+  for (int k = 0; k < kDepth; k += 8)
+    for (int n = 0; n < columns; ++n)
+      use(k, n, address_of(b, k, n));
 }
 
-void check_operand(const Descriptor &b, bool transposed, int columns) {
+void check_operand(const Descriptor &b, int columns) {
   Unobserved own;
   if (b.swizzle != 1 || b.base_offset != 0)
     fail(kName, ": swizzle ", b.swizzle, " with base offset ", b.base_offset, ", where only 1 with 0 is known here");
-  for_each_part(b, transposed, columns, [](int, int, uint32_t address) {
+  for_each_part(b, columns, [](int, int, uint32_t address) {
     if (address + 16 > shared_bytes())
       fail(kName, ": reads ", address, " bytes into the shared memory, of which there are ", shared_bytes());
     if (!Copies::is_published(address))
@@ -57,13 +54,13 @@ void check_operand(const Descriptor &b, bool transposed, int columns) {
   });
 }
 
-void load_operand(const Descriptor &b, bool transposed, int columns, uint16_t (&numbers)[kDepth][kMostColumns]) {
-  check_operand(b, transposed, columns);
-  for_each_part(b, transposed, columns, [&](int k, int n, uint32_t address) {
+void load_operand(const Descriptor &b, int columns, uint16_t (&numbers)[kDepth][kMostColumns]) {
+  check_operand(b, columns);
+  for_each_part(b, columns, [&](int k, int n, uint32_t address) {
     uint16_t part[8];
     std::memcpy(part, shared_memory() + address, sizeof(part));
     for (int i = 0; i < 8; ++i)
-      numbers[transposed ? k : k + i][transposed ? n + i : n] = part[i];
+      numbers[k + i][n] = part[i];
   });
 }
 
@@ -76,7 +73,6 @@ float to_float(Operand operand, uint32_t bits) {
 struct Group {
   struct Start {
     Operand operand;
-    bool transposed;
     int columns;
     uint64_t b;
     bool operator==(const Start &) const = default;
@@ -112,7 +108,7 @@ void end_products() {
         fail(kName, ": a warp of a group started ", count, " products, another ", group.starts.size());
 }
 
-void Products::start(Operand operand, bool transposed, std::span<float> d, const uint32_t (&a)[4], uint64_t b) {
+void Products::start(Operand operand, std::span<float> d, const uint32_t (&a)[4], uint64_t b) {
   const int columns = 2 * static_cast<int>(d.size());
   bool is_last;
   Exchange &lanes = exchange();
@@ -125,15 +121,15 @@ void Products::start(Operand operand, bool transposed, std::span<float> d, const
       of_d.values.assign(d.begin(), d.end());
       std::fill(d.begin(), d.end(), std::bit_cast<float>(kPoison));
     }
-    products.push_back({operand, transposed, b, d, a, {a[0], a[1], a[2], a[3]}});
+    products.push_back({operand, b, d, a, {a[0], a[1], a[2], a[3]}});
     lanes.rows[lane_index()] = this;
     is_last = meet(kName);
     if (is_last)
-      note_start({operand, transposed, columns, b});
+      note_start({operand, columns, b});
   }
   if (!is_last)
     return;
-  check_operand(decode(b), transposed, columns);
+  check_operand(decode(b), columns);
   if (Copies::arrival() == Copies::Arrival::early)
     multiply(lanes, products.size() - 1);
 }
@@ -174,7 +170,7 @@ void Products::multiply(const Exchange &lanes, size_t index) {
   const Product &any = of_lane(0)->products[index];
   const int columns = 2 * static_cast<int>(any.d.size());
   uint16_t numbers[kDepth][kMostColumns];
-  load_operand(decode(any.b), any.transposed, columns, numbers);
+  load_operand(decode(any.b), columns, numbers);
 
   Unobserved own;
   static float a[kRows][kDepth], b[kDepth][kMostColumns], sums[kRows][kMostColumns];

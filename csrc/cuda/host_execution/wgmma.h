@@ -22,7 +22,7 @@ namespace host_execution {
 // arrive.
 class Products {
 public:
-  void start(Operand operand, bool transposed, std::span<float> d, const uint32_t (&a)[4], uint64_t b);
+  void start(Operand operand, std::span<float> d, const uint32_t (&a)[4], uint64_t b);
   void commit();
   void wait(int pending);
   void fence() { is_fenced = true; }
@@ -39,7 +39,6 @@ private:
   };
   struct Product {
     Operand operand;
-    bool transposed;
     uint64_t b;
     std::span<float> d;
     const uint32_t *a;
@@ -66,12 +65,11 @@ inline void wgmma_fence() { host_execution::products().fence(); }
 inline void wgmma_commit() { host_execution::products().commit(); }
 template <int Pending> inline void wgmma_wait() { host_execution::products().wait(Pending); }
 
-template <class T, bool Transposed, int Sums>
-inline void wgmma_64x16(float (&d)[Sums], const uint32_t (&a)[4], uint64_t b) {
+template <class T, int Sums> inline void wgmma_64x16(float (&d)[Sums], const uint32_t (&a)[4], uint64_t b) {
   static_assert(Sums == 32 || Sums == 64);
   static_assert(std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>);
   using host_execution::Operand;
-  host_execution::products().start(std::is_same_v<T, __half> ? Operand::f16 : Operand::bf16, Transposed, d, a, b);
+  host_execution::products().start(std::is_same_v<T, __half> ? Operand::f16 : Operand::bf16, d, a, b);
 }
 
 } // namespace kerneldna::cuda

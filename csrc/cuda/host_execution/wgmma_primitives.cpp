@@ -17,7 +17,7 @@ struct Registers {
   float d[kThreads][64];
 };
 
-template <class T, bool Transposed, int Columns>
+template <class T, int Columns>
 __global__ void wgmma_kernel(const uint16_t *numbers, int count, uint64_t descriptor, Registers *registers) {
   KERNELDNA_SHARED(shared);
   for (int i = threadIdx.x; i < count; i += blockDim.x)
@@ -27,17 +27,15 @@ __global__ void wgmma_kernel(const uint16_t *numbers, int count, uint64_t descri
   auto &a = registers->a[threadIdx.x];
   float d[Columns / 2] = {};
   wgmma_fence();
-  wgmma_64x16<T, Transposed>(d, a, descriptor);
-  wgmma_64x16<T, Transposed>(d, a, descriptor);
+  wgmma_64x16<T>(d, a, descriptor);
+  wgmma_64x16<T>(d, a, descriptor);
   wgmma_commit();
   wgmma_wait<0>();
   std::copy_n(d, Columns / 2, registers->d[threadIdx.x]);
 }
 
-template <class T> auto wgmma_kernel_of(bool transposed, int columns) {
-  if (columns == 64)
-    return transposed ? wgmma_kernel<T, true, 64> : wgmma_kernel<T, false, 64>;
-  return transposed ? wgmma_kernel<T, true, 128> : wgmma_kernel<T, false, 128>;
+template <class T> auto wgmma_kernel_of(int columns) {
+  return columns == 64 ? wgmma_kernel<T, 64> : wgmma_kernel<T, 128>;
 }
 
 __global__ void wgmma_misuse_kernel(const std::string *what, const unsigned char *source) {
@@ -45,7 +43,7 @@ __global__ void wgmma_misuse_kernel(const std::string *what, const unsigned char
   const auto is = [&](const char *mistake) { return *what == mistake; };
   const auto fill = [&] {
     for (size_t i = 16 * threadIdx.x; i < kOperandBytes; i += 16 * blockDim.x)
-      cp_async<16>(shared + i, source + i, true);
+      cp_async(shared + i, source + i, true);
     cp_async_commit();
   };
   uint32_t a[4] = {}, row[4];
@@ -63,10 +61,10 @@ __global__ void wgmma_misuse_kernel(const std::string *what, const unsigned char
   if (is("registers written after the fence"))
     ldmatrix_x4(row, shared + threadIdx.x % 32 * 16);
   const int far = is("operand past the end") ? int(kOperandBytes) : 0;
-  const uint64_t b = matrix_descriptor(shared + far, 16, 1024) ^ (is("no swizzle") ? uint64_t(1) << 62 : 0) ^
+  const uint64_t b = matrix_descriptor(shared + far) ^ (is("no swizzle") ? uint64_t(1) << 62 : 0) ^
                      (is("different operands") && threadIdx.x >= 96 ? 2 : 0);
   if (!is("a warp less") || threadIdx.x < 96)
-    wgmma_64x16<__half, false>(d, a, b);
+    wgmma_64x16<__half>(d, a, b);
   wgmma_commit();
   if (is("operand overwritten")) {
     __syncthreads();
@@ -83,14 +81,12 @@ __global__ void wgmma_misuse_kernel(const std::string *what, const unsigned char
 
 } // namespace
 
-std::vector<std::vector<float>> try_wgmma(const std::string &operand, bool transposed, int columns,
-                                          const std::vector<uint16_t> &numbers, uint64_t descriptor,
-                                          const std::vector<std::vector<uint32_t>> &a) {
+std::vector<std::vector<float>> try_wgmma(const std::string &operand, int columns, const std::vector<uint16_t> &numbers,
+                                          uint64_t descriptor, const std::vector<std::vector<uint32_t>> &a) {
   Registers registers{};
   for (int thread = 0; thread < kThreads; ++thread)
     std::copy_n(a.at(thread).begin(), 4, registers.a[thread]);
-  const auto kernel = operand == "f16" ? wgmma_kernel_of<__half>(transposed, columns)
-                                       : wgmma_kernel_of<__nv_bfloat16>(transposed, columns);
+  const auto kernel = operand == "f16" ? wgmma_kernel_of<__half>(columns) : wgmma_kernel_of<__nv_bfloat16>(columns);
   launch(kernel, {"wgmma", 1, kThreads, 2 * numbers.size(), {}}, numbers.data(), static_cast<int>(numbers.size()),
          descriptor, &registers);
   std::vector<std::vector<float>> result;

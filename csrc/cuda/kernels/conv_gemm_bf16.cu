@@ -3,7 +3,7 @@
 namespace kerneldna::cuda {
 
 void conv_gemm_bf16(const ConvGemm &call, const ConvGemmPlan &plan, float *partial, Stream stream) {
-  launch_conv_gemm_half<__nv_bfloat16>(call, plan, partial, stream);
+  launch_conv_gemm_form<__nv_bfloat16, 0>(call, plan, partial, stream);
 }
 
 } // namespace kerneldna::cuda

@@ -2,21 +2,12 @@
 #if defined(KERNELDNA_WITH_CUDA) || defined(KERNELDNA_HOST_EXECUTION)
 
 #include "conv_gemm.h"
-#include "lattice.h"
 
 #include <algorithm>
-#include <span>
+#include <iterator>
 
 namespace kerneldna::cuda {
 namespace {
-
-std::span<const TileForm> forms_of(ConvMath math) {
-  if (math == ConvMath::tf32)
-    return kTf32Forms;
-  return kHalfForms;
-}
-
-int size_of(ConvMath math) { return math == ConvMath::tf32 ? 4 : 2; }
 
 // Estimates of cycles, to compare tiles by. A step costs its products at the share of the tensor cores' rate that tiles
 // of this size reach, or, where a multiprocessor has one block, its latency at least. The tensor cores of sm_90 are
@@ -38,60 +29,40 @@ double cycles(const TileForm &form, int64_t tiles, int64_t steps, int64_t splits
 
 } // namespace
 
-ConvGemmPlan plan_conv_gemm(const ConvGemm &call, ConvMath math, const Limits &limits) {
+ConvGemmPlan plan_conv_gemm(const ConvGemm &call, const Limits &limits) {
   const Geometry &g = call.geometry;
-  const std::span<const TileForm> forms = forms_of(math);
-  const Lattice first = lattice_of(g, call.transposed, 0, 0);
-  const Lattice smallest = lattice_of(g, call.transposed, lattice_classes(g, call.transposed, 0) - 1,
-                                      lattice_classes(g, call.transposed, 1) - 1);
-  const int64_t source_channels = (call.transposed ? g.out_channels : g.in_channels) / g.groups;
-  const int64_t target_channels = (call.transposed ? g.in_channels : g.out_channels) / g.groups;
   ConvGemmPlan plan{};
   double best = -1;
-  int64_t best_tiles = 0;
-  for (int i = 0; i < int(forms.size()); ++i) {
-    const TileForm &form = forms[i];
-    const int64_t samples = samples_of_tile(form.block_m, smallest.pixels(), g.batch);
+  for (int i = 0; i < int(std::size(kTileForms)); ++i) {
+    const TileForm &form = kTileForms[i];
     if (form.capability && (form.capability != limits.capability || form.capability != limits.compiled))
       continue;
-    const bool is_scaled = call.source_scale.data;
-    const int64_t rows = form.block_m + form.block_n + (is_scaled ? samples + 1 : 0);
-    const int64_t stage = rows * (form.block_k + 8) * size_of(math) + (is_scaled ? form.block_m * sizeof(int) : 0);
+    const bool is_scaled = call.input_scale.data;
+    const int64_t rows = form.block_m + form.block_n + (is_scaled ? samples_of_tile(form.block_m, g) + 1 : 0);
+    const int64_t stage = rows * (form.block_k + 8) * 2 + (is_scaled ? form.block_m * sizeof(int) : 0);
     if (i > 0 && stage * form.stages + form.block_m * 16 > limits.shared_bytes)
       continue;
-    const int64_t tiles =
-        lattice_tiles(g, call.transposed, form.block_m) * ceil_divide(target_channels, form.block_n) * g.groups;
-    const int64_t steps = std::max<int64_t>(first.taps() * ceil_divide(source_channels, form.block_k), 1);
+    const int64_t tiles = ceil_divide(g.batch * g.out_height * g.out_width, form.block_m) *
+                          ceil_divide(g.out_channels / g.groups, form.block_n) * g.groups;
+    const int64_t steps =
+        int64_t(g.kernel_height) * g.kernel_width * ceil_divide(g.in_channels / g.groups, form.block_k);
     for (int64_t splits = 1; splits <= std::min<int64_t>(kMostSplits, steps); splits += splits < 4 ? 1 : splits / 2) {
       const double cost = cycles(form, tiles, steps, splits, limits.multiprocessors);
-      if (best < 0 || cost < best) {
-        best = cost;
-        best_tiles = tiles;
-        plan.form = i;
-        plan.splits = int(splits);
-      }
-      if (call.by_tap)
-        break;
+      if (best >= 0 && cost >= best)
+        continue;
+      best = cost;
+      plan = {i, int(splits), splits > 1 ? tiles * splits * form.block_m * form.block_n : 0};
     }
   }
-  const TileForm &form = forms[plan.form];
-  if (plan.splits > 1)
-    plan.partials = best_tiles * plan.splits * form.block_m * form.block_n;
-  plan.sum_rows = form.block_m * form.block_n / form.threads;
-  plan.sum_slots = lattice_slots(g, call.transposed, plan.sum_rows);
   return plan;
 }
 
-void conv_gemm(const ConvGemm &call, ConvMath math, const ConvGemmPlan &plan, float *partial, Stream stream) {
-  const bool is_wgmma = forms_of(math)[plan.form].capability == 90;
-  switch (math) {
-  case ConvMath::f16:
-    return (is_wgmma ? conv_gemm_wgmma_f16 : conv_gemm_f16)(call, plan, partial, stream);
-  case ConvMath::bf16:
-    return (is_wgmma ? conv_gemm_wgmma_bf16 : conv_gemm_bf16)(call, plan, partial, stream);
-  case ConvMath::tf32:
-    return conv_gemm_tf32(call, plan, partial, stream);
-  }
+void conv_gemm(const ConvGemm &call, Stored stored, const ConvGemmPlan &plan, float *partial, Stream stream) {
+  const bool is_wgmma = kTileForms[plan.form].capability == 90;
+  if (stored == Stored::f16)
+    (is_wgmma ? conv_gemm_wgmma_f16 : conv_gemm_f16)(call, plan, partial, stream);
+  else
+    (is_wgmma ? conv_gemm_wgmma_bf16 : conv_gemm_bf16)(call, plan, partial, stream);
 }
 
 } // namespace kerneldna::cuda

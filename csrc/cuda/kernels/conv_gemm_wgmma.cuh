@@ -2,9 +2,9 @@
 // lists. Each of two groups of four warps has 64 rows of the tile. A goes through registers, where it is scaled; the
 // tensor cores read B from shared memory themselves, behind the threads, which meanwhile prepare the next products.
 //
-// B is stored in the layout of the PTX manual with a swizzle of 128 bytes: rows of 128 bytes, of 64 k of one n or,
-// where Transposed, 64 n of one k; eight rows are an atom of 1024 bytes, in which row r has its 16-byte chunk c at
-// place c ^ r. So neither the copies to it nor the reads from it meet in a bank.
+// B is stored in the layout of the PTX manual with a swizzle of 128 bytes: rows of 128 bytes, of 64 k of one n; eight
+// rows are an atom of 1024 bytes, in which row r has its 16-byte chunk c at place c ^ r. So neither the copies to it
+// nor the reads from it meet in a bank.
 //
 // By the machine code for sm_90a, 128x256x64 scaled products take 1088 cycles of a multiprocessor's shared memory,
 // where the rows of a warp are of one sample (row_factors.cuh), beside 1024 of its tensor cores; 128x128x64 take 704
@@ -18,12 +18,12 @@
 
 namespace kerneldna::cuda {
 
-template <class T_, int BlockN_, bool Transposed> class WgmmaMath {
+template <class T_, int BlockN_> class WgmmaMath {
 public:
   using T = T_;
   static constexpr int kBlockM = 128, kBlockN = BlockN_, kBlockK = 64;
   static constexpr int kThreads = 256;
-  static constexpr int kLdA = kBlockK + 8, kLdB = Transposed ? kBlockN : kBlockK;
+  static constexpr int kLdA = kBlockK + 8, kLdB = kBlockK;
   static constexpr int kStepsInFlight = 1;
   static constexpr int kStageAlignment = 1024 / sizeof(T); // of B's atoms
 #if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -32,12 +32,7 @@ public:
   static constexpr bool kIsCompiled = true;
 #endif
 
-  // A row is an n with its kBlockK of k, or, where Transposed, a k with its kBlockN of n, which are then stored 64
-  // by 64.
-  __device__ static int at_b(int row, int column) {
-    const int chunk = column % kRow / 8;
-    return (column / kRow * kBlockK + row) * kRow + (chunk ^ row % 8) * 8 + column % 8;
-  }
+  __device__ static int at_b(int row, int column) { return row * kLdB + (column / 8 ^ row % 8) * 8 + column % 8; }
 
   __device__ explicit WgmmaMath(const TileRow *rows) : factors(rows + warp_row()) {
 #pragma unroll
@@ -72,8 +67,7 @@ public:
       wgmma_fence();
 #pragma unroll
       for (int part = 0; part < kParts; ++part) {
-        const T *const first = b + (Transposed ? at_b(i * 16, part * kPart) : at_b(part * kPart, 0) + i * 16);
-        wgmma_64x16<T, Transposed>(sums[part], fragment, matrix_descriptor(first, kLeading, 1024));
+        wgmma_64x16<T>(sums[part], fragment, matrix_descriptor(b + part * kPart * kLdB + i * 16));
       }
       wgmma_commit();
     }
@@ -91,13 +85,11 @@ public:
   }
 
 private:
-  static constexpr int kRow = 64;                             // numbers in 128 bytes
-  static constexpr int kLeading = kBlockK * kRow * sizeof(T); // bytes from 64 n to the next, where Transposed
-  static constexpr int kPart = kBlockN < 128 ? 64 : 128;      // columns of a product
+  static constexpr int kPart = kBlockN < 128 ? 64 : 128; // columns of a product
   static constexpr int kParts = kBlockN / kPart, kSums = kPart / 2;
   // Registers decide: of the tiles with 128 columns two are on a multiprocessor.
   static constexpr int kFragments = kBlockN == 128 ? 2 : 4;
-  static_assert(sizeof(T) == 2 && kBlockN % kPart == 0);
+  static_assert(sizeof(T) == 2 && kBlockK * sizeof(T) == 128 && kBlockN % kPart == 0);
 
   __device__ static int warp_row() { return threadIdx.x / 32 * 16; }
 

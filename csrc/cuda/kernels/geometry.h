@@ -3,6 +3,9 @@
 
 #include "platform.h"
 
+#include <algorithm>
+#include <initializer_list>
+
 namespace kerneldna::cuda {
 
 // Sizes of the forward, which gradients count in too. Elements of one sample, of one map and of the weight fit into
@@ -27,8 +30,12 @@ struct Scale {
   int64_t sample_stride; // 0 where static
 };
 
-// A weight [C_out, kh * kw, C_in / groups], contiguous: what a channels_last weight is in memory.
-
 __host__ __device__ inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Whether what starts at data and at each multiple of the strides, counted in elements, starts at 16 bytes.
+inline bool is_aligned(const void *data, std::initializer_list<int64_t> strides, int64_t element_bytes) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
+         std::all_of(strides.begin(), strides.end(), [&](int64_t stride) { return stride * element_bytes % 16 == 0; });
+}
 
 } // namespace kerneldna::cuda

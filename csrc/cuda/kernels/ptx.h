@@ -1,10 +1,9 @@
 // Instructions of the GPU that CUDA C++ has no name for. host_execution/ptx.h has the same functions for the CPU.
 //
 // Fragments, by lane of the warp, as the PTX manual lays them out (g = lane / 4, t = lane % 4):
-//     mma 16x8x16, 16-bit   a: rows g and g + 8, columns 2t, 2t + 1 and those + 8, a pair in a register, in the order
-//                              (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8)
-//                           b: rows 2t, 2t + 1 and those + 8 of column g     d: rows g, g + 8, columns 2t, 2t + 1
-//     mma 16x8x8, tf32      a: (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4)     b: rows t and t + 4 of column g
+//     mma 16x8x16   a: rows g and g + 8, columns 2t, 2t + 1 and those + 8, a pair in a register, in the order
+//                      (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8)
+//                   b: rows 2t, 2t + 1 and those + 8 of column g     d: rows g, g + 8, columns 2t, 2t + 1
 #pragma once
 
 #include "platform.h"
@@ -21,18 +20,12 @@ __device__ inline uint32_t shared_address(const void *pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// Starts a copy of 4, 8 or 16 bytes into shared memory; zeros arrive where it is not valid, and source is not read.
-// Both ends are aligned to the number of bytes.
-template <int Bytes> __device__ inline void cp_async(void *target, const void *source, bool valid) {
-  static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
-  if constexpr (Bytes == 16)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(target)), "l"(source),
-                 "r"(valid ? 16 : 0)
-                 : "memory");
-  else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(target)), "l"(source), "n"(Bytes),
-                 "r"(valid ? Bytes : 0)
-                 : "memory");
+// Starts a copy of 16 bytes into shared memory; zeros arrive where it is not valid, and source is not read. Both ends
+// are aligned to 16 bytes.
+__device__ inline void cp_async(void *target, const void *source, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(target)), "l"(source),
+               "r"(valid ? 16 : 0)
+               : "memory");
 }
 
 // Makes the copies started since the last commit, if any, a group.
@@ -44,15 +37,9 @@ template <int Pending> __device__ inline void cp_async_wait() {
 }
 
 // Four 8x8 matrices of 16-bit numbers; lanes 8m to 8m + 7 name the rows of matrix m, 16 bytes each, aligned to 16. Lane
-// l receives in r[m] the pair (l / 4, 2 * (l % 4)) of matrix m, or of its transpose.
+// l receives in r[m] the pair (l / 4, 2 * (l % 4)) of matrix m.
 __device__ inline void ldmatrix_x4(uint32_t (&r)[4], const void *row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-__device__ inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(shared_address(row))
                : "memory");
@@ -70,21 +57,6 @@ __device__ inline void mma_16x8x16<__half>(float (&d)[4], const uint32_t (&a)[4]
 template <>
 __device__ inline void mma_16x8x16<__nv_bfloat16>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// A float32 rounded to the 10 bits of mantissa that the tensor cores read.
-__device__ inline uint32_t to_tf32(float value) {
-  uint32_t rounded;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
-  return rounded;
-}
-
-// d += a b, of 16x8 and 8x8 numbers that to_tf32 made.
-__device__ inline void mma_16x8x8_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
                "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));

@@ -33,21 +33,21 @@ template <int Pending> __device__ inline void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
-// The numbers' type, N, and the operands: of d, of a, of b and of what says whether b is transposed, then d itself.
-#define KERNELDNA_WGMMA(number, columns, d_registers, a_registers, b_register, transposed, ...)                        \
+// The numbers' type, N, and the operands: of d, of a and of b, then d itself.
+#define KERNELDNA_WGMMA(number, columns, d_registers, a_registers, b_register, ...)                                    \
   asm volatile("wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." number "." number " {" d_registers "}, "         \
-               "{" a_registers "}, " b_register ", 1, 1, 1, " transposed ";"                                           \
+               "{" a_registers "}, " b_register ", 1, 1, 1, 0;"                                                        \
                : __VA_ARGS__                                                                                           \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(Transposed ? 1 : 0))
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 #define KERNELDNA_WGMMA_64(number)                                                                                     \
-  KERNELDNA_WGMMA(number, "64", KERNELDNA_REGISTERS_32, "%32, %33, %34, %35", "%36", "%37", KERNELDNA_SUMS(0),         \
+  KERNELDNA_WGMMA(number, "64", KERNELDNA_REGISTERS_32, "%32, %33, %34, %35", "%36", KERNELDNA_SUMS(0),                \
                   KERNELDNA_SUMS(16))
 #define KERNELDNA_WGMMA_128(number)                                                                                    \
   KERNELDNA_WGMMA(number, "128",                                                                                       \
                   KERNELDNA_REGISTERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, "    \
                                          "%46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, "      \
                                          "%60, %61, %62, %63",                                                         \
-                  "%64, %65, %66, %67", "%68", "%69", KERNELDNA_SUMS(0), KERNELDNA_SUMS(16), KERNELDNA_SUMS(32),       \
+                  "%64, %65, %66, %67", "%68", KERNELDNA_SUMS(0), KERNELDNA_SUMS(16), KERNELDNA_SUMS(32),              \
                   KERNELDNA_SUMS(48))
 #define KERNELDNA_REGISTERS_32                                                                                         \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "     \
@@ -58,10 +58,8 @@ template <int Pending> __device__ inline void wgmma_wait() {
       "+f"(d[i + 13]), "+f"(d[i + 14]), "+f"(d[i + 15])
 
 // Starts d += a b, of 64x16 and 16xN numbers of type T, __half or __nv_bfloat16, where d has N / 2 sums: 64 or 128
-// columns. b describes where in shared memory the operand stands (matrix_descriptor), with n adjacent where Transposed,
-// else k.
-template <class T, bool Transposed, int Sums>
-__device__ inline void wgmma_64x16(float (&d)[Sums], const uint32_t (&a)[4], uint64_t b) {
+// columns. b describes where in shared memory the operand stands (matrix_descriptor).
+template <class T, int Sums> __device__ inline void wgmma_64x16(float (&d)[Sums], const uint32_t (&a)[4], uint64_t b) {
   static_assert(Sums == 32 || Sums == 64);
   if constexpr (Sums == 64 && std::is_same_v<T, __half>)
     KERNELDNA_WGMMA_128("f16");
@@ -85,13 +83,13 @@ __device__ inline void wgmma_64x16(float (&d)[Sums], const uint32_t (&a)[4], uin
 
 namespace kerneldna::cuda {
 
-// Describes an operand of 16-bit numbers that stands in shared memory with a swizzle of 128 bytes: in atoms of eight
-// rows of 128 bytes that start at multiples of 1024, a row 64 numbers along the adjacent axis; row r of an atom has its
-// 16-byte chunk c at place c ^ r. first: the first number of the operand, or of its first row's part. Bytes from an
-// atom to the next: stride where the rows go on, leading along the adjacent axis.
-__device__ inline uint64_t matrix_descriptor(const void *first, int leading, int stride) {
-  constexpr uint64_t kSwizzle128 = uint64_t(1) << 62;
-  return kSwizzle128 | uint64_t(stride >> 4) << 32 | uint64_t(leading >> 4) << 16 | shared_address(first) >> 4;
+// Describes an operand of 16-bit numbers that stands in shared memory, 64 k adjacent, with a swizzle of 128 bytes: in
+// atoms of eight n of 128 bytes, one after the other, that start at multiples of 1024; row r of an atom has its 16-byte
+// chunk c at place c ^ r. first: the first number of the operand, in the first row of an atom.
+__device__ inline uint64_t matrix_descriptor(const void *first) {
+  constexpr uint64_t kSwizzle128 = uint64_t(1) << 62, kAtomBytes = 1024;
+  constexpr uint64_t kLeading = 1; // has no meaning where k is adjacent and all of a row's swizzle
+  return kSwizzle128 | kAtomBytes >> 4 << 32 | kLeading << 16 | shared_address(first) >> 4;
 }
 
 } // namespace kerneldna::cuda

@@ -1,4 +1,4 @@
-#include "alignment.h"
+#include "geometry.h"
 #include "squeeze_excite.cuh"
 
 #include <algorithm>
