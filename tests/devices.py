@@ -25,7 +25,13 @@ _ANY_NUMBER = re.compile(r"\b\d+\b")  # the sizes of the call, for which there w
 
 # What every backend has kernels for, in the dtypes that it has kernels for.
 _ORDINARY = cases.Case(
-    "ordinary", (2, 16, 5, 4), 16, padding=(1, 1), input_layout="channels_last", weight_layout="channels_last"
+    "ordinary",
+    (2, 16, 5, 4),
+    16,
+    padding=(1, 1),
+    groups=16,
+    input_layout="channels_last",
+    weight_layout="channels_last",
 )
 
 
