@@ -37,8 +37,8 @@ def reader_of_weight(kind: type[nn.Module], relative: str) -> str | None:
 
     `self.stem.conv.weight` and, of a list, `self.stem[0].weight` are found, `branch.conv.weight` wherever the names end
     alike; and `function(self.stem.conv)`, where that function reads the weight of its argument, or gives it to one that
-    does. What only initialises
-    (methods with init or reset in the name) does not count, nor what `folders_of_norms` finds.
+    does. What only initialises (methods with init or reset in the name) does not count, nor what `folders_of_norms`
+    finds.
     """
     reads = _reads(kind)  # type: ignore[arg-type]  # a class is hashable
     return next((read.reader for read in reads if not read.on_demand and read.reaches(relative)), None)
