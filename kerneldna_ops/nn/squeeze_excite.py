@@ -91,6 +91,10 @@ class SqueezeExcite(nn.Module):
 def _mean(input: Tensor) -> Tensor:
     """[N, C] from [N, C, H, W]. The gradient of a sum is a view of one number for each channel; that of a mean is
     written out for each pixel, as a leaf's must be, before it is added to what comes from the convolution."""
-    if input.is_leaf or input.dtype == torch.float16:  # of which the sum could be out of range
+    if (
+        input.is_leaf
+        or input.dtype == torch.float16  # the sum could be out of range
+        or torch.jit.is_tracing()  # a second time without gradients, where all are leaves
+    ):
         return input.mean((2, 3))
     return input.sum((2, 3)) / (input.shape[2] * input.shape[3])
