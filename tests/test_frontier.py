@@ -200,7 +200,7 @@ def test_a_run_under_way_goes_on(fashion, tmp_path, monkeypatch):
         return step(self, *batch)
 
     monkeypatch.setattr(Learner, "step", stop_at_third)
-    arguments = Setting("short", epochs=4, seeds=1, images=130), fashion, tmp_path / "work", tmp_path / "report"
+    arguments = Setting("short", epochs=4, seeds=1, images=128), fashion, tmp_path / "work", tmp_path / "report"
     with pytest.raises(KeyboardInterrupt):
         command.frontier(*arguments, "cpu", workers=1)
     command.frontier(*arguments, "cpu", workers=1)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cases import CPU, REPRESENTATIVE, TENSORS, build, grad_output, named
 from devices import skip_unless_it_runs
@@ -40,6 +41,17 @@ def with_value(case, call, name, value):
     return call
 
 
+def skip_where_conv2d_spreads_it(case, dtype, device, value):
+    """On some processors oneDNN multiplies bfloat16 channels side by side, of other groups with zeros: 0 * inf is NaN."""
+    call = with_value(case, build(case, dtype, device), "input", value)
+    plain, right = (
+        F.conv2d(call.input.to(to), call.weight.to(to), None, call.stride, call.padding, call.dilation, call.groups)
+        for to in (dtype, torch.float64)
+    )
+    if not torch.equal(plain.isnan(), right.isnan()):
+        pytest.skip("F.conv2d, which composite is made of, makes NaN of other filters on this processor")
+
+
 def assert_same_pattern(actual, expected):
     actual = actual.cpu()
     assert not expected.isfinite().all()
@@ -53,6 +65,8 @@ def assert_same_pattern(actual, expected):
 def test_output(device, backend, dtype, case, name, value):
     """The padding, where conv2d sees zeros, stays zero whatever multiplies it."""
     expected = sample_by_sample(with_value(case, build(case), name, value))
+    if backend == "composite":
+        skip_where_conv2d_spreads_it(case, dtype, device, value)
     assert_same_pattern(run(with_value(case, build(case, dtype, device), name, value), backend), expected)
 
 

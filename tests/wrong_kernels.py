@@ -11,10 +11,10 @@ def pytest_collection_finish():
 
     right, right_on_the_host = conv_forward.Product.__call__, cuda_host.conv
 
-    def wrong(*args, **named):
-        product = right(*args, **named)
-        product.y.as_strided((product.y.numel(),), (1,))[-1] += 0.5
-        return product
+    def wrong(*args):
+        dots, y = right(*args), args[-1]
+        y.as_strided((y.numel(),), (1,))[-1] += 0.5
+        return dots
 
     def wrong_on_the_host(*args):
         output = right_on_the_host(*args)

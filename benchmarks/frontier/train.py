@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kerneldna_ops.training import batches
 from kerneldna_ops.training.data import Augmentation, Data, DataError, Split
 from kerneldna_ops.training.distributed import Processes
 from kerneldna_ops.training.idx import has_idx_files
@@ -64,7 +65,7 @@ def load(folder: Path, images: int | None) -> Data:
 def train(run: Run, setting: Setting, folder: Path, work: Path, device: str) -> Trained:
     """Trains to the end from where the run's folder is; one that is finished only says what it reached."""
     data = load(folder, setting.images)
-    steps = setting.epochs * (len(data.train) // setting.recipe.batch_size)
+    steps = setting.epochs * len(batches.cut(torch.arange(len(data.train)), setting.recipe.batch_size, 1))
     trainer = Trainer(
         build(run.network, run.variant, run.seed, data.classes, steps),
         data,

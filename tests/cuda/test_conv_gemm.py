@@ -34,7 +34,7 @@ STRIDE_AND_DILATION = channels_last(
 )
 MUCH_PADDING = channels_last(Case("much_padding", (2, 8, 2, 3), 16, (5, 5), padding=(4, 3)))
 DEPTHWISE = channels_last(Case("depthwise", (2, 16, 6, 7), 16, padding=(1, 1), groups=16))
-DEEP = channels_last(Case("deep", (2, 64, 3, 3), 72, padding=(1, 1)))
+DEEP = channels_last(Case("deep", (2, 104, 3, 3), 72, padding=(1, 1)))  # whose parts of K do not come out even
 SHAPES = (GROUPS, SMALL_GROUPS, ONE_PIXEL, ONE_PIXEL_OF_A_KERNEL, STRIDE_BEYOND_KERNEL, STRIDE_AND_DILATION)
 SHAPES += (MUCH_PADDING, DEEP)
 NO_FACTORS = {"bias": False, "channel": ABSENT, "filter": ABSENT, "spatial": ABSENT}

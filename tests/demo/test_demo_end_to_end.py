@@ -148,7 +148,7 @@ def test_a_real_ctrl_c_ends_with_a_table_and_a_clear_line(tmp_path):
 def test_a_wrong_option_is_one_sentence(option, value, capsys):
     with pytest.raises(SystemExit):
         main([f"{option}={value}"])
-    assert f"argument {option}: expected a positive whole number, got '{value}'" in capsys.readouterr().err
+    assert f"argument {option}: expected a whole number from 1 to 2147483647, got '{value}'" in capsys.readouterr().err
 
 
 def test_a_missing_library_is_one_sentence():
