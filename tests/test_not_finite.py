@@ -42,7 +42,7 @@ def with_value(case, call, name, value):
 
 
 def skip_where_conv2d_spreads_it(case, dtype, device, value):
-    """On some processors oneDNN multiplies bfloat16 channels side by side, of other groups with zeros: 0 * inf is NaN."""
+    """On some processors oneDNN multiplies bfloat16 of other groups with zeros, and 0 * inf is NaN."""
     call = with_value(case, build(case, dtype, device), "input", value)
     plain, right = (
         F.conv2d(call.input.to(to), call.weight.to(to), None, call.stride, call.padding, call.dilation, call.groups)
