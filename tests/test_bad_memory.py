@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from cases import TENSORS
+from devices import skip_unless_it_runs
 from kerneldna_ops import use_backend
 from kerneldna_ops.functional import conv2d, modulated_conv2d
 from test_bad_input import GOOD, ones, whole
@@ -82,6 +83,7 @@ def freed(tensor):
 
 @pytest.mark.parametrize("name", TENSORS)
 def test_freed_tensors_are_refused(backend, name):
+    skip_unless_it_runs(backend, GOOD)
     conv2d(**GOOD._asdict(), backend=backend)  # from now on the backend has a plan for such calls
     with pytest.raises(RuntimeError, match=f"kerneldna::conv: {name} {FREED}"):
         conv2d(**GOOD._replace(**{name: freed(getattr(GOOD, name))})._asdict(), backend=backend)
@@ -89,6 +91,7 @@ def test_freed_tensors_are_refused(backend, name):
 
 @pytest.mark.parametrize("name", ["grad_output", *TENSORS])
 def test_freed_tensors_are_refused_in_backward(backend, name):
+    skip_unless_it_runs(backend, GOOD)
     call, grad = GOOD, ones(2, 4, 3, 3)
     with use_backend(backend):
         torch.ops.kerneldna.conv_backward(grad, *call, [True] * 6)
@@ -101,6 +104,7 @@ def test_freed_tensors_are_refused_in_backward(backend, name):
 
 
 def test_tensors_freed_between_forward_and_backward_are_refused(backend):
+    skip_unless_it_runs(backend, GOOD)
     weight = GOOD.weight.clone()
     output = conv2d(
         **GOOD._replace(input=GOOD.input.clone().requires_grad_(), weight=weight)._asdict(), backend=backend
