@@ -5,43 +5,20 @@ from torch import nn
 from ..nn import ChildConv2d
 from ..nn._check_arguments import Norm
 
-EXPANSION_REDUCTION = 4
-PROJECTION_REDUCTION = 24  # the input of a projection is wide, its squeeze-excite would be too
+EXPANSION = 4  # the reduction in the gate of the widening convolution of a block
+PROJECTION = 24  # and of the narrowing one, whose input is wide, and its squeeze-excite would be too
 
 
-def expansion(
-    in_channels: int,
-    out_channels: int,
-    parent: nn.Module | None,
-    dynamic: bool,
-    se_norm_layer: Norm | None,
-    bias: bool = False,
-) -> nn.Conv2d | ChildConv2d:
-    """The widening 1x1 convolution of a block, a child if there is a parent."""
-    return _pointwise(in_channels, out_channels, parent, EXPANSION_REDUCTION, dynamic, se_norm_layer, bias)
-
-
-def projection(
-    in_channels: int,
-    out_channels: int,
-    parent: nn.Module | None,
-    dynamic: bool,
-    se_norm_layer: Norm | None,
-    bias: bool = False,
-) -> nn.Conv2d | ChildConv2d:
-    """The narrowing 1x1 convolution of a block, a child if there is a parent."""
-    return _pointwise(in_channels, out_channels, parent, PROJECTION_REDUCTION, dynamic, se_norm_layer, bias)
-
-
-def _pointwise(
+def pointwise(
     in_channels: int,
     out_channels: int,
     parent: nn.Module | None,
     reduction: int,
     dynamic: bool,
     se_norm_layer: Norm | None,
-    bias: bool,
+    bias: bool = False,
 ) -> nn.Conv2d | ChildConv2d:
+    """A child if there is a parent, with an in_channels // reduction wide gate."""
     if parent is None:
         return nn.Conv2d(in_channels, out_channels, 1, bias=bias)
     kind = "dynamic" if dynamic else "static"

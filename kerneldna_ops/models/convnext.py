@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..nn import ChildConv2d
 from ..nn._check_arguments import Norm
 from ._arguments import check_counts
-from ._pointwise import expansion, projection
+from ._pointwise import EXPANSION, PROJECTION, pointwise
 from ._weighted_layers import weighted_layers
 from .network import Network
 from .weights import load_weights
@@ -155,10 +155,10 @@ class Block(nn.Module):
         self.dwconv = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
         self.norm = norm_layer(channels)
         owner = None if parent is None else parent.pwconv1
-        self.pwconv1 = expansion(channels, 4 * channels, owner, dynamic, se_norm_layer, bias=True)
+        self.pwconv1 = pointwise(channels, 4 * channels, owner, EXPANSION, dynamic, se_norm_layer, bias=True)
         self.act = nn.GELU()
         owner = None if parent is None else parent.pwconv2
-        self.pwconv2 = projection(4 * channels, channels, owner, dynamic, se_norm_layer, bias=True)
+        self.pwconv2 = pointwise(4 * channels, channels, owner, PROJECTION, dynamic, se_norm_layer, bias=True)
         self.layer_scale = nn.Parameter(torch.full((channels, 1, 1), layer_scale))
 
     def forward(self, input: Tensor) -> Tensor:

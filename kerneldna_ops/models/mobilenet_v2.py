@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..nn import ChildConv2d, conv_norm
 from ..nn._check_arguments import Norm
 from ._arguments import check_counts
-from ._pointwise import expansion, projection
+from ._pointwise import EXPANSION, PROJECTION, pointwise
 from ._weighted_layers import weighted_layers
 from .network import Network
 from .published import PublishedNames
@@ -197,11 +197,13 @@ class InvertedResidual(nn.Module):
         layers: list[nn.Module] = []
         if expand_ratio != 1:
             owner = None if parent is None else parent.conv[0][0]  # type: ignore[index]
-            layers.append(ConvNorm(expansion(in_channels, hidden, owner, dynamic, se_norm_layer), norm_layer))
+            layers.append(
+                ConvNorm(pointwise(in_channels, hidden, owner, EXPANSION, dynamic, se_norm_layer), norm_layer)
+            )
         depthwise = nn.Conv2d(hidden, hidden, 3, stride, padding=1, groups=hidden, bias=False)
         layers.append(ConvNorm(depthwise, norm_layer))
         owner = None if parent is None else parent.conv[-2]
-        layers += [projection(hidden, out_channels, owner, dynamic, se_norm_layer), norm_layer(out_channels)]
+        layers += [pointwise(hidden, out_channels, owner, PROJECTION, dynamic, se_norm_layer), norm_layer(out_channels)]
         self.conv = nn.Sequential(*layers)
         self.residual = stride == 1 and in_channels == out_channels
 
