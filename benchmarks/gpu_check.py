@@ -89,7 +89,7 @@ def steps(out: Path) -> Iterator[Step]:
 
 def dry_steps(out: Path) -> Iterator[Step]:
     """The same ways through the code, on a machine without a GPU."""
-    few = ("tests/test_conv_forward.py", "-k", "composite and one_of_everything")
+    few = ("tests/op/test_conv_forward.py", "-k", "composite and one_of_everything")
     yield Step("tests", "pytest", (*few, f"--device={STAND_IN}", "-q"), TESTS_SHARE)
     of = {"dtype": "float16", "rounds": "3", "threads": "1"}
     tiny = ("--networks=mobilenet_v2_050", "--layouts=nchw", "--batch=4", "--size=64", "--rounds=3", "--threads=1")

@@ -7,8 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 # First, because it loads the library that defines the ops.
-from ._library import build_info  # isort: skip
-from . import _export, _flops, _registrations, _squeeze_excite, functional  # noqa: F401
+from .library import build_info  # isort: skip
+from . import functional, op  # noqa: F401
 from .backends import use_backend
 from .functional import compatible_backends, explain_backends
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._checks import check_modulated_conv
+from .checks import check_modulated_conv
 
 _EPSILON = 1e-8
 

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from . import _autocast, _modulation, backends
-from ._checks import check_4d, check_conv, check_input, check_pair
+from . import _modulation, backends
+from .checks import check_4d, check_conv, check_input, check_pair
+from .op import autocast
 
 _conv = torch.ops.kerneldna.conv.default
 
@@ -229,5 +230,5 @@ def _named_padding(
 def _check(args: tuple[Any, ...]) -> None:
     device_type = args[0].device.type if isinstance(args[0], Tensor) else "cpu"
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        args = _autocast.cast(device_type, args)
+        args = autocast.cast(device_type, args)
     check_conv("conv2d", *args)

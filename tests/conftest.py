@@ -22,9 +22,9 @@ if "KERNELDNA_TESTED_HOST_KERNELS" in os.environ:
     # A folder with another kerneldna_ops._cuda_host, before all that looks whether there is one.
     kerneldna_ops.__path__.insert(0, os.environ["KERNELDNA_TESTED_HOST_KERNELS"])
 
-import devices
 from kerneldna_ops import backends, triton_kernels
 from kerneldna_ops.backends import _winners
+from support import devices
 
 # float32 means float32: a test that wants TF32 says so.
 torch.backends.cudnn.allow_tf32 = False
@@ -215,7 +215,7 @@ NOT_RUN = pytest.StashKey[Counter]()
 
 
 # What only a card can show, before what it shares with the CPU: a run may have to end before all is done.
-FIRST_ON_A_CARD = ("test_on_a_card.py", "test_forms.py")
+FIRST_ON_A_CARD = ("test_on_a_card.py", "op/test_forms.py")
 
 
 def parameters_of(item):
@@ -235,7 +235,7 @@ def pytest_collection_modifyitems(config, items):
     config.hook.pytest_deselected(items=[item for item, why in reasons if why])
     items[:] = [item for item, why in reasons if not why]
     if "cuda" in names:
-        items.sort(key=lambda item: item.path.name not in FIRST_ON_A_CARD)
+        items.sort(key=lambda item: str(item.path.relative_to(FOLDER)) not in FIRST_ON_A_CARD)
 
 
 # What the extra "test" brings (pyproject.toml) beside what every test needs.

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cases import build, named
 from kerneldna_ops.functional import compatible_backends, conv2d
+from support.cases import build, named
 
 pytestmark = pytest.mark.usefixtures("threads")
 

@@ -2,9 +2,9 @@ from itertools import pairwise
 
 import pytest
 
-from fake_device import FakeDevice
 from kerneldna_ops import _latency as latency
 from kerneldna_ops._latency import Spread, alternate, ratio
+from support.fake_device import FakeDevice
 
 
 def test_calls_take_turns_in_both_orders():

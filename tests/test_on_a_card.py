@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-import truths
-from cases import LAST, PATTERNS, STATIC, Case, build, grad_output
-from devices import CARDS, skip_unless_it_runs
 from kerneldna_ops import use_backend
-from tolerance import assert_within
+from support import truths
+from support.cases import LAST, PATTERNS, STATIC, Case, build, grad_output
+from support.devices import CARDS, skip_unless_it_runs
+from support.tolerance import assert_within
 
 # Else cuDNN, for composite, may add in another order each time.
 pytestmark = pytest.mark.usefixtures("deterministic_mode", "threads")

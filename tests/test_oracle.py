@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import oracle
-from cases import ABSENT, EDGES, SMALL, SUBSETS, TENSORS, build, grad_output, numbers
 from kerneldna_ops.reference import conv2d_reference
-from truths import by_autograd
+from support import oracle
+from support.cases import ABSENT, EDGES, SMALL, SUBSETS, TENSORS, build, grad_output, numbers
+from support.truths import by_autograd
 
 LOOPS = [*SMALL, *SUBSETS, *(case for case in EDGES if case.products <= 20_000)]
 

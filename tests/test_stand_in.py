@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from cases import CPU, SMALL, build
 from kerneldna_ops.backends import cuda_host
+from support.cases import CPU, SMALL, build
 
 FILES = [
-    "test_forms.py",
+    "op/test_forms.py",
     "test_on_a_card.py",
-    "test_squeeze_excite.py",
-    "test_exact.py",
-    "test_determinism.py",
-    "test_conv_forward.py",
-    "test_conv_gradients.py",
+    "op/test_squeeze_excite.py",
+    "op/test_exact.py",
+    "op/test_determinism.py",
+    "op/test_conv_forward.py",
+    "op/test_conv_gradients.py",
     "nn/test_se_layer.py",
 ]
 SAMPLE = " or ".join(
@@ -61,8 +61,8 @@ def test_a_sample_passes():
 @pytest.mark.parametrize("backend", ["triton", "cuda_host"])
 def test_a_wrong_kernel_is_found(backend):
     chosen = "test_output_on_the and not depthwise or eights_pointwise and plain"
-    arguments = ["--device", "stand-in", "-p", "wrong_kernels", "--backend", backend]
-    done = run(*arguments, "test_forms.py", "test_exact.py", "-k", chosen)
+    arguments = ["--device", "stand-in", "-p", "support.wrong_kernels", "--backend", backend]
+    done = run(*arguments, "op/test_forms.py", "op/test_exact.py", "-k", chosen)
     assert done.returncode == 1, done.stdout[-3000:]
     assert " failed" in done.stdout
     assert " passed" not in done.stdout.splitlines()[-1], done.stdout[-3000:]
@@ -70,10 +70,10 @@ def test_a_wrong_kernel_is_found(backend):
 
 
 COLLECTED = [
-    "test_forms.py::test_output[cuda-triton-tf32-card_maps_of_2x2]",
-    "test_forms.py::test_gradients[cuda-cuda-bfloat16-card_one_row]",
-    "test_conv_gradients.py::test_gradients[cuda-composite-float64-groups_2]",
-    "test_exact.py::test_sums_of_ones_are_exact[cuda-triton-bfloat16-eights-channels_last-all_static]",
+    "op/test_forms.py::test_output[cuda-triton-tf32-card_maps_of_2x2]",
+    "op/test_forms.py::test_gradients[cuda-cuda-bfloat16-card_one_row]",
+    "op/test_conv_gradients.py::test_gradients[cuda-composite-float64-groups_2]",
+    "op/test_exact.py::test_sums_of_ones_are_exact[cuda-triton-bfloat16-eights-channels_last-all_static]",
     "test_on_a_card.py::test_graph[cuda-cuda]",
     "test_on_a_card.py::test_a_second_device[cuda-triton]",
     "test_cpu.py::test_the_tests_of_the_cpu[cuda]",
@@ -84,7 +84,7 @@ def test_what_is_collected_where_there_is_a_card():
     """All of it on the card, in TF32 too; what runs on the CPU, in the process of test_cpu.py."""
     files = sorted({test.split("::")[0] for test in COLLECTED})
     wanted = {f"tests/{test}" for test in COLLECTED}
-    done = run("-p", "pretended_card", "--collect-only", *files, "test_oracle.py")
+    done = run("-p", "support.pretended_card", "--collect-only", *files, "test_oracle.py")
     assert done.returncode == 0, done.stdout[-3000:]
     collected = done.stdout.splitlines()
     assert wanted <= set(collected), wanted - set(collected)

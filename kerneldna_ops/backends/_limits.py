@@ -6,7 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .._checks import out_size
+from ..checks import out_size
 
 OLDEST_GPU = (8, 0)
 _LARGEST_INT32 = 2**31 - 1

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from .._arguments import output_memory_format
-from .._library import build_info
+from ..library import build_info
 from ..triton_kernels import operands
 from ..triton_kernels.problem import Problem
 from . import _plans

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from .._arguments import output_memory_format
-from .._checks import out_size
-from .._library import build_info
+from ..checks import out_size
+from ..library import build_info
 from . import _tuned
 
 # The digits of a class's number, the lowest first; call_class in csrc/selection.cpp counts the same way, and adds

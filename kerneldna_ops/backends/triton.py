@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import out_size
+from ..checks import out_size
 from ..triton_kernels import operands
 from ..triton_kernels.config import Config
 from ..triton_kernels.failure import KernelFailure, described, is_reason

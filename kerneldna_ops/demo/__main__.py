@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .._options import path, positive
+from ..commands.options import path, positive
 
 EXTRA = ("sklearn", "matplotlib", "tqdm")
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .._checks import check_input
+from ..checks import check_input
 
 
 def check_layer_input(layer: str, input: Tensor, channels: int, name: str, parameter: Tensor | None) -> None:

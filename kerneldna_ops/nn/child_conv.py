@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from .. import functional
-from .._checks import check_pair
+from ..checks import check_pair
 from ._check_arguments import Norm, flag
 from ._check_input import check_layer_input
 from ._fx import leaf

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from .._options import MOST_PIXELS
+MOST_PIXELS = 16_384  # a side of an image; more is a slip of the keyboard
 
 
 class DataError(ValueError):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .. import _peak_memory
 from .._latency import Spread, alternate, on_cpu, on_cuda
-from .._options import AMP
+from ..commands.options import AMP
 from ..models import count_macs, count_parameters, create_model
 from .trial import try_out
 

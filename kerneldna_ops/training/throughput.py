@@ -14,7 +14,7 @@ import torch
 
 from .._files import replacing
 from .._latency import Spread, ratio
-from .._options import add_computation, add_image_size, path, positive, whole
+from ..commands.options import add_computation, add_image_size, path, positive, whole
 from ..env import environment
 from .speed import Setting, Speed, measure
 

@@ -5,11 +5,11 @@ import weakref
 
 import pytest
 import torch
-from dense_cka import dense_cka
 from torch import nn
 
 from kerneldna_ops.analysis import cka, compare
 from kerneldna_ops.nn import ChildConv2d, conv_norm
+from support.dense_cka import dense_cka
 
 pytestmark = pytest.mark.usefixtures("threads")
 

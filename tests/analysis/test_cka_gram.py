@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from dense_cka import hsic_1, kernel
 
 from kerneldna_ops.analysis.gram import centre, gram, hsic
+from support.dense_cka import hsic_1, kernel
 
 pytestmark = pytest.mark.usefixtures("threads")
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-import truths
-from cases import ABSENT, STATIC, SUBSETS, Case, build
-from layouts import WEIGHTS, far_apart
-from tolerance import assert_within
+from support import truths
+from support.cases import ABSENT, STATIC, SUBSETS, Case, build
+from support.layouts import WEIGHTS, far_apart
+from support.tolerance import assert_within
 
 host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs `make host-kernels`", exc_type=ModuleNotFoundError)
 ops = torch.ops.kerneldna_cuda_host

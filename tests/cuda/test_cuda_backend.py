@@ -5,10 +5,10 @@ import sys
 import pytest
 import torch
 
-from cases import build, named
 from kerneldna_ops import backends, explain_backends, use_backend
 from kerneldna_ops.backends import _tuned, cuda, cuda_host
 from kerneldna_ops.functional import conv2d
+from support.cases import build, named
 
 CALL = build(named("eights"), torch.float16)
 STATIC_SPATIAL = CALL._replace(spatial_attention=CALL.spatial_attention[0])

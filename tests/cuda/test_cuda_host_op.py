@@ -11,11 +11,11 @@ import sys
 import pytest
 import torch
 
-from cases import build, grad_output, named
 from kerneldna_ops import use_backend
 from kerneldna_ops.backends import composite, cuda_host
 from kerneldna_ops.functional import conv2d
 from kerneldna_ops.nn import ChildConv2d
+from support.cases import build, grad_output, named
 
 host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs kerneldna_ops._cuda_host (`make host-kernels`)")
 
@@ -23,7 +23,7 @@ CASE = named("eights")
 CALL = build(CASE, torch.float16)
 conv, conv_backward = torch.ops.kerneldna_cuda_host.conv, torch.ops.kerneldna_cuda_host.conv_backward
 
-FILES = "test_conv_forward.py", "test_conv_gradients.py"
+FILES = "op/test_conv_forward.py", "op/test_conv_gradients.py"
 
 
 def test_what_every_backend_passes(tests_pass_with):

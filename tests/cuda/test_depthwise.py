@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-import truths
-from cases import ABSENT, SAMPLE, STATIC, TENSORS, Case, build, grad_output
-from tolerance import assert_within
+from support import truths
+from support.cases import ABSENT, SAMPLE, STATIC, TENSORS, Case, build, grad_output
+from support.tolerance import assert_within
 
 host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs kerneldna_ops._cuda_host (`make host-kernels`)")
 ops = torch.ops.kerneldna_cuda_host

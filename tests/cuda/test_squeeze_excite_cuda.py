@@ -6,8 +6,8 @@ What holds for every kernel stands in tests/test_squeeze_excite.py, which runs h
 import pytest
 import torch
 
-from gates import INVALID, VALID, arguments, check, plain
-from layouts import IMAGES, WEIGHTS, channels_last, sliced
+from support.gates import INVALID, VALID, arguments, check, plain
+from support.layouts import IMAGES, WEIGHTS, channels_last, sliced
 
 host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs kerneldna_ops._cuda_host (`make host-kernels`)")
 squeeze_excite = torch.ops.kerneldna_cuda_host.squeeze_excite
@@ -212,4 +212,4 @@ def test_float64_is_refused():
 
 
 def test_what_every_kernel_passes(tests_pass_with):
-    tests_pass_with({"KERNELDNA_BACKEND": "cuda_host"}, "test_squeeze_excite.py", "-k", "not float64")
+    tests_pass_with({"KERNELDNA_BACKEND": "cuda_host"}, "op/test_squeeze_excite.py", "-k", "not float64")

@@ -7,7 +7,7 @@ import torch
 from test_conv_gemm import FACTORS, FEW, channels_last, check, run
 from test_host_execution import DTYPES, THREAD_ORDERS, bits_of
 
-from cases import Case
+from support.cases import Case
 
 host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs `make host-kernels`", exc_type=ModuleNotFoundError)
 primitives = host.primitives

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from kerneldna_ops.models import count_macs, count_parameters
 from kerneldna_ops.models.convnext import ConvNeXt, kerneldna_convnext_tiny
 from kerneldna_ops.nn import ChildConv2d, SqueezeExcite
-from nn.plain_layers import child as plain_child
-from nn.plain_layers import randomise
+from support.plain_layers import child as plain_child
+from support.plain_layers import randomise
 
 pytestmark = pytest.mark.usefixtures("threads")
 

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import torch
-import torchvision_operators
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -20,6 +19,7 @@ from kerneldna_ops.models.detection import (
     kerneldna_maskrcnn_resnet50_fpn,
 )
 from kerneldna_ops.nn import ChildConv2d
+from support import torchvision_operators
 
 pytestmark = pytest.mark.usefixtures("threads")
 

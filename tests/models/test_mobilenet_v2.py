@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from published_mobilenet_v2 import PublishedMobileNetV2
 from torch import nn
 
 from kerneldna_ops.models import count_macs, count_parameters, create_model, load_weights, to_published
 from kerneldna_ops.models.mobilenet_v2 import kerneldna_mobilenet_v2, kerneldna_mobilenet_v2_050
 from kerneldna_ops.nn import ChildConv2d
-from nn.plain_layers import randomise
+from support.plain_layers import randomise
+from support.published_mobilenet_v2 import PublishedMobileNetV2
 
 pytestmark = pytest.mark.usefixtures("threads")
 

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from published_resnet import resnet18, resnet50
 from torch import nn
 
 from kerneldna_ops.models import kerneldna_resnet18, kerneldna_resnet50, to_published
+from support.published_resnet import resnet18, resnet50
 
 pytestmark = pytest.mark.usefixtures("threads")
 

@@ -8,10 +8,10 @@ import zipfile
 
 import pytest
 import torch
-from published_resnet import resnet18
 from torch import nn
 
 from kerneldna_ops.models import create_model, kerneldna_resnet18, load_weights
+from support.published_resnet import resnet18
 
 pytestmark = pytest.mark.usefixtures("threads")
 

@@ -3,9 +3,9 @@
 import numpy
 import pytest
 import torch
-from plain_layers import randomise
 
 from kerneldna_ops.nn import Adapter
+from support.plain_layers import randomise
 
 pytestmark = pytest.mark.usefixtures("threads")
 

@@ -3,15 +3,15 @@
 import math
 
 import numpy
-import plain_layers
 import pytest
 import torch
-from plain_layers import in_dtype, randomise
 from torch import nn
 
 from kerneldna_ops.nn import ChildConv2d
-from layouts import IMAGES
-from tolerance import Truth, assert_within, plain_dtype
+from support import plain_layers
+from support.layouts import IMAGES
+from support.plain_layers import in_dtype, randomise
+from support.tolerance import Truth, assert_within, plain_dtype
 
 pytestmark = pytest.mark.usefixtures("threads")
 

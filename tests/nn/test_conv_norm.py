@@ -2,12 +2,12 @@
 
 from contextlib import nullcontext
 
-import dressed
 import pytest
 import torch
 from torch import nn
 
 from kerneldna_ops.nn import ChildConv2d, conv_norm
+from support import dressed
 
 
 def settled(norm):

@@ -2,18 +2,18 @@
 
 import copy
 
-import dressed
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from plain_layers import randomise
 from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, jacfwd, jvp, stack_module_state, vmap
 
 from kerneldna_ops.nn import ChildConv2d, SqueezeExcite, conv_norm
 from kerneldna_ops.nn._trainable_gate import TrainableGate
+from support import dressed
+from support.plain_layers import randomise
 
 pytestmark = [
     pytest.mark.usefixtures("threads"),

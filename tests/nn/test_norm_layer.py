@@ -3,14 +3,14 @@
 import copy
 import json
 
-import plain_layers
 import pytest
 import torch
-from plain_layers import randomise
 from torch import nn
 
 from kerneldna_ops import share_kernels
 from kerneldna_ops.nn import Adapter, ChildConv2d, SqueezeExcite
+from support import plain_layers
+from support.plain_layers import randomise
 
 pytestmark = pytest.mark.usefixtures("threads")
 

@@ -3,18 +3,18 @@
 import copy
 import math
 
-import plain_layers
 import pytest
 import torch
-from plain_layers import in_dtype, randomise
 from torch import nn
 
-from cases import CPU
 from kerneldna_ops import use_backend
 from kerneldna_ops.nn import SqueezeExcite
 from kerneldna_ops.nn._trainable_gate import TrainableGate
-from layouts import IMAGES
-from tolerance import Truth, assert_within, largest, plain_dtype
+from support import plain_layers
+from support.cases import CPU
+from support.layouts import IMAGES
+from support.plain_layers import in_dtype, randomise
+from support.tolerance import Truth, assert_within, largest, plain_dtype
 
 pytestmark = pytest.mark.usefixtures("threads")
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, run
+
+from support.commands import ROOT, run
 
 BUILD_SDIST = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
 

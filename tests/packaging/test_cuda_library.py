@@ -8,13 +8,13 @@ import sys
 
 import pytest
 import torch
-from commands import ROOT, run
 from test_no_python import COMPILER
 from test_symbols import missing_where_it_is_needed, undefined
 from test_wheel import USE
 
 from benchmarks.cuda_figures import figures, rules
 from benchmarks.cuda_figures.library import kernels
+from support.commands import ROOT, run
 
 BUILT = os.environ.get("KERNELDNA_CUDA_LIBRARY")
 pytestmark = pytest.mark.skipif(BUILT is None, reason="needs the library that `make cuda-check` builds")

@@ -3,8 +3,9 @@
 import re
 
 import pytest
-from commands import ROOT
 from test_wheel import metadata
+
+from support.commands import ROOT
 
 
 def dotted(version):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import run
+
+from support.commands import run
 
 SOURCE = Path(__file__).with_name("no_python.cpp")
 TORCH = Path(torch.__file__).parent

@@ -1,6 +1,6 @@
 """The source archive builds (the wheel of these tests is made from it) and has all that a build may need."""
 
-from commands import ROOT
+from support.commands import ROOT
 
 
 def test_has_every_source_of_the_library(unpacked):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import run
+
+from support.commands import run
 
 pytestmark = pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm, from binutils")
 TORCH_LIBRARIES = Path(torch.__file__).parent / "lib"

@@ -6,7 +6,8 @@ import shutil
 import sys
 
 import pytest
-from commands import ROOT, run
+
+from support.commands import ROOT, run
 
 COMPILER = os.environ.get("CXX", "c++")
 pytestmark = pytest.mark.skipif(shutil.which(COMPILER) is None, reason="needs a C++ compiler")

@@ -5,7 +5,7 @@ import zipfile
 from email.parser import Parser
 from pathlib import PurePath
 
-from commands import ROOT, run
+from support.commands import ROOT, run
 
 USE = """
 import torch

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
-SAMPLE = ["test_forms.py", "test_squeeze_excite.py", "-m", "sanitizer_sample", "-k", "bfloat16 or tf32"]
+SAMPLE = ["op/test_forms.py", "op/test_squeeze_excite.py", "-m", "sanitizer_sample", "-k", "bfloat16 or tf32"]
 # Each with the sentence that it ends with where all is well.
 TOOLS = {
     "memcheck": "ERROR SUMMARY: 0 errors",

@@ -51,7 +51,17 @@ def test_what_is_missing_is_said_in_one_sentence(monkeypatch, tool, card, reason
 
 def test_the_sample_has_every_kind_of_kernel():
     """Of both backends, forward, backward and squeeze-and-excitation, as it is collected where there is a card."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pretended_card", "--collect-only"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "support.pretended_card",
+        "--collect-only",
+    ]
     environment = os.environ | {"PYTHONPATH": ".", "PYTEST_ADDOPTS": ""}
     done = subprocess.run(
         [*command, "--device", "cuda", *gpu.SAMPLE], cwd=gpu.TESTS, capture_output=True, text=True, env=environment

@@ -1,6 +1,7 @@
 import pytest
 import torch
-from sharing_networks import build
+
+from support.sharing_networks import build
 
 
 @pytest.fixture(autouse=True)

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from sharing_networks import build, output
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from kerneldna_ops.nn import ChildConv2d
 from kerneldna_ops.sharing import materialize, share_kernels
+from support.sharing_networks import build, output
 
 
 def folded(conv, bn):

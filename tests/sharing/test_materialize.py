@@ -6,13 +6,13 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
-from sharing_networks import Net, build, disturb, output, same, state_of
 from torch import nn
 
 import kerneldna_ops
 from kerneldna_ops.models import create_model
 from kerneldna_ops.nn import Adapter, ChildConv2d
 from kerneldna_ops.sharing import ModulatedConv2d, materialize, share_kernels
+from support.sharing_networks import Net, build, disturb, output, same, state_of
 
 FORMS = [("static", "static"), ("dynamic", "static"), ("static", "dynamic"), ("dynamic", "dynamic"), (None, None)]
 ODD = {"padding_mode": "reflect", "groups": 2, "dilation": 2}

@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from sharing_networks import PAIRS, build, output, same, state_of
 from torch import nn
 
 from kerneldna_ops.sharing import share_kernels
+from support.sharing_networks import PAIRS, build, output, same, state_of
 
 
 def weights_of(net, parent):

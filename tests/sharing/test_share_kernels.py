@@ -5,12 +5,12 @@ import json
 
 import pytest
 import torch
-from sharing_networks import PAIRS, Net, build, disturb, equal_weights, output, same, state_of
 from torch import nn
 
 import kerneldna_ops
 from kerneldna_ops.nn import ChildConv2d
 from kerneldna_ops.sharing import share_kernels
+from support.sharing_networks import PAIRS, Net, build, disturb, equal_weights, output, same, state_of
 
 FORMS = [("static", "static"), ("dynamic", "dynamic"), ("static", None), (None, "dynamic")]
 

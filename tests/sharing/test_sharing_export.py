@@ -4,10 +4,10 @@ import io
 
 import pytest
 import torch
-from sharing_networks import build, disturb, output
 from torch.export import Dim
 
 from kerneldna_ops.sharing import materialize, share_kernels
+from support.sharing_networks import build, disturb, output
 
 BATCH = ({0: Dim.DYNAMIC},)
 

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from sharing_networks import PAIRS, Net, same, state_of
 from torch import nn
 
 from kerneldna_ops.analysis import cka, suggest_groups
 from kerneldna_ops.sharing import propose_groups, share_kernels
+from support.sharing_networks import PAIRS, Net, same, state_of
 
 
 def test_published_pattern():

@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from sharing_networks import disturb, output, same, state_of
 
 from kerneldna_ops.nn import ChildConv2d
 from kerneldna_ops.sharing import materialize as to_plain
 from kerneldna_ops.sharing import propose_groups, share_kernels
+from support.sharing_networks import disturb, output, same, state_of
 
 
 def torchvision_model(name, **arguments):

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from sharing_networks import Net, same, state_of
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils import weight_norm as old_weight_norm
 
 from kerneldna_ops.nn import ChildConv2d
 from kerneldna_ops.sharing import share_kernels
+from support.sharing_networks import Net, same, state_of
 
 LAYER = "blocks.1.conv1"
 

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from sharing_networks import PAIRS, disturb, output, same, state_of
 from torch import nn
 
 from kerneldna_ops.sharing import materialize, share_kernels
+from support.sharing_networks import PAIRS, disturb, output, same, state_of
 
 
 @pytest.mark.parametrize("weight", ["parent", "mean"])

@@ -7,16 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-import two_processes
 from torch import nn
 
 from kerneldna_ops.demo.model import build
 from kerneldna_ops.nn import ChildConv2d
 from kerneldna_ops.training import distributed, fsdp, lock
+from support import tiny, two_processes
 
-WORKER = Path(two_processes.__file__)
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,8 @@ def ended(tmp_path_factory):
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
-    process = subprocess.Popen([*command, str(WORKER), str(folder)], stderr=subprocess.PIPE, text=True)
+    command += ["-m", two_processes.__name__, str(folder)]
+    process = subprocess.Popen(command, cwd=TESTS, stderr=subprocess.PIPE, text=True)
     try:
         _, errors = process.communicate(timeout=100)
     finally:

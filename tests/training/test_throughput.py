@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kerneldna_ops import _latency, cli
+from kerneldna_ops import _latency
+from kerneldna_ops.commands import cli
 from kerneldna_ops.models import count_macs, count_parameters, create_model
 from kerneldna_ops.training import speed, throughput
 

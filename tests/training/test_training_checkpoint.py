@@ -5,13 +5,13 @@ import random
 import re
 
 import pytest
-import tiny
 import torch
 from test_training_resume import assert_same, train
 
 from kerneldna_ops.training import checkpoint
 from kerneldna_ops.training.checkpoint import TrainingError
 from kerneldna_ops.training.trainer import Trainer
+from support import tiny
 
 OTHER = "no checkpoint that this version of kerneldna train wrote: its"
 

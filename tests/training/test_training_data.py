@@ -6,13 +6,13 @@ import signal
 import struct
 
 import pytest
-import tiny
 import torch
 import torch.nn.functional as F
 
 from kerneldna_ops.training import batches
 from kerneldna_ops.training.data import Augmentation, DataError, open_data
 from kerneldna_ops.training.in_memory import InMemory, cut_and_flip, make_data
+from support import tiny
 
 NAMES = {
     ("train", "images"): "train-images-idx3-ubyte",

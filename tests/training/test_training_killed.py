@@ -2,16 +2,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import killed_training
 import pytest
 from test_training_resume import assert_same, outcome
+
+from support import killed_training
 
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ended")
-    command = [sys.executable, killed_training.__file__, folder]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    command = [sys.executable, "-m", killed_training.__name__, folder]
+    run = subprocess.run(
+        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=200, check=False
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     return folder, run.stdout
 

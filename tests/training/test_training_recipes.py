@@ -2,7 +2,6 @@ import math
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
 import torch.nn.functional as F
 
@@ -10,6 +9,7 @@ from kerneldna_ops.training.learner import Learner
 from kerneldna_ops.training.recipes import RECIPES, Recipe
 from kerneldna_ops.training.schedule import warmup_then_cosine
 from kerneldna_ops.training.trainer import ALONE
+from support import tiny
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 import csv
 
 import pytest
-import tiny
 import torch
 
 from kerneldna_ops.training import checkpoint, learner, logs, trainer
 from kerneldna_ops.training.trainer import Trainer
+from support import tiny
 
 
 class Killed(BaseException):

@@ -8,7 +8,6 @@ import threading
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
 import torch.nn.functional as F
 from test_training_resume import Killed, train
@@ -20,6 +19,7 @@ from kerneldna_ops.training.checkpoint import TrainingError
 from kerneldna_ops.training.distributed import Processes
 from kerneldna_ops.training.interruption import Interruption
 from kerneldna_ops.training.trainer import Trainer
+from support import tiny
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The tuner and warmup compile the kernels of all candidates at once, before the first is called."""
 
-from outside_interpreter import run
+from support.outside_interpreter import run
 
 COMPILED = """
 import os, threading

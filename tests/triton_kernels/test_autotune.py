@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 import kerneldna_ops
-from cases import build, grad_output, named
-from fake_device import FakeDevice
 from kerneldna_ops import autotune, backends, use_backend, warmup
 from kerneldna_ops.backends import _autotune, _tuned, _winners, composite, cuda, triton
 from kerneldna_ops.nn import ChildConv2d
 from kerneldna_ops.triton_kernels.forward_choice import MOST_CANDIDATES
+from support.cases import build, grad_output, named
+from support.fake_device import FakeDevice
 
 pytestmark = pytest.mark.usefixtures("threads", "interpreted")
 

@@ -6,8 +6,6 @@ from itertools import product
 import pytest
 import torch
 
-import truths
-from cases import ABSENT, SAMPLE, STATIC, SUBSETS, TENSORS, Case, build, grad_output, named
 from kerneldna_ops.triton_kernels import backward_choice
 from kerneldna_ops.triton_kernels.backward_choice import UNTUNED, BackwardConfigs, Choice, candidates
 from kerneldna_ops.triton_kernels.config import Config
@@ -15,7 +13,9 @@ from kerneldna_ops.triton_kernels.conv_backward import gradients
 from kerneldna_ops.triton_kernels.cost_model import DEVICES
 from kerneldna_ops.triton_kernels.launch import recording
 from kerneldna_ops.triton_kernels.problem import Problem
-from tolerance import assert_within
+from support import truths
+from support.cases import ABSENT, SAMPLE, STATIC, SUBSETS, TENSORS, Case, build, grad_output, named
+from support.tolerance import assert_within
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "threads")
 

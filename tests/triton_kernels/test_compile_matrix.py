@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from outside_interpreter import run
 
 from benchmarks.compile_matrix.rules import over_budget, violations
 from benchmarks.compile_matrix.sass import Sass
+from support.outside_interpreter import run
 
 # A kernel that keeps the rules.
 GOOD = {

@@ -1,7 +1,6 @@
 """The committed tables of all compiled kernels keep the rules, and a sample of them, compiled anew, agrees."""
 
 import pytest
-from outside_interpreter import run
 
 from benchmarks.compile_matrix import matrix, table
 from benchmarks.compile_matrix.rules import (
@@ -12,6 +11,7 @@ from benchmarks.compile_matrix.rules import (
     over_budget,
     violations,
 )
+from support.outside_interpreter import run
 
 SAMPLE = 16
 TABLES = table.tables()

@@ -6,13 +6,13 @@ from itertools import product
 import pytest
 import torch
 
-import truths
-from cases import ABSENT, SAMPLE, STATIC, TENSORS, Case, build, grad_output, named
 from kerneldna_ops.triton_kernels import conv_depthwise
 from kerneldna_ops.triton_kernels.conv_depthwise import depthwise_backward, depthwise_forward
 from kerneldna_ops.triton_kernels.launch import recording
 from kerneldna_ops.triton_kernels.problem import Problem
-from tolerance import assert_within
+from support import truths
+from support.cases import ABSENT, SAMPLE, STATIC, TENSORS, Case, build, grad_output, named
+from support.tolerance import assert_within
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "threads")
 

@@ -13,13 +13,13 @@ from triton.errors import TritonError
 from triton.runtime.errors import OutOfResources
 from triton.runtime.interpreter import InterpretedFunction
 
-import gates
-from cases import build, grad_output, named
 from kerneldna_ops import backends, explain_backends, use_backend
 from kerneldna_ops.backends import _winners
 from kerneldna_ops.backends import triton as backend
 from kerneldna_ops.functional import conv2d
 from kerneldna_ops.nn import SqueezeExcite, _fused_gate, _gate_kernels_triton
+from support import gates
+from support.cases import build, grad_output, named
 
 pytestmark = pytest.mark.usefixtures("threads", "interpreted", "nothing_known")
 

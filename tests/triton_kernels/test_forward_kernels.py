@@ -6,8 +6,6 @@ from itertools import cycle, product
 import pytest
 import torch
 
-import truths
-from cases import ABSENT, CASES, SAMPLE, STATIC, Case, build, grad_output, named
 from kerneldna_ops.triton_kernels import conv_product
 from kerneldna_ops.triton_kernels.config import Config
 from kerneldna_ops.triton_kernels.operands import (
@@ -20,7 +18,9 @@ from kerneldna_ops.triton_kernels.operands import (
     taps_of,
 )
 from kerneldna_ops.triton_kernels.problem import Problem
-from tolerance import assert_within
+from support import truths
+from support.cases import ABSENT, CASES, SAMPLE, STATIC, Case, build, grad_output, named
+from support.tolerance import assert_within
 
 pytestmark = pytest.mark.usefixtures("threads", "poisoned_memory")
 

@@ -2,7 +2,7 @@
 
 import json
 
-from outside_interpreter import run
+from support.outside_interpreter import run
 
 # A kernel for a GPU is specialised for some of its arguments, which the interpreter never does.
 SMALLEST = """

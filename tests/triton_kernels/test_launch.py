@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from outside_interpreter import run
 
 from benchmarks.launch_overhead import Kernel
 from kerneldna_ops.triton_kernels.config import Config
@@ -10,6 +9,7 @@ from kerneldna_ops.triton_kernels.conv_product import product
 from kerneldna_ops.triton_kernels.launch import Launcher, launch, recording
 from kerneldna_ops.triton_kernels.operands import ABSENT, Scale
 from kerneldna_ops.triton_kernels.problem import Problem
+from support.outside_interpreter import run
 
 X, Y = torch.zeros(8), torch.zeros(8)
 NAMES = ["x", "bias", "y", "N", "C", "BLOCK", "FLAG"]

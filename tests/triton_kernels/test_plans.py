@@ -8,10 +8,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.launch_overhead import operands, without_launches
-from cases import Case, build, grad_output, named
 from kerneldna_ops import autotune, backends, use_backend
 from kerneldna_ops.backends import _autotune, _plans, _tuned, composite, triton
 from kerneldna_ops.triton_kernels.failure import KernelFailure
+from support.cases import Case, build, grad_output, named
 
 pytestmark = pytest.mark.usefixtures("threads", "interpreted")
 

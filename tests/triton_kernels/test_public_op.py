@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from cases import build, named
 from kerneldna_ops import explain_backends
 from kerneldna_ops.backends import triton as backend
 from kerneldna_ops.functional import conv2d
+from support.cases import build, named
 
 CALL = build(named("kernel_3x3_padding_1x1"), torch.float32)._asdict()
 
@@ -32,11 +32,11 @@ SHAPES = (
 @pytest.mark.parametrize(
     ("files", "selection"),
     [
-        (["test_conv_forward.py"], f"test_output[ and ({' or '.join(SHAPES)})"),
-        (["test_conv_gradients.py"], f"test_gradients[ and ({' or '.join(SHAPES[:-1])})"),
-        (["test_conv_gradients.py"], "zeros and depthwise or test_only and kernel_1x1"),
-        (["test_registrations.py", "test_autocast.py"], "opcheck or compiles_into or by_hand"),
-        (["test_properties.py"], "valid_call"),
+        (["op/test_conv_forward.py"], f"test_output[ and ({' or '.join(SHAPES)})"),
+        (["op/test_conv_gradients.py"], f"test_gradients[ and ({' or '.join(SHAPES[:-1])})"),
+        (["op/test_conv_gradients.py"], "zeros and depthwise or test_only and kernel_1x1"),
+        (["op/test_registrations.py", "op/test_autocast.py"], "opcheck or compiles_into or by_hand"),
+        (["op/test_properties.py"], "valid_call"),
     ],
     ids=["output", "gradients", "zeros and masks", "registrations", "random calls"],
 )

@@ -5,7 +5,7 @@ import torch
 
 from kerneldna_ops.triton_kernels import scale_and_dot as module
 from kerneldna_ops.triton_kernels.scale_and_dot import scale_and_dot
-from layouts import IMAGES
+from support.layouts import IMAGES
 
 pytestmark = pytest.mark.usefixtures("threads", "poisoned_memory")
 

@@ -17,8 +17,8 @@ from kerneldna_ops.nn._trainable_gate import Statistics, TrainableGate
 from kerneldna_ops.triton_kernels import squeeze_excite as kernels
 from kerneldna_ops.triton_kernels import squeeze_excite_training as training
 from kerneldna_ops.triton_kernels.launch import recording
-from layouts import IMAGES, channels_last, sliced
-from tolerance import Truth, assert_within, largest
+from support.layouts import IMAGES, channels_last, sliced
+from support.tolerance import Truth, assert_within, largest
 
 pytestmark = pytest.mark.usefixtures("interpreted", "poisoned_memory", "threads")
 

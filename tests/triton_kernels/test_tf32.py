@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from outside_interpreter import run
+
+from support.outside_interpreter import run
 
 # For each form whether something is rounded: in the kernel, before it, or by the TMA.
 ROUNDED = """

@@ -6,8 +6,6 @@ from itertools import product
 import pytest
 import torch
 
-import truths
-from cases import ABSENT, SAMPLE, STATIC, Case, build
 from kerneldna_ops.triton_kernels import conv_forward_tma
 from kerneldna_ops.triton_kernels.config import Config
 from kerneldna_ops.triton_kernels.conv_forward_tma import can_run, conv_tma_kernel
@@ -23,7 +21,9 @@ from kerneldna_ops.triton_kernels.operands import (
     taps_of,
 )
 from kerneldna_ops.triton_kernels.problem import Problem
-from tolerance import assert_within
+from support import truths
+from support.cases import ABSENT, SAMPLE, STATIC, Case, build
+from support.tolerance import assert_within
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "threads")
 

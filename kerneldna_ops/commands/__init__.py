@@ -1,0 +1,1 @@
+"""The command line: `kerneldna`, also `python -m kerneldna_ops`."""

@@ -1,0 +1,215 @@
+"""Derivatives of conv, and of its gradients, in reverse and in forward mode and to any order.
+
+conv is linear in each of its tensors, and so are its gradients. So no derivative of either needs a kernel of its own:
+how one changes where its tensors do is a sum of calls, each with the change of one tensor in the place of that tensor.
+That is the tangent of forward mode. In reverse mode it is the gradient that reaches grad_output from the gradients, and
+what reaches the tensors from there is a sum of the same kind.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+
+from .._arguments import with_defaults
+from ..backends import Asked, call, plan_of, python_selects
+
+_conv = torch.ops.kerneldna.conv.default
+_conv_backward = torch.ops.kerneldna.conv_backward.default
+
+_BIAS = 2
+_FACTORS = (0, 1, 3, 4, 5)  # input, weight and the attentions: all tensors but the bias, which is added
+
+
+class Recorded(torch.autograd.Function):
+    """An op that autograd records. Its arguments are `below`, which runs the op unrecorded, and those of the op."""
+
+    @classmethod
+    def apply(cls, below: Callable[[], Any], *args: Any) -> Any:
+        if not torch._C._are_functorch_transforms_active():
+            return super().apply(below, *args)  # type: ignore[no-untyped-call]
+
+        # The dispatcher comes here once for each transform of torch.func; Function.apply would take them apart again.
+        # A function runs its forward without derivatives, but the next transform may be another one that records.
+        def recorded_below() -> Any:
+            with torch.enable_grad(), _forward_mode():
+                return below()
+
+        with enable_single_level_autograd_function():
+            return super(torch.autograd.Function, cls).apply(recorded_below, *args)  # type: ignore[misc]
+
+
+class Conv(Recorded):
+    @staticmethod
+    def forward(ctx: Any, below: Callable[[], Tensor], *args: Any) -> Tensor:
+        # Not the bias: no derivative depends on its values, so it may change before backward, as in F.conv2d.
+        ctx.save_for_backward(args[0], args[1], *args[3:6])
+        ctx.geometry = args[6:]
+        ctx.asked = Asked.here()
+        output = below()
+        if forward_ad._current_level >= 0:
+            ctx.duals, ctx.shape = args[:6], output.shape
+            ctx.set_materialize_grads(False)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad_output is None:
+            return (None,) * 11
+        wanted = ctx.needs_input_grad[1:7]
+        input, weight, *attentions = ctx.saved_tensors
+        bias = weight.new_empty(len(weight)) if wanted[_BIAS] else None
+        # Where nothing can record it, the op need not ask whether to.
+        unrecorded = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
+        below = torch._C._AutoDispatchBelowAutograd() if unrecorded else nullcontext()
+        # The saved tensors have gone through autocast, if any: what follows has their dtype.
+        with ctx.asked.again(), torch._C._DisableAutocast(), below:
+            grads = call(_conv_backward, grad_output, input, weight, bias, *attentions, *ctx.geometry, wanted)
+        grads = [grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)]
+        return None, *grads, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Any) -> Tensor | None:
+        tensors = _primals(ctx)
+        with _forward_mode():
+            return _change_of_conv(tensors, tangents[:6], ctx.geometry, ctx.shape)
+
+
+class ConvBackward(Recorded):
+    @staticmethod
+    def forward(ctx: Any, below: Callable[[], tuple[Tensor, ...]], *args: Any) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*args[:3], *args[4:7])
+        ctx.geometry, ctx.output_mask = args[7:11], args[11]
+        ctx.asked = Asked.here()
+        ctx.set_materialize_grads(False)
+        grads = below()
+        if forward_ad._current_level >= 0:
+            ctx.duals, ctx.shapes = args[:7], [grad.shape for grad in grads]
+        return grads
+
+    @staticmethod
+    def backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad_output, input, weight, *attentions = ctx.saved_tensors
+        tensors = [input, weight, None, *attentions]
+        for_grad_output, *wanted = ctx.needs_input_grad[1:8]
+        grad_grads = tuple(grad if made else None for grad, made in zip(grad_grads, ctx.output_mask, strict=True))
+        grad_grad_output: Tensor | None = None
+        with ctx.asked.again(), torch._C._DisableAutocast():
+            if for_grad_output:
+                grad_grad_output = _change_of_conv(tensors, grad_grads, ctx.geometry, grad_output.shape)
+            grads = _change_of_gradients(grad_output, tensors, grad_grads, ctx.geometry, wanted)
+        return None, grad_grad_output, *grads, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Any) -> tuple[Tensor | None, ...]:
+        (grad_output, *tensors), mask = _primals(ctx), ctx.output_mask
+        with _forward_mode():
+            changes = _change_of_gradients(grad_output, tensors, tangents[1:7], ctx.geometry, mask)
+            if tangents[0] is not None:
+                terms = _conv_backward(tangents[0], *tensors, *ctx.geometry, mask)
+                changes = [_sum(*pair) if made else None for *pair, made in zip(changes, terms, mask, strict=True)]
+        # Here None is no tangent of zero.
+        zeros = (
+            grad_output.new_zeros(shape) if change is None else change
+            for change, shape in zip(changes, ctx.shapes, strict=True)
+        )
+        return tuple(zeros)
+
+
+def _change_of_conv(
+    tensors: Sequence[Tensor | None], changes: Sequence[Tensor | None], geometry: Any, shape: torch.Size
+) -> Tensor | None:
+    """How conv changes, to first order, where its tensors do: for each that does, conv with the change in its place."""
+    total: Tensor | None = None
+    bias = changes[_BIAS]
+    for v in _FACTORS:
+        if changes[v] is not None:
+            total = _sum(total, _conv(*_replaced(tensors, v, changes[v], bias if total is None else None), *geometry))
+    return bias[:, None, None].expand(shape) if total is None and bias is not None else total
+
+
+def _change_of_gradients(
+    grad_output: Tensor,
+    tensors: Sequence[Tensor | None],
+    changes: Sequence[Tensor | None],
+    geometry: Any,
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """The same of the gradients that are wanted. That of a tensor does not depend on the tensor, nor on the bias."""
+    totals: list[Tensor | None] = [None] * 6
+    for v in _FACTORS:
+        mask = [wanted[u] and u in _FACTORS and u != v for u in range(6)]
+        if changes[v] is not None and any(mask):
+            terms = _conv_backward(grad_output, *_replaced(tensors, v, changes[v], None), *geometry, mask)
+            totals = [_sum(total, term) if m else total for total, term, m in zip(totals, terms, mask, strict=True)]
+    return totals
+
+
+def _replaced(tensors: Sequence[Tensor | None], v: int, by: Tensor | None, bias: Tensor | None) -> list[Tensor | None]:
+    replaced = list(tensors)
+    replaced[v], replaced[_BIAS] = by, bias
+    return replaced
+
+
+def _sum(total: Tensor | None, term: Tensor) -> Tensor:
+    return term if total is None else total + term
+
+
+# What the dispatcher calls where autograd may have to record an op. torch.library.register_autograd makes such a kernel
+# too, but torch.func.grad refuses it.
+
+
+def conv(keyset: torch._C.DispatchKeySet, *args: Any) -> Tensor:
+    def below() -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            # Plain tensors and no mode: below autograd is only the backend, which may have a plan for such calls.
+            if python_selects(args[0]) and keyset.raw_repr() & _BELOW_AUTOGRAD in _PLAIN:
+                complete = with_defaults(*args)
+                plan = plan_of(complete)
+                if plan is not None:
+                    return plan(*complete)  # type: ignore[no-any-return]
+            return call(_conv.redispatch, keyset & torch._C._after_autograd_keyset, *args)  # type: ignore[no-any-return]
+
+    if records(args):
+        return Conv.apply(below, *with_defaults(*args))  # type: ignore[no-any-return]
+    return below()
+
+
+def conv_backward(keyset: torch._C.DispatchKeySet, *args: Any) -> tuple[Tensor, ...]:
+    def below() -> tuple[Tensor, ...]:
+        with torch._C._AutoDispatchBelowAutograd():
+            return call(_conv_backward.redispatch, keyset & torch._C._after_autograd_keyset, *args)  # type: ignore[no-any-return]
+
+    if records(args):
+        return ConvBackward.apply(below, *args)  # type: ignore[no-any-return]
+    return below()
+
+
+_BELOW_AUTOGRAD = torch._C._after_autograd_keyset.raw_repr()
+_PLAIN = {torch._C.DispatchKeySet(key).raw_repr() for key in (torch._C.DispatchKey.CPU, torch._C.DispatchKey.CUDA)}
+
+
+def records(args: tuple[Any, ...]) -> bool:
+    if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+        return True
+    return forward_ad._current_level >= 0 and any(isinstance(arg, Tensor) and _has_tangent(arg) for arg in args)
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    return forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def _primals(ctx: Any) -> list[Any]:
+    """The tensors of a call without their tangents. They need no saving: jvp comes right after the forward."""
+    duals = ctx.duals
+    del ctx.duals
+    return [None if dual is None else forward_ad.unpack_dual(dual).primal for dual in duals]
+
+
+def _forward_mode() -> AbstractContextManager[object]:
+    """autograd.Function switches it off, but the next transform of torch.func may be another jvp."""
+    return forward_ad._set_fwd_grad_enabled(True)

@@ -1,0 +1,137 @@
+"""Tensors that are no array of elements in memory get one sentence too: of another layout, or with a storage freed."""
+
+import pytest
+import torch
+from test_bad_input import GOOD, ones, whole
+from torch import Tensor
+
+from kerneldna_ops import use_backend
+from kerneldna_ops.functional import conv2d, modulated_conv2d
+from support.cases import TENSORS
+from support.devices import skip_unless_it_runs
+
+train = torch.ops.kerneldna._squeeze_excite_training
+train_backward = torch.ops.kerneldna._squeeze_excite_training_backward
+
+LAYOUTS = {
+    "sparse": (Tensor.to_sparse, "layout torch.sparse_coo"),
+    "mkldnn": (Tensor.to_mkldnn, "layout torch._mkldnn"),
+    "nested": (lambda tensor: torch.nested.nested_tensor(list(tensor)), "a nested one"),
+}
+GATE = {
+    "input": ones(2, 6, 5, 4),
+    "fc1_weight": ones(3, 6),
+    "fc1_bias": ones(3),
+    "fc2_weight": ones(6, 3),
+    "fc2_bias": ones(6),
+}
+MODULATED = {"x": ones(2, 6, 5, 4), "weight": ones(4, 6, 3, 2), "styles": ones(2, 6)}
+
+
+def each_in_each_layout(tensors):
+    """(layout, name) but for nested tensors of one dimension, which there are not."""
+    every = [
+        (layout, name)
+        for layout in LAYOUTS
+        for name, tensor in tensors.items()
+        if tensor.dim() > 1 or layout != "nested"
+    ]
+    mark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+    return lambda test: mark(pytest.mark.parametrize(("layout", "name"), every)(test))
+
+
+def replaced(tensors, layout, name):
+    return {**tensors, name: LAYOUTS[layout][0](tensors[name])}
+
+
+@each_in_each_layout(dict(zip(TENSORS, GOOD.tensors, strict=True)))
+def test_layouts_of_memory_are_refused(layout, name):
+    call = GOOD._replace(**replaced(GOOD._asdict(), layout, name))
+    sentence = f"{name} must be a strided tensor, got {LAYOUTS[layout][1]}"
+    with pytest.raises(TypeError, match=whole("conv2d", sentence)):
+        conv2d(**call._asdict())
+    with pytest.raises(RuntimeError, match=whole("kerneldna::conv", sentence)):
+        torch.ops.kerneldna.conv(*call)
+    with pytest.raises(RuntimeError, match=whole("kerneldna::conv_backward", sentence)):
+        torch.ops.kerneldna.conv_backward(ones(2, 4, 3, 3), *call, [True] * 6)
+
+
+@each_in_each_layout(GATE)
+def test_layouts_of_memory_are_refused_by_squeeze_excite(layout, name):
+    sentence = f"{name} must be a strided tensor, got {LAYOUTS[layout][1]}"
+    with pytest.raises(RuntimeError, match=whole("kerneldna::squeeze_excite", sentence)):
+        torch.ops.kerneldna.squeeze_excite(**replaced(GATE, layout, name))
+
+
+@each_in_each_layout(MODULATED)
+def test_layouts_of_memory_are_refused_by_modulated_conv2d(layout, name):
+    sentence = f"{name} must be a strided tensor, got {LAYOUTS[layout][1]}"
+    with pytest.raises(TypeError, match=whole("modulated_conv2d", sentence)):
+        modulated_conv2d(**replaced(MODULATED, layout, name))
+
+
+# A parameter whose storage was freed keeps its shape, as one that FSDP has taken away.
+FREED = "has a non-zero number of elements, but its data is not allocated"
+
+
+def freed(tensor):
+    """A tensor like this one, at an offset into a storage that is no more."""
+    tensor = torch.stack([tensor, tensor])[1].detach()
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_freed_tensors_are_refused(backend, name):
+    skip_unless_it_runs(backend, GOOD)
+    conv2d(**GOOD._asdict(), backend=backend)  # from now on the backend has a plan for such calls
+    with pytest.raises(RuntimeError, match=f"kerneldna::conv: {name} {FREED}"):
+        conv2d(**GOOD._replace(**{name: freed(getattr(GOOD, name))})._asdict(), backend=backend)
+
+
+@pytest.mark.parametrize("name", ["grad_output", *TENSORS])
+def test_freed_tensors_are_refused_in_backward(backend, name):
+    skip_unless_it_runs(backend, GOOD)
+    call, grad = GOOD, ones(2, 4, 3, 3)
+    with use_backend(backend):
+        torch.ops.kerneldna.conv_backward(grad, *call, [True] * 6)
+        if name == "grad_output":
+            grad = freed(grad)
+        else:
+            call = call._replace(**{name: freed(getattr(call, name))})
+        with pytest.raises(RuntimeError, match=f"kerneldna::conv_backward: {name} {FREED}"):
+            torch.ops.kerneldna.conv_backward(grad, *call, [True] * 6)
+
+
+def test_tensors_freed_between_forward_and_backward_are_refused(backend):
+    skip_unless_it_runs(backend, GOOD)
+    weight = GOOD.weight.clone()
+    output = conv2d(
+        **GOOD._replace(input=GOOD.input.clone().requires_grad_(), weight=weight)._asdict(), backend=backend
+    )
+    weight.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match=f"kerneldna::conv_backward: weight {FREED}"):
+        output.sum().backward()
+
+
+@pytest.mark.parametrize("name", GATE)
+def test_freed_tensors_are_refused_by_squeeze_excite(name):
+    for backend in (None, "composite"):
+        with use_backend(backend), pytest.raises(RuntimeError, match=f"kerneldna::squeeze_excite: {name} {FREED}"):
+            torch.ops.kerneldna.squeeze_excite(**{**GATE, name: freed(GATE[name])})
+
+
+def test_freed_tensors_are_refused_in_training():
+    features = {name: ones(3) for name in ("bn_weight", "bn_bias", "running_mean", "running_var")}
+    forward = {**GATE, **features, "eps": 1e-5, "share": 0.1, "from_batch": True}
+    del forward["fc1_bias"]
+    outputs = dict(zip(("gate", "means", "features", "xhat", "rstd"), train(**forward), strict=True))
+    for name in [*forward][:-3]:
+        with pytest.raises(RuntimeError, match=f"{name} {FREED}"):
+            train(**{**forward, name: freed(forward[name])})
+    weights = {name: forward[name] for name in ("fc1_weight", "bn_weight", "fc2_weight")}
+    backward = {"grad": ones(2, 6), **weights, **outputs, "pixels": 20, "from_batch": True}
+    train_backward(**backward)
+    for name in [*backward][:-2]:
+        with pytest.raises(RuntimeError, match=f"{name} {FREED}"):
+            train_backward(**{**backward, name: freed(backward[name])})
