@@ -1,7 +1,7 @@
 // kerneldna::conv on the CPU.
 #include "../box.h"
 #include "../selection.h"
-#include "convolve.h"
+#include "plan.h"
 
 namespace kerneldna::cpu {
 namespace {
@@ -27,7 +27,7 @@ Tensor run(const ConvShape &shape, const Tensor &input, const Tensor &weight, co
     shift = as_contiguous(as_compute(*bias));
 
   const std::vector<Tap> tap_list = taps_of(shape, parent);
-  TileConv conv{};
+  ConvParams conv{};
   conv.batch = shape.batch;
   conv.groups = shape.groups;
   conv.in_channels = shape.in_channels / shape.groups;
@@ -52,7 +52,7 @@ Tensor run(const ConvShape &shape, const Tensor &input, const Tensor &weight, co
   conv.out_scale = filter.scale;
   conv.bias = bias ? shift.data_ptr() : nullptr;
   plan_tiles(conv, dtype);
-  convolve(conv, dtype);
+  run_conv(conv, dtype);
   return output;
 }
 

@@ -2,7 +2,7 @@
 // and that of c from either.
 #include "../box.h"
 #include "../selection.h"
-#include "convolve.h"
+#include "plan.h"
 
 namespace kerneldna::cpu {
 namespace {
@@ -38,7 +38,7 @@ Tensor sum_partial(const Tensor &partial, bool over_batch, const Tensor &like) {
 }
 
 // Adds the sums over tiles and samples of one pass to channel_grad [batch, channels].
-template <class T> void add_tile_sums(double *channel_grad, const T *partial, const TileConv &conv, int64_t lanes) {
+template <class T> void add_tile_sums(double *channel_grad, const T *partial, const ConvParams &conv, int64_t lanes) {
   const int64_t pixels = conv.lattice_height * conv.lattice_width, channels = conv.groups * conv.out_channels;
   const int64_t all = conv.batch * pixels, vectors = (all + lanes - 1) / lanes;
   for (int64_t tile = 0; tile < conv.tiles; ++tile) {
@@ -68,7 +68,7 @@ void input_and_channel_grad(const Call &call, Tensor &grad_input, Tensor *channe
             tap_list.push_back(
                 {row / shape.stride[0], column / shape.stride[1], u * kw + v, forward_taps[u * kw + v].weight});
         }
-      TileConv conv{};
+      ConvParams conv{};
       conv.batch = shape.batch;
       conv.groups = shape.groups;
       conv.in_channels = shape.out_channels / shape.groups;
@@ -100,7 +100,7 @@ void input_and_channel_grad(const Call &call, Tensor &grad_input, Tensor *channe
         partial = torch::stable::empty(size, compute_dtype(call.dtype));
         conv.partial = partial.data_ptr();
       }
-      convolve(conv, call.dtype);
+      run_conv(conv, call.dtype);
       if (!channel_sums)
         continue;
       double *sums = channel_sums->mutable_data_ptr<double>();
@@ -112,7 +112,7 @@ void input_and_channel_grad(const Call &call, Tensor &grad_input, Tensor *channe
     }
 }
 
-bool has_planes(const ConvShape &shape) { return shape.groups > 1 && shape.in_channels == shape.groups; }
+bool is_depthwise(const ConvShape &shape) { return shape.groups > 1 && shape.in_channels == shape.groups; }
 
 // Beside the gradient of the input, that of c reads x once more: its pixels for each channel. Beside that of the weight
 // it reads nothing, but products are finished sample by sample: a group's filters times taps for each channel.
@@ -120,7 +120,7 @@ bool channel_grad_with_weight(const ConvShape &shape, bool wants_input) {
   const int64_t pixels = shape.in_height * shape.in_width;
   const int64_t products = shape.out_channels / shape.groups * shape.kernel_height * shape.kernel_width;
   constexpr double kPixelsPerProduct = 0.75; // measured
-  return !has_planes(shape) && (!wants_input || kPixelsPerProduct * double(products) <= double(pixels));
+  return !is_depthwise(shape) && (!wants_input || kPixelsPerProduct * double(products) <= double(pixels));
 }
 
 struct WeightGrads {
@@ -130,7 +130,7 @@ struct WeightGrads {
 void weight_and_modulation_grad(const Call &call, const WeightGrads &wanted) {
   const ConvShape &shape = call.shape;
   const std::vector<Tap> tap_list = taps_of(shape, call.weight);
-  WeightGrad grad{};
+  WeightGradParams grad{};
   grad.batch = shape.batch;
   grad.groups = shape.groups;
   grad.in_channels = shape.in_channels / shape.groups;
@@ -150,9 +150,9 @@ void weight_and_modulation_grad(const Call &call, const WeightGrads &wanted) {
   grad.out_scale = call.filter.scale;
   grad.per_sample = !call.static_filter || !call.static_spatial || (wanted.channel_partial && !call.static_channel);
 
-  const bool planes = has_planes(shape);
-  const bool by_channels =
-      planes && grad.out_channels == 1 && has_adjacent_channels(grad.source) && has_adjacent_channels(grad.grad);
+  const bool depthwise = is_depthwise(shape);
+  const bool nhwc =
+      depthwise && grad.out_channels == 1 && has_adjacent_channels(grad.source) && has_adjacent_channels(grad.grad);
   // The blocks of products, weight and its gradient stay in the second-level cache; where one band of pixels is a whole
   // map, there are no products to keep. The cut does not depend on the number of threads.
   const int64_t lanes = lanes_of(call.dtype),
@@ -162,12 +162,12 @@ void weight_and_modulation_grad(const Call &call, const WeightGrads &wanted) {
   block = std::clamp<int64_t>(block, kernels().rows, 16 * kernels().rows);
   grad.out_blocks = (grad.out_channels + block - 1) / block;
   grad.in_split = std::clamp<int64_t>((grad.in_channels + 3 * lanes - 1) / (3 * lanes), 1, 4);
-  if (planes) {
-    grad.out_blocks = std::min<int64_t>(by_channels ? (grad.groups + lanes - 1) / lanes : grad.groups, 16); // of groups
+  if (depthwise) {
+    grad.out_blocks = std::min<int64_t>(nhwc ? (grad.groups + lanes - 1) / lanes : grad.groups, 16); // of groups
     grad.in_split = 1;
   }
 
-  const int64_t units = planes ? grad.out_blocks : grad.groups * grad.out_blocks * grad.in_split;
+  const int64_t units = depthwise ? grad.out_blocks : grad.groups * grad.out_blocks * grad.in_split;
   const int64_t batch = grad.per_sample ? grad.batch : 1;
   auto partial = [&](Tensor *sums, int64_t parts, int64_t count) -> double * {
     if (!sums)
@@ -178,9 +178,9 @@ void weight_and_modulation_grad(const Call &call, const WeightGrads &wanted) {
   grad.channel_partial = partial(wanted.channel_partial, grad.out_blocks, shape.in_channels);
   grad.filter_partial = partial(wanted.filter_partial, grad.in_split, shape.out_channels);
   grad.tap_partial = partial(wanted.tap_partial, units, grad.tap_count);
-  const auto &by_stored = by_channels ? kernels().plane_channels_weight_grad
-                          : planes    ? kernels().plane_weight_grad
-                                      : kernels().weight_grad;
+  const auto &by_stored = nhwc        ? kernels().depthwise_nhwc_weight_grad
+                          : depthwise ? kernels().depthwise_nchw_weight_grad
+                                      : kernels().gemm_weight_grad;
   const auto kernel = by_stored[int(stored_of(call.dtype))];
   torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) { kernel(grad, begin, end); });
 }

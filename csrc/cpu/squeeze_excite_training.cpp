@@ -1,4 +1,4 @@
-// kerneldna::_squeeze_excite_training and its gradient on the CPU: one call each way, because in a network the dozen
+// kerneldna::_squeeze_excite_training and its gradient on the CPU: one call for each, because in a network the dozen
 // operators of these small layers cost more than what they compute. In float32 and float64, and in inference, where the
 // statistics are fixed ones and nobody asks for a gradient, in half precision too.
 //
@@ -143,7 +143,7 @@ void sigmoid_backward(const Tensor &grad, const Tensor &gate, const Tensor &d, c
 
 // left [rows, reduction] right; `transposed`: left [reduction, rows] instead.
 Tensor multiply(const Tensor &left, const Tensor &right, bool transposed) {
-  Product product{};
+  Matmul product{};
   product.rows = left.size(transposed ? 1 : 0);
   product.reduction = left.size(transposed ? 0 : 1);
   product.columns = right.size(1);
@@ -153,8 +153,8 @@ Tensor multiply(const Tensor &left, const Tensor &right, bool transposed) {
   product.left = left.const_data_ptr();
   product.right = right.const_data_ptr();
   product.out = out.mutable_data_ptr();
-  const auto kernel = kernels().product[left.scalar_type() == ScalarType::Double ? 0 : 1];
-  parallel_for(0, product.tasks(), grain(Product::kTile * product.reduction * product.columns),
+  const auto kernel = kernels().matmul[left.scalar_type() == ScalarType::Double ? 0 : 1];
+  parallel_for(0, product.tasks(), grain(Matmul::kTile * product.reduction * product.columns),
                [&](int64_t begin, int64_t end) { kernel(product, begin, end); });
   return out;
 }

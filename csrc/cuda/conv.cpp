@@ -79,10 +79,10 @@ Tensor run(const ConvShape &shape, const Tensor &input, const Tensor &weight, co
   check_taken(kOp, shape, input);
   const Tensor output = empty_image({shape.batch, shape.out_channels, shape.out_height, shape.out_width}, input);
   if (shape.batch > 0) {
-    const Queue queue(input);
+    const StreamGuard guard(input);
     (is_depthwise(shape) ? run_depthwise : run_gemm)(geometry_of(shape), in_vectors(input), weight, image_of(output),
                                                      bias, channel_attention, filter_attention, spatial_attention,
-                                                     queue);
+                                                     guard);
   }
   return in_layout_of(output, input);
 }

@@ -35,8 +35,8 @@ Gradients run(const ConvShape &shape, const Tensor &grad_output, const Tensor &i
   check_taken(kOp, shape, input);
   check(is_depthwise(shape), kOp, ": the CUDA kernels make gradients of depthwise convolutions alone");
   const ScalarType dtype = input.scalar_type();
-  const Queue queue(input);
-  const Stream stream = queue;
+  const StreamGuard guard(input);
+  const Stream stream = guard;
   const Tensor grad = in_vectors(grad_output);
   const Scale channel = scale_of(channel_attention, 1), filter = scale_of(filter_attention, 1),
               spatial = scale_of(spatial_attention, 2);

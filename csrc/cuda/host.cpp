@@ -12,7 +12,7 @@ namespace kerneldna::cuda {
 
 using torch::headeronly::MemoryFormat;
 
-Queue::Queue([[maybe_unused]] const Tensor &tensor) : stream{} {
+StreamGuard::StreamGuard([[maybe_unused]] const Tensor &tensor) : stream{} {
 #ifndef KERNELDNA_HOST_EXECUTION
   const int32_t device = tensor.get_device_index();
   guard.emplace(device);

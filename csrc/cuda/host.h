@@ -29,9 +29,9 @@ using Ints = std::vector<int64_t>;
 using torch::headeronly::ScalarType;
 
 // The stream that torch runs on at the moment, on the device of the tensor, which is current as long as this lives.
-class Queue {
+class StreamGuard {
 public:
-  explicit Queue(const Tensor &tensor);
+  explicit StreamGuard(const Tensor &tensor);
   operator Stream() const { return stream; }
 
 private:

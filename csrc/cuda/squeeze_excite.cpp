@@ -33,7 +33,7 @@ Tensor run(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &
   if (input.size(0) == 0)
     return gate;
   check_sizes(input, fc1_weight.size(0));
-  const Queue queue(input);
+  const StreamGuard guard(input);
   const Tensor weights[] = {as_contiguous(fc1_weight), as_contiguous(fc2_weight)};
   OptionalTensor biases[] = {fc1_bias, fc2_bias};
   for (OptionalTensor &bias : biases)
@@ -57,7 +57,7 @@ Tensor run(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &
   se.fc2_bias = biases[1] ? biases[1]->const_data_ptr() : nullptr;
   se.gate = gate.mutable_data_ptr();
   const Stored stored = stored_of(input.scalar_type());
-  const Stream stream = queue;
+  const Stream stream = guard;
   se.shares = shares_of_sample(se, stored, limits_of(stream.device));
   const Tensor products = empty({se.batch, se.shares, se.hidden}, ScalarType::Float, input);
   se.products = products.mutable_data_ptr();

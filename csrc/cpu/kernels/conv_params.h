@@ -1,12 +1,12 @@
-// What the CPU kernels are told: sizes, strides and raw pointers. No torch here.
+// The parameters of the CPU kernels: sizes, strides and raw pointers. No torch here.
 //
-// Forward and input gradient are the same computation, a convolution of tiles (TileConv):
+// Forward and input gradient are the same computation, a convolution (ConvParams):
 //
 //     target[n,o,p] = out_scale[n,o] * sum_t tap_scale[n,t] * sum_i weight[o,i,t] * in_scale[n,i] * source[n,i,q(p,t)]
 //     + bias[o]
 //
 // Forward: source = x, in_scale = c, out_scale = f. Input gradient: source = dy, in_scale = f, out_scale = c, the
-// weight with O and I exchanged, and q inverted; with stride it falls apart into stride_h * stride_w dense
+// weight with O and I transposed, and q inverted; with stride it falls apart into stride_h * stride_w dense
 // convolutions, one for each residue class of input pixels, each with the taps that reach the class.
 #pragma once
 
@@ -35,7 +35,7 @@ struct Tap {
   int64_t weight;      // offset in the weight
 };
 
-struct TileConv {
+struct ConvParams {
   int64_t batch, groups;
   int64_t in_channels, out_channels; // of one group
   Image source, target;
@@ -49,10 +49,10 @@ struct TileConv {
   const void *weight;
   int64_t weight_group, weight_block, weight_row, weight_channel;
 
-  const void *panels; // the same weight packed for conv_pixels, which reads this one instead; null for conv_tiles
+  const void *panels; // the same weight packed for gemm_nhwc, which reads this one instead; null for gemm_nchw
   int64_t panel_width;
   bool folded_taps; // tap_scale, static, stands in the panels already: for share_rows
-  bool share_rows;  // every tile lies in one sample, and tap_scale is finite (shared_rows.h, conv_pixels.h)
+  bool share_rows;  // every tile lies in one sample, and tap_scale is finite (shared_rows.h, gemm_nhwc.h)
 
   Scale in_scale, tap_scale, out_scale;
   const void *bias; // or null
@@ -66,7 +66,7 @@ struct TileConv {
   int64_t out_split; // the filters, cut into so many parts
 };
 
-// The weight of a TileConv, repacked in panels of filters (conv_pixels.h): element (o, i, t) of a group is read at
+// The weight of a ConvParams, repacked in panels of filters (gemm_nhwc.h): element (o, i, t) of a group is read at
 // group * weight_group + o * weight_row + i * weight_channel + taps[t].weight.
 struct PackPanels {
   int64_t groups, in_channels, out_channels; // of one group
@@ -76,7 +76,7 @@ struct PackPanels {
   int64_t weight_group, weight_row, weight_channel;
   const void *tap_scale; // goes into the panels; or null
   void *panels;
-  int64_t panel_width; // kRows; or for conv_pixels a multiple of the lanes, at most kPanelVectors of them
+  int64_t panel_width; // kRows; or for gemm_nhwc a multiple of the lanes, at most kPanelVectors of them
 };
 
 // Gradients of weight, f and s, and where it is asked for of c, all from the products
@@ -88,7 +88,7 @@ struct PackPanels {
 //     dc[n,i] = sum_o sum_t f[n,o] * s[n,t] * W[o,i,t] * G[n,o,i,t]
 //
 // Nothing is divided by c, f or s, and nothing but the inputs was saved.
-struct WeightGrad {
+struct WeightGradParams {
   int64_t batch, groups;
   int64_t in_channels, out_channels; // of one group
   Image source, grad;                // x and dy

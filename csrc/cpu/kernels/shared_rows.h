@@ -1,11 +1,11 @@
-// Large maps in conv_tiles (share_rows): the rows of columns that differ only in the row of their tap are one row, read
+// Large maps in gemm_nchw (share_rows): the rows of columns that differ only in the row of their tap are one row, read
 // from different places. A tile lies in one sample; c goes into the rows, s into a copy of the weight at hand.
 //
 // It takes a dense source as wide as the lattice, so that tap (row, column) of pixel p stands row * width further on.
 #pragma once
 
-#include "columns.h"
-#include "gemm.h"
+#include "im2col.h"
+#include "microkernel.h"
 #include "scratch.h"
 #include "taps.h"
 
@@ -14,7 +14,7 @@ namespace kerneldna::cpu::KERNELDNA_ISA {
 template <class T> class SharedRows {
 public:
   // Sizes first: the parts of the scratch memory are reserved together.
-  SharedRows(const TileConv &conv, int64_t chunk) : conv_(conv) {
+  SharedRows(const ConvParams &conv, int64_t chunk) : conv_(conv) {
     if (!conv.share_rows)
       return;
     const TapExtent extent = extent_of(conv.taps, conv.tap_count);
@@ -60,7 +60,7 @@ public:
   }
 
   // The convolution whose columns the shared rows are: one tap for each column of taps, and no s.
-  const TileConv &rows() const { return rows_; }
+  const ConvParams &rows() const { return rows_; }
 
   // Where tap t of channel i (of the chunk) begins in the columns.
   int64_t offset(int64_t i, int64_t t, int64_t columns_row) const {
@@ -132,8 +132,8 @@ private:
       store_first(out + k, load_first(in + k, count - k) * load_first(pattern_ + k, count - k), count - k);
   }
 
-  const TileConv &conv_;
-  TileConv rows_{};
+  const ConvParams &conv_;
+  ConvParams rows_{};
   int64_t first_row_ = 0, halo_ = 0, block_ = 1, pattern_size_ = 0, row_ = 0, block_step_ = 0;
   bool in_place_ = true;
   Tap *column_of_ = nullptr;

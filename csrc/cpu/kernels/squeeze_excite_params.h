@@ -1,4 +1,4 @@
-// What the CPU kernels of squeeze-and-excitation are told. No torch here.
+// The parameters of the CPU kernels of squeeze-and-excitation. No torch here.
 #pragma once
 
 #include "conv_params.h"
@@ -35,7 +35,7 @@ struct Dense {
 
 // out[row, column] = sum_k left[row * left_row + k * left_step] * right[k, column], of rows x columns, out and right
 // contiguous, all in the dtype of the arithmetic.
-struct Product {
+struct Matmul {
   const void *left, *right;
   void *out;
   int64_t rows, reduction, columns, left_row, left_step;

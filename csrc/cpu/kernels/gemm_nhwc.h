@@ -1,10 +1,11 @@
-// TileConv for maps with adjacent channels (channels_last) that have many pixels for each filter: the operands change
-// places. The pixels are the rows that are read one scalar at a time, their columns are built without turning anything,
-// and the filters, packed once a call, are the vectors, so that the result leaves as it is stored.
+// Forward and input gradient of maps with adjacent channels (channels_last) that have many pixels for each filter: the
+// operands of gemm_nchw.h change places. The pixels are the rows that are read one scalar at a time, their columns are
+// built without transposing anything, and the filters, packed once a call, are the vectors, so that the result leaves
+// as it is stored.
 #pragma once
 
 #include "conv_params.h"
-#include "gemm.h"
+#include "microkernel.h"
 #include "scratch.h"
 #include "taps.h"
 
@@ -14,7 +15,7 @@ namespace kerneldna::cpu::KERNELDNA_ISA {
 template <class T>
 KERNELDNA_INLINE void copy_filters(T *__restrict__ out, const T *in, int64_t step, int64_t count, T scale) {
   int64_t o = 0;
-  if (step == 1 && count == kRows) // the panel of conv_tiles, less than a vector perhaps
+  if (step == 1 && count == kRows) // the panel of gemm_nchw, less than a vector perhaps
     for (; o < kRows; ++o)
       out[o] = in[o] * scale;
   else if (step == 1)
@@ -64,9 +65,9 @@ template <class S, class T> void pack_panels(const PackPanels &pack, int64_t beg
   }
 }
 
-template <class S, class T> class PixelKernel {
+template <class S, class T> class GemmNhwc {
 public:
-  explicit PixelKernel(const TileConv &conv) : conv_(conv), width_(conv.panel_width) {
+  explicit GemmNhwc(const ConvParams &conv) : conv_(conv), width_(conv.panel_width) {
     pixels_ = conv.batch * conv.lattice_height * conv.lattice_width;
     tile_pixels_ = ((pixels_ + lanes - 1) / lanes + conv.tiles - 1) / conv.tiles * lanes;
     panels_ = (conv.out_channels + width_ - 1) / width_;
@@ -395,7 +396,7 @@ private:
         partial(n)[group * conv_.out_channels + o] = 0;
   }
 
-  const TileConv &conv_;
+  const ConvParams &conv_;
   const int64_t width_;
   int64_t pixels_, tile_pixels_, panels_, panels_per_part_, channels_, taps_, row_, result_row_;
   bool tap_by_tap_; // a chunk is of one tap
@@ -408,8 +409,8 @@ private:
   int64_t block_count_ = 0, count_ = 0, tile_index_ = 0;
 };
 
-template <class S, class T> void conv_pixels(const TileConv &conv, int64_t begin, int64_t end) {
-  PixelKernel<S, T>(conv).run(begin, end);
+template <class S, class T> void gemm_nhwc(const ConvParams &conv, int64_t begin, int64_t end) {
+  GemmNhwc<S, T>(conv).run(begin, end);
 }
 
 } // namespace kerneldna::cpu::KERNELDNA_ISA

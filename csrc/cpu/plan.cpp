@@ -1,37 +1,37 @@
-#include "convolve.h"
+#include "plan.h"
 
 namespace kerneldna::cpu {
 namespace {
 
-enum class Form { tiles, pixels, planes }; // conv_tiles.h, conv_pixels.h, conv_planes.h
+enum class Algorithm { gemm_nchw, gemm_nhwc, depthwise };
 
 constexpr int64_t kTileBytes = 768; // of one row of a tile: 192 pixels in float
 
-int64_t pixels_of(const TileConv &conv) { return conv.batch * conv.lattice_height * conv.lattice_width; }
+int64_t pixels_of(const ConvParams &conv) { return conv.batch * conv.lattice_height * conv.lattice_width; }
 
-bool channels_last(const TileConv &conv) {
+bool channels_last(const ConvParams &conv) {
   return has_adjacent_channels(conv.source) && has_adjacent_channels(conv.target) &&
          (!conv.partner || has_adjacent_channels(*conv.partner));
 }
 
-// Packing the panels costs as much as a few pixels for each filter, and saves turning every pixel. With many filters
-// turning weighs less, but tap by tap the panels leave out what multiplies padding.
-Form choose_form(const TileConv &conv) {
+// Packing the panels costs as much as a few pixels for each filter, and saves transposing every pixel. With many
+// filters transposing weighs less, but tap by tap the panels leave out what multiplies padding.
+Algorithm choose_algorithm(const ConvParams &conv) {
   if (conv.groups > 1 && (conv.in_channels == 1 || conv.out_channels == 1))
-    return Form::planes;
+    return Algorithm::depthwise;
   constexpr int64_t kPixelsPerFilter = 3, kEnoughPixels = 384, kLeastChannels = 8;
   return channels_last(conv) && conv.in_channels >= kLeastChannels &&
                  pixels_of(conv) >= std::min(kEnoughPixels, kPixelsPerFilter * conv.out_channels)
-             ? Form::pixels
-             : Form::tiles;
+             ? Algorithm::gemm_nhwc
+             : Algorithm::gemm_nchw;
 }
 
 constexpr int64_t kLeastShared = 384; // pixels of a map whose tiles share rows
 
 // Of a tile that shares rows: with one sample, scratch decides the peak of memory.
-int64_t shared_pixels(const TileConv &conv) { return conv.batch == 1 ? 320 : 400; }
+int64_t shared_pixels(const ConvParams &conv) { return conv.batch == 1 ? 320 : 400; }
 
-template <class T> bool has_finite_taps(const TileConv &conv) {
+template <class T> bool has_finite_taps(const ConvParams &conv) {
   for (int64_t n = 0; n < (conv.tap_scale.batch_stride ? conv.batch : 1); ++n)
     for (int64_t t = 0; t < conv.tap_count; ++t) {
       const T value = static_cast<const T *>(conv.tap_scale.data)[n * conv.tap_scale.batch_stride + conv.taps[t].scale];
@@ -43,11 +43,11 @@ template <class T> bool has_finite_taps(const TileConv &conv) {
 
 // Tiles are cut at whole vectors of pixels, so that only maps of whole vectors can be cut at their ends. An infinite s
 // in the weight would turn padding into NaN; that of one sample decides for all of them, whose last bits may change.
-bool can_share_rows(const TileConv &conv, Form form, ScalarType dtype) {
+bool can_share_rows(const ConvParams &conv, Algorithm algorithm, ScalarType dtype) {
   const int64_t pixels = conv.lattice_height * conv.lattice_width;
   if (conv.tap_count < 2 || pixels < kLeastShared || pixels % lanes_of(dtype))
     return false;
-  if (form == Form::tiles) {
+  if (algorithm == Algorithm::gemm_nchw) {
     // As shared_rows.h needs it: a dense source as wide as the lattice, and taps adjacent in the weight. With many
     // filters the columns cost little.
     constexpr int64_t kMostFilters = 256;
@@ -65,7 +65,7 @@ bool can_share_rows(const TileConv &conv, Form form, ScalarType dtype) {
 }
 
 // Cuts the filters into parts, which evens out the threads; the columns of a tile are built once for every part.
-void plan_split(TileConv &conv, int64_t least_split) {
+void plan_split(ConvParams &conv, int64_t least_split) {
   const int64_t threads = torch::stable::get_num_threads();
   const double build = 6.0 / double(conv.out_channels); // building against multiplying, for one filter
   double best = 0;
@@ -79,13 +79,13 @@ void plan_split(TileConv &conv, int64_t least_split) {
   }
 }
 
-void run(const TileConv &conv, void (*kernel)(const TileConv &, int64_t, int64_t)) {
+void run(const ConvParams &conv, void (*kernel)(const ConvParams &, int64_t, int64_t)) {
   torch::stable::parallel_for(0, conv.tiles * conv.groups * conv.out_split, 1,
                               [&](int64_t begin, int64_t end) { kernel(conv, begin, end); });
 }
 
 // [group][block of filters][channel][filter in block][tap], of a weight whose taps are adjacent, and then its filters.
-template <class T> void pack_blocks(T *packed, const TileConv &conv) {
+template <class T> void pack_blocks(T *packed, const ConvParams &conv) {
   const int64_t block = kernels().rows, blocks = (conv.out_channels + block - 1) / block, taps = conv.tap_count;
   torch::stable::parallel_for(0, conv.groups * blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -98,8 +98,8 @@ template <class T> void pack_blocks(T *packed, const TileConv &conv) {
   });
 }
 
-// As conv_pixels.h says: [group][panel of filters][tap][channel][filter in panel].
-void pack_panels(void *packed, int64_t width, const TileConv &conv, ScalarType dtype) {
+// As gemm_nhwc.h says: [group][panel of filters][tap][channel][filter in panel].
+void pack_panels(void *packed, int64_t width, const ConvParams &conv, ScalarType dtype) {
   const PackPanels pack{conv.groups,
                         conv.in_channels,
                         conv.out_channels,
@@ -118,9 +118,9 @@ void pack_panels(void *packed, int64_t width, const TileConv &conv, ScalarType d
                               [&](int64_t begin, int64_t end) { kernel(pack, begin, end); });
 }
 
-// Where filters stand closer together than channels (an exchanged weight), reading in place would touch a page for
+// Where filters stand closer together than channels (a transposed weight), reading in place would touch a page for
 // every channel: the weight is packed in blocks of filters.
-void run_tiles(TileConv conv, ScalarType dtype) {
+void run_gemm_nchw(ConvParams conv, ScalarType dtype) {
   const int64_t rows = kernels().rows, taps = conv.tap_count;
   conv.weight_block = rows * conv.weight_row;
   Tensor packed;
@@ -151,10 +151,10 @@ void run_tiles(TileConv conv, ScalarType dtype) {
   constexpr int64_t kResultBytes = 400 << 10;
   const int64_t part = std::max<int64_t>(rows, kResultBytes / kTileBytes);
   plan_split(conv, (conv.out_channels + part - 1) / part);
-  run(conv, kernels().conv_tiles[int(stored_of(dtype))]);
+  run(conv, kernels().gemm_nchw[int(stored_of(dtype))]);
 }
 
-void run_pixels(TileConv conv, ScalarType dtype) {
+void run_gemm_nhwc(ConvParams conv, ScalarType dtype) {
   // Panels of equal width, as few as can be; but a last one of a single vector is bound by the loads of the columns.
   const int64_t lanes = lanes_of(dtype), vectors = (conv.out_channels + lanes - 1) / lanes;
   const int64_t fewest = (vectors + kernels().panel_vectors - 1) / kernels().panel_vectors;
@@ -169,21 +169,21 @@ void run_pixels(TileConv conv, ScalarType dtype) {
   conv.panels = packed.data_ptr();
   conv.panel_width = width;
   plan_split(conv, 1);
-  run(conv, kernels().conv_pixels[int(stored_of(dtype))]);
+  run(conv, kernels().gemm_nhwc[int(stored_of(dtype))]);
 }
 
-void run_planes(TileConv conv, ScalarType dtype) {
+void run_depthwise(ConvParams conv, ScalarType dtype) {
   if (channels_last(conv) && conv.in_channels == 1 && conv.out_channels == 1) {
     // Few samples are cut into parts of their channels, for all threads to have work.
     const int64_t vectors = (conv.groups + lanes_of(dtype) - 1) / lanes_of(dtype);
     const int64_t threads = torch::stable::get_num_threads();
     conv.out_split = std::clamp<int64_t>((2 * threads + conv.batch - 1) / conv.batch, 1, vectors);
     torch::stable::parallel_for(0, conv.batch * conv.out_split, 1, [&](int64_t begin, int64_t end) {
-      kernels().conv_planes_channels[int(stored_of(dtype))](conv, begin, end);
+      kernels().depthwise_nhwc[int(stored_of(dtype))](conv, begin, end);
     });
   } else {
     torch::stable::parallel_for(0, conv.batch * conv.groups, 1, [&](int64_t begin, int64_t end) {
-      kernels().conv_planes[int(stored_of(dtype))](conv, begin, end);
+      kernels().depthwise_nchw[int(stored_of(dtype))](conv, begin, end);
     });
   }
 }
@@ -192,13 +192,13 @@ void run_planes(TileConv conv, ScalarType dtype) {
 
 bool has_adjacent_channels(const Image &image) { return image.column_stride != 1 && image.channel_stride == 1; }
 
-void plan_tiles(TileConv &conv, ScalarType dtype) {
-  const Form form = choose_form(conv);
-  if (form == Form::planes) {
+void plan_tiles(ConvParams &conv, ScalarType dtype) {
+  const Algorithm algorithm = choose_algorithm(conv);
+  if (algorithm == Algorithm::depthwise) {
     conv.tiles = 1;
     return;
   }
-  conv.share_rows = can_share_rows(conv, form, dtype);
+  conv.share_rows = can_share_rows(conv, algorithm, dtype);
   if (conv.share_rows) {
     const int64_t pixels = conv.lattice_height * conv.lattice_width;
     const int64_t most = shared_pixels(conv), tiles = (pixels + most - 1) / most;
@@ -216,14 +216,14 @@ void plan_tiles(TileConv &conv, ScalarType dtype) {
     conv.tiles += (4 - conv.tiles % 4) % 4;
 }
 
-void convolve(TileConv &conv, ScalarType dtype) {
-  switch (choose_form(conv)) {
-  case Form::tiles:
-    return run_tiles(conv, dtype);
-  case Form::pixels:
-    return run_pixels(conv, dtype);
-  case Form::planes:
-    return run_planes(conv, dtype);
+void run_conv(ConvParams &conv, ScalarType dtype) {
+  switch (choose_algorithm(conv)) {
+  case Algorithm::gemm_nchw:
+    return run_gemm_nchw(conv, dtype);
+  case Algorithm::gemm_nhwc:
+    return run_gemm_nhwc(conv, dtype);
+  case Algorithm::depthwise:
+    return run_depthwise(conv, dtype);
   }
 }
 

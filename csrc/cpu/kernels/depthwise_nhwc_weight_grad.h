@@ -1,6 +1,6 @@
-// WeightGrad of a depthwise convolution of adjacent channels (channels_last), one channel per group on both sides. The
-// same sums as in conv_planes_weight.h, for a vector of channels at a time: one row of the maps after the other, so
-// that memory is read in order.
+// The weight gradient of a depthwise convolution of adjacent channels (channels_last), one channel per group on both
+// sides. The same sums as in depthwise_nchw_weight_grad.h, for a vector of channels at a time: one row of the maps
+// after the other, so that memory is read in order.
 #pragma once
 
 #include "conv_params.h"
@@ -10,9 +10,9 @@
 namespace kerneldna::cpu::KERNELDNA_ISA {
 
 // A unit of work is a block of channels.
-template <class S, class T> class PlaneChannelsWeightGrad {
+template <class S, class T> class DepthwiseNhwcWeightGrad {
 public:
-  explicit PlaneChannelsWeightGrad(const WeightGrad &grad) : grad_(grad) {
+  explicit DepthwiseNhwcWeightGrad(const WeightGradParams &grad) : grad_(grad) {
     block_ = ((grad.groups + grad.out_blocks - 1) / grad.out_blocks + lanes - 1) / lanes * lanes;
     Scratch &scratch = thread_scratch();
     scratch.reserve(3 * Scratch::bytes_of<T>(grad.tap_count * block_) + Scratch::bytes_of<T>(grad.tap_count * lanes) +
@@ -143,7 +143,7 @@ private:
     }
   }
 
-  // Turns the products of a sample into its share of the gradients, and clears them.
+  // Makes the products of a sample into its share of the gradients, and clears them.
   void finish_sample(int64_t unit, int64_t sample) {
     const int64_t slot = grad_.per_sample ? sample : 0, batch = grad_.per_sample ? grad_.batch : 1;
     const T *in_scale = static_cast<const T *>(grad_.in_scale.data) + sample * grad_.in_scale.batch_stride + first_;
@@ -182,15 +182,15 @@ private:
         weight_grad[c * grad_.weight_out + grad_.taps[t].weight] = weight_sums_[t * block_ + c];
   }
 
-  const WeightGrad &grad_;
+  const WeightGradParams &grad_;
   int64_t block_;
   T *products_, *weight_, *weight_sums_, *tap_sums_;
   Columns *columns_;
   int64_t first_ = 0, channels_ = 0;
 };
 
-template <class S, class T> void plane_channels_weight_grad(const WeightGrad &grad, int64_t begin, int64_t end) {
-  PlaneChannelsWeightGrad<S, T>(grad).run(begin, end);
+template <class S, class T> void depthwise_nhwc_weight_grad(const WeightGradParams &grad, int64_t begin, int64_t end) {
+  DepthwiseNhwcWeightGrad<S, T>(grad).run(begin, end);
 }
 
 } // namespace kerneldna::cpu::KERNELDNA_ISA

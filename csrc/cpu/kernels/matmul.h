@@ -1,4 +1,4 @@
-// Product (squeeze_excite_params.h): matrices as small as those of squeeze-and-excitation, as they stand in memory.
+// Matmul (squeeze_excite_params.h): matrices as small as those of squeeze-and-excitation, as they stand in memory.
 #pragma once
 
 #include "simd.h"
@@ -8,7 +8,7 @@
 
 namespace kerneldna::cpu::KERNELDNA_ISA {
 
-template <int Rows, class T> KERNELDNA_INLINE void product_of_rows(const Product &product, int64_t row) {
+template <int Rows, class T> KERNELDNA_INLINE void multiply_rows(const Matmul &product, int64_t row) {
   constexpr int lanes = kLanes<T>;
   constexpr int64_t kChain = 64; // additions one after the other
   const int64_t columns = product.columns;
@@ -34,14 +34,14 @@ template <int Rows, class T> KERNELDNA_INLINE void product_of_rows(const Product
   }
 }
 
-template <class T> void product(const Product &product, int64_t begin, int64_t end) {
-  constexpr int64_t tile = Product::kTile;
+template <class T> void matmul(const Matmul &product, int64_t begin, int64_t end) {
+  constexpr int64_t tile = Matmul::kTile;
   for (int64_t task = begin; task < end; ++task) {
     if ((task + 1) * tile <= product.rows)
-      product_of_rows<tile, T>(product, task * tile);
+      multiply_rows<tile, T>(product, task * tile);
     else
       for (int64_t row = task * tile; row < product.rows; ++row)
-        product_of_rows<1, T>(product, row);
+        multiply_rows<1, T>(product, row);
   }
 }
 

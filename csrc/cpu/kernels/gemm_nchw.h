@@ -1,10 +1,13 @@
-// TileConv: forward and input gradient. One unit of work is a tile of pixels by a part of the filters of a group. The
-// columns of a tile are built a few channels at a time, so that they stay in the second-level cache, and multiplied
-// with the shared weight; f, bias and the change of layout happen when the result leaves.
+// Forward and input gradient as a product: weight times the im2col matrix of a tile of pixels, vectors of pixels at a
+// time, as NCHW stores them. It takes channels_last maps too, where gemm_nhwc.h has too few pixels for each filter.
+//
+// One unit of work is a tile of pixels by a part of the filters of a group. The columns of a tile are built a few
+// channels at a time, so that they stay in the second-level cache, and multiplied with the shared weight; f, bias and
+// the change of layout happen when the result leaves.
 #pragma once
 
-#include "columns.h"
-#include "gemm.h"
+#include "im2col.h"
+#include "microkernel.h"
 #include "scratch.h"
 #include "shared_rows.h"
 
@@ -13,9 +16,9 @@ namespace kerneldna::cpu::KERNELDNA_ISA {
 // A multiple of kRows and of every vector length, so that a strip of filters can be transposed as a whole.
 constexpr int kStripRows = kRows == 8 ? 16 : 48;
 
-template <class S, class T> class TileKernel {
+template <class S, class T> class GemmNchw {
 public:
-  explicit TileKernel(const TileConv &conv)
+  explicit GemmNchw(const ConvParams &conv)
       : conv_(conv), channels_per_chunk_(chunk_channels(conv)), shared_(conv, channels_per_chunk_ * conv.tap_count) {
     pixels_ = conv.batch * conv.lattice_height * conv.lattice_width;
     vectors_ = (pixels_ + kLanes<T> - 1) / kLanes<T>;
@@ -65,7 +68,7 @@ private:
   // Length of the reduction that is built and multiplied at a time.
   static constexpr int64_t kChunk = 576;
 
-  static int64_t chunk_channels(const TileConv &conv) {
+  static int64_t chunk_channels(const ConvParams &conv) {
     const int64_t taps = conv.tap_count > 0 ? conv.tap_count : 1;
     // With one sample, scratch decides the peak of memory: half of it for a hundredth of the time.
     const int64_t chunk = conv.share_rows && conv.batch == 1 ? kChunk / 2 : kChunk;
@@ -298,7 +301,7 @@ private:
     return count == kLanes<T> ? load(p) : load_first(p, count);
   }
 
-  const TileConv &conv_;
+  const ConvParams &conv_;
   int64_t channels_per_chunk_;
   SharedRows<T> shared_;
   int64_t pixels_, vectors_, columns_row_, result_row_, rows_per_part_;
@@ -312,8 +315,8 @@ private:
   int64_t tile_index_ = 0;
 };
 
-template <class S, class T> void conv_tiles(const TileConv &conv, int64_t begin, int64_t end) {
-  TileKernel<S, T>(conv).run(begin, end);
+template <class S, class T> void gemm_nchw(const ConvParams &conv, int64_t begin, int64_t end) {
+  GemmNchw<S, T>(conv).run(begin, end);
 }
 
 } // namespace kerneldna::cpu::KERNELDNA_ISA

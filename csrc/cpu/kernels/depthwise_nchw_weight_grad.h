@@ -1,15 +1,15 @@
-// WeightGrad of a depthwise convolution. With one input channel per group the products D[n,o,t] = sum_p dy[n,o,p] *
-// x[n,i,q(p,t)] are few: a unit of work, a block of groups, goes over all samples and turns each into its share of the
-// gradients.
+// The weight gradient of a depthwise convolution. With one input channel per group the products D[n,o,t] = sum_p
+// dy[n,o,p] * x[n,i,q(p,t)] are few: a unit of work, a block of groups, goes over all samples and makes each into its
+// share of the gradients.
 #pragma once
 
-#include "conv_planes.h"
+#include "depthwise_nchw.h"
 
 namespace kerneldna::cpu::KERNELDNA_ISA {
 
 // products[t] = sum_p grad[p] * x[q(p,t)], from a padded plane.
 template <class S, class T>
-void plane_products(T *products, const WeightGrad &grad, const PaddedPlane<S, T> &padded, const T *plane,
+void plane_products(T *products, const WeightGradParams &grad, const PaddedPlane<S, T> &padded, const T *plane,
                     const S *pixels) {
   constexpr int64_t lanes = kLanes<T>;
   constexpr int kTaps = 4;     // that share the load of dy, and keep the adder busy
@@ -43,7 +43,7 @@ void plane_products(T *products, const WeightGrad &grad, const PaddedPlane<S, T>
   }
 }
 
-template <class S, class T> void plane_weight_grad(const WeightGrad &grad, int64_t begin, int64_t end) {
+template <class S, class T> void depthwise_nchw_weight_grad(const WeightGradParams &grad, int64_t begin, int64_t end) {
   const PaddedPlane<S, T> padded(grad.source, grad.taps, grad.tap_count, grad.source_step, grad.grad.height,
                                  grad.grad.width);
   Scratch &scratch = thread_scratch();

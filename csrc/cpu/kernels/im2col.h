@@ -1,4 +1,4 @@
-// The pixel operand of the product: for a tile of target pixels, the matrix
+// The pixel operand of gemm_nchw.h, its im2col matrix: for a tile of target pixels, the matrix
 //
 //     columns[(i, t)][pixel] = in_scale[n,i] * tap_scale[n,t] * source[n, i, q(pixel, t)]      (zero outside the
 //     source)
@@ -36,7 +36,7 @@ struct TilePixels {
   uint64_t *inside; // a bit per pixel
 };
 
-inline void cut_into_segments(TilePixels &tile, const TileConv &conv) {
+inline void cut_into_segments(TilePixels &tile, const ConvParams &conv) {
   tile.segment_count = 0;
   const int64_t pixels = conv.lattice_height * conv.lattice_width;
   for (int64_t p = tile.first, last = p + tile.count; p < last;) {
@@ -59,12 +59,12 @@ inline void set_bits(uint64_t *bits, int64_t begin, int64_t end) {
 
 // Rows of a dense source that is as wide as the lattice follow one another as the lattice's rows do, whatever the tap:
 // pieces then run on over the ends of rows, which the mask takes care of.
-inline bool rows_run_on(const TileConv &conv) {
+inline bool rows_run_on(const ConvParams &conv) {
   return conv.source_step[0] == 1 && conv.source_step[1] == 1 && conv.lattice_width == conv.source.width &&
          conv.source.row_stride == conv.source.width && conv.source.column_stride == 1;
 }
 
-template <class T> void cut_into_pieces(TilePixels &tile, const TileConv &conv) {
+template <class T> void cut_into_pieces(TilePixels &tile, const ConvParams &conv) {
   constexpr int64_t lanes = kLanes<T>;
   const Image &source = conv.source;
   const int64_t step = conv.source_step[1], words = (tile.count + 63) / 64;
@@ -132,8 +132,8 @@ KERNELDNA_INLINE void copy_pieces(T *row, const S *source, const Piece *piece, c
 
 // Source with adjacent pixels adjacent in memory (NCHW): channel by channel.
 template <class S, class T>
-void columns_from_rows(T *columns, int64_t columns_row, ColumnOrder order, const TileConv &conv, const TilePixels &tile,
-                       int64_t group, int64_t channel_begin, int64_t channel_end) {
+void columns_from_rows(T *columns, int64_t columns_row, ColumnOrder order, const ConvParams &conv,
+                       const TilePixels &tile, int64_t group, int64_t channel_begin, int64_t channel_end) {
   const int64_t step = conv.source_step[1] * conv.source.column_stride;
   const int64_t first_channel = group * conv.in_channels;
   const T *in_scales = static_cast<const T *>(conv.in_scale.data) + first_channel;
@@ -164,7 +164,7 @@ void columns_from_rows(T *columns, int64_t columns_row, ColumnOrder order, const
 // Source with adjacent channels adjacent in memory (channels_last): a vector of pixels by a vector of channels at a
 // time, transposed in registers.
 template <class S, class T>
-void columns_from_channels(T *columns, int64_t columns_row, ColumnOrder order, const TileConv &conv,
+void columns_from_channels(T *columns, int64_t columns_row, ColumnOrder order, const ConvParams &conv,
                            const TilePixels &tile, int64_t group, int64_t channel_begin, int64_t channel_end) {
   constexpr int lanes = kLanes<T>;
   const Image &source = conv.source;

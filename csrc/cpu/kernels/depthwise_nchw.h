@@ -2,7 +2,7 @@
 // it, and nothing to win but memory traffic, so the pixels are read directly.
 //
 // One plane at a time, copied into a zero-padded plane whose columns are sorted by their remainder modulo the stride,
-// so that every tap reads whole vectors. Adjacent channels have a kernel of their own: conv_planes_channels.h.
+// so that every tap reads whole vectors. Adjacent channels have a kernel of their own: depthwise_nhwc.h.
 #pragma once
 
 #include "conv_params.h"
@@ -83,9 +83,9 @@ private:
 };
 
 // A unit of work is a group of a sample.
-template <class S, class T> class PlaneKernel {
+template <class S, class T> class DepthwiseNchw {
 public:
-  explicit PlaneKernel(const TileConv &conv)
+  explicit DepthwiseNchw(const ConvParams &conv)
       : conv_(conv),
         padded_(conv.source, conv.taps, conv.tap_count, conv.source_step, conv.lattice_height, conv.lattice_width) {
     terms_ = conv.in_channels * conv.tap_count;
@@ -213,7 +213,7 @@ private:
                                                    conv_.target_step[1] * conv_.partner->column_stride);
   }
 
-  const TileConv &conv_;
+  const ConvParams &conv_;
   PaddedPlane<S, T> padded_;
   int64_t terms_;
   T *planes_, *factors_;
@@ -222,8 +222,8 @@ private:
   bool finite_ = true;
 };
 
-template <class S, class T> void conv_planes(const TileConv &conv, int64_t begin, int64_t end) {
-  PlaneKernel<S, T>(conv).run(begin, end);
+template <class S, class T> void depthwise_nchw(const ConvParams &conv, int64_t begin, int64_t end) {
+  DepthwiseNchw<S, T>(conv).run(begin, end);
 }
 
 } // namespace kerneldna::cpu::KERNELDNA_ISA

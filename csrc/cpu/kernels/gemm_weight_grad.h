@@ -1,21 +1,22 @@
-// WeightGrad. A unit of work is a block of filters by a part of the input channels; it walks over all samples and keeps
-// everything that it adds up to itself, so that the order of every sum is fixed. No chain of additions is long: the
-// pixels of a band are one, the bands of a run another; a run is then finished, and runs add up to the gradient.
+// The weight gradient as a product of dy and x, in any layout. A unit of work is a block of filters by a part of the
+// input channels; it walks over all samples and keeps everything that it adds up to itself, so that the order of every
+// sum is fixed. No chain of additions is long: the pixels of a band are one, the bands of a run another; a run is then
+// finished, and runs add up to the gradient.
 //
-// The pixels are the reduction here: dy is the operand read in place, x is turned so that channels are adjacent, into a
-// zero-padded band of rows in which every tap is just another offset.
+// The pixels are the reduction here: dy is the operand read in place, x is transposed so that channels are adjacent,
+// into a zero-padded band of rows in which every tap is just another offset.
 #pragma once
 
 #include "conv_params.h"
-#include "gemm.h"
+#include "microkernel.h"
 #include "scratch.h"
 #include "taps.h"
 
 namespace kerneldna::cpu::KERNELDNA_ISA {
 
-template <class S, class T> class WeightGradKernel {
+template <class S, class T> class GemmWeightGrad {
 public:
-  explicit WeightGradKernel(const WeightGrad &grad) : grad_(grad) {
+  explicit GemmWeightGrad(const WeightGradParams &grad) : grad_(grad) {
     const int64_t vectors = (grad.in_channels + lanes - 1) / lanes;
     channel_blocks_ = (vectors + kPanelVectors - 1) / kPanelVectors;
     block_ = (vectors + channel_blocks_ - 1) / channel_blocks_ * lanes;
@@ -38,7 +39,7 @@ public:
                     Scratch::bytes_of<T>((grad.tap_count + lanes) * lanes) + 3 * Scratch::bytes_of<T>(block_) +
                     Scratch::bytes_of<T>(kConvert ? out_rows_ * band_pixels : 0) +
                     2 * Scratch::bytes_of<int64_t>(band_pixels));
-    band_ = scratch.take<T>(band + lanes * block_); // slack: whole blocks of pixels are turned
+    band_ = scratch.take<T>(band + lanes * block_); // slack: whole blocks of pixels are transposed
     products_ = scratch.take<T>(products);
     weight_ = scratch.take<T>(products);
     weight_grad_ = scratch.take<T>(products);
@@ -56,8 +57,8 @@ public:
         band_offset_[p] = (r * grad.source_step[0] * band_width_ + q * grad.source_step[1]) * block_;
       }
     grad_row_ = kConvert ? band_pixels : grad.grad.channel_stride;
-    turn_products_ = taps_adjacent() && grad.tap_count > 1 && grad.tap_count <= lanes && !grad.channel_partial &&
-                     (grad.batch == 1 || !grad.per_sample);
+    transpose_products_ = taps_adjacent() && grad.tap_count > 1 && grad.tap_count <= lanes && !grad.channel_partial &&
+                          (grad.batch == 1 || !grad.per_sample);
   }
 
   void run(int64_t begin, int64_t end) {
@@ -93,8 +94,8 @@ private:
   void run_block() {
     if (grad_.batch == 0)
       clear(weight_grad_, grad_.tap_count * out_rows_ * block_);
-    if (!turn_products_)
-      turn_weight();
+    if (!transpose_products_)
+      transpose_weight();
     first_run_ = true;
     bands_ = 0;
     for (int64_t sample = 0; sample < grad_.batch; ++sample) {
@@ -115,7 +116,7 @@ private:
         }
       }
     }
-    if (!turn_products_ || grad_.batch == 0)
+    if (!transpose_products_ || grad_.batch == 0)
       put_weight_grad();
   }
 
@@ -132,7 +133,7 @@ private:
   }
 
   // The block of the weight, as [tap][filter][channel].
-  void turn_weight() {
+  void transpose_weight() {
     const T *weight = static_cast<const T *>(grad_.weight) + weight_offset();
     const bool adjacent = grad_.tap_count > 1 && taps_adjacent();
     if (channels_ < block_) // what stands behind the last channel is multiplied with zeros, and must be finite
@@ -182,9 +183,9 @@ private:
     }
   }
 
-  // Where the products are finished seldom, they are turned as the weight stands, instead of the weight and then its
-  // gradient: lane t of a vector is tap t.
-  void finish_turned(int64_t sample, int64_t begin, int64_t end) {
+  // Where the products are finished seldom, they are transposed into the order of the weight, instead of the weight and
+  // then its gradient: lane t of a vector is tap t.
+  void finish_transposed(int64_t sample, int64_t begin, int64_t end) {
     const T *out_scale = static_cast<const T *>(grad_.out_scale.data) + sample * grad_.out_scale.batch_stride +
                          group_ * grad_.out_channels + row_begin_;
     const T *tap_scale = static_cast<const T *>(grad_.tap_scale.data) + sample * grad_.tap_scale.batch_stride;
@@ -255,7 +256,7 @@ private:
       if (from_channels)
         scale_channels(out + begin * block_, in, end - begin);
       else
-        turn_row(out + begin * block_, in, end - begin);
+        transpose_row(out + begin * block_, in, end - begin);
       clear(out + end * block_, (band_width_ - end) * block_);
     }
   }
@@ -274,7 +275,7 @@ private:
     }
   }
 
-  void turn_row(T *out, const S *in, int64_t count) {
+  void transpose_row(T *out, const S *in, int64_t count) {
     for (int64_t i = 0; i < block_; i += lanes)
       for (int64_t q = 0; q < count; q += lanes) {
         const int64_t pixels = count - q < lanes ? count - q : lanes;
@@ -322,8 +323,8 @@ private:
         with_block_size(block_rows, int(block_ / lanes),
                         [&]<int MR, int NV>() { multiply_one<MR, NV>(a + m * grad_row_, b, count, sample, t, m); });
       }
-      if (done_ && turn_products_)
-        finish_turned(sample, m, m + block_rows);
+      if (done_ && transpose_products_)
+        finish_transposed(sample, m, m + block_rows);
     }
   }
 
@@ -348,7 +349,7 @@ private:
 #pragma GCC unroll 8
         for (int v = 0; v < NV; ++v)
           sums[r][v] += load(products_ + at + r * block_ + v * lanes);
-    if (!done_ || turn_products_) {
+    if (!done_ || transpose_products_) {
 #pragma GCC unroll 8
       for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 8
@@ -444,9 +445,9 @@ private:
     return sums;
   }
 
-  const WeightGrad &grad_;
+  const WeightGradParams &grad_;
   int64_t channel_blocks_, block_, out_rows_;
-  bool turn_products_;                   // instead of the weight and its gradient
+  bool transpose_products_;              // instead of the weight and its gradient
   bool first_run_ = true, done_ = false; // the run is the first; the band at hand is its last
   int64_t bands_ = 0;                    // of the run, multiplied before the one at hand
   int64_t first_row_, first_column_, span_rows_, band_width_, band_rows_, grad_row_;
@@ -457,8 +458,8 @@ private:
           channels_ = 0;
 };
 
-template <class S, class T> void weight_grad(const WeightGrad &grad, int64_t begin, int64_t end) {
-  WeightGradKernel<S, T>(grad).run(begin, end);
+template <class S, class T> void gemm_weight_grad(const WeightGradParams &grad, int64_t begin, int64_t end) {
+  GemmWeightGrad<S, T>(grad).run(begin, end);
 }
 
 } // namespace kerneldna::cpu::KERNELDNA_ISA

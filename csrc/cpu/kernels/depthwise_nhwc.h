@@ -3,7 +3,7 @@
 #pragma once
 
 #include "conv_params.h"
-#include "gemm.h"
+#include "microkernel.h"
 #include "scratch.h"
 #include "simd.h"
 #include "taps.h"
@@ -11,9 +11,9 @@
 namespace kerneldna::cpu::KERNELDNA_ISA {
 
 // A unit of work is a part of the channels of a sample.
-template <class S, class T> class PlaneChannelsKernel {
+template <class S, class T> class DepthwiseNhwc {
 public:
-  explicit PlaneChannelsKernel(const TileConv &conv) : conv_(conv) {
+  explicit DepthwiseNhwc(const ConvParams &conv) : conv_(conv) {
     part_ = ((conv.groups + conv.out_split - 1) / conv.out_split + lanes - 1) / lanes * lanes;
     const TapExtent extent = extent_of(conv.taps, conv.tap_count);
     const int64_t step = conv.source_step[1], last = conv.source.width - 1 - extent.last_column;
@@ -153,15 +153,15 @@ private:
     store(row_sums_ + c, load(row_sums_ + c) + dot);
   }
 
-  const TileConv &conv_;
+  const ConvParams &conv_;
   int64_t part_, inner_begin_, inner_end_;
   T *factors_, *sums_, *row_sums_; // sums of products with the partner, of the sample and of the row at hand
   Reached *reached_;
   int64_t sample_ = 0, first_ = 0, channels_ = 0, reached_count_ = 0;
 };
 
-template <class S, class T> void conv_planes_channels(const TileConv &conv, int64_t begin, int64_t end) {
-  PlaneChannelsKernel<S, T>(conv).run(begin, end);
+template <class S, class T> void depthwise_nhwc(const ConvParams &conv, int64_t begin, int64_t end) {
+  DepthwiseNhwc<S, T>(conv).run(begin, end);
 }
 
 } // namespace kerneldna::cpu::KERNELDNA_ISA

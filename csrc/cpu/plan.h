@@ -1,5 +1,5 @@
-// Carries out a TileConv, forward or input gradient: chooses the form, packs the weight if that form wants it, cuts the
-// work into units for the threads.
+// Plans and runs a convolution, forward or input gradient: chooses the kernel, packs the weight if that kernel wants
+// it, cuts the work into units for the threads.
 #pragma once
 
 #include "host.h"
@@ -11,10 +11,10 @@ bool has_adjacent_channels(const Image &image);
 
 // Sets conv.tiles, which depends on the shape alone, not on the number of threads, so that sums over tiles come out the
 // same for any.
-void plan_tiles(TileConv &conv, ScalarType dtype);
+void plan_tiles(ConvParams &conv, ScalarType dtype);
 
 // weight_group, weight_row, weight_channel and taps[].weight say where the weight stands; the rest of the weight's
 // description is filled in here.
-void convolve(TileConv &conv, ScalarType dtype);
+void run_conv(ConvParams &conv, ScalarType dtype);
 
 } // namespace kerneldna::cpu
