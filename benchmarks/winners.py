@@ -22,7 +22,7 @@ from kerneldna_ops.backends import _winners
 from kerneldna_ops.backends._winners import AXES, NATIVE, Winner
 
 from .candidates import Candidate, op
-from .cases import MODES, Case, Operands, Shape, make_operands
+from .cases import DTYPES, MODES, Case, Operands, Shape, make_operands
 from .measure import TOLERANCE, prepare
 from .options import listed, one_of
 from .paired import Call, alternate, geometric_mean, sample
@@ -81,8 +81,16 @@ def cases(of: dict[str, str]) -> Iterator[Case]:
     """What stands for a class."""
     for name, batch, mode in product(SHAPES[of["kind"]], BATCHES, MODES):
         shape = Shape.parse(name)
-        if (shape.out_size**2 >= _winners.LARGE_MAP) == (of["map"] == "large"):
+        if _is_of(shape, of):
             yield Case(shape, batch, of["layout"], mode, of["dtype"])
+
+
+def _is_of(shape: Shape, of: dict[str, str]) -> bool:
+    input, weight = (1, shape.in_channels, shape.size, shape.size), (shape.out_channels, 1, shape.kernel, shape.kernel)
+    stride, padding = [shape.stride] * 2, [shape.padding] * 2
+    of_call = DTYPES[of["dtype"]], of["spatial"] == "per_sample", of["layout"] == "channels_last"
+    number = torch.ops.kerneldna._conv_class(input, weight, stride, padding, (1, 1), shape.groups, *of_call)
+    return bool(number == _winners.class_number(of))
 
 
 def measure_class(of: dict[str, str], rounds: int) -> dict[str, Any]:

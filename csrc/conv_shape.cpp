@@ -34,6 +34,28 @@ int64_t out_size(int64_t in, int64_t kernel, int64_t stride, int64_t padding, in
   return span < 0 ? 0 : int64_t(span / stride) + 1;
 }
 
+ConvShape shape_of_sizes(const std::vector<int64_t> &input, const std::vector<int64_t> &weight,
+                         const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
+                         const std::vector<int64_t> &dilation, int64_t groups) {
+  ConvShape shape{};
+  shape.batch = input.at(0);
+  shape.in_channels = input.at(1);
+  shape.in_height = input.at(2);
+  shape.in_width = input.at(3);
+  shape.out_channels = weight.at(0);
+  shape.kernel_height = weight.at(2);
+  shape.kernel_width = weight.at(3);
+  for (int axis = 0; axis < 2; ++axis) {
+    shape.stride[axis] = stride.at(axis);
+    shape.padding[axis] = padding.at(axis);
+    shape.dilation[axis] = dilation.at(axis);
+  }
+  shape.groups = groups;
+  shape.out_height = out_size(shape.in_height, shape.kernel_height, stride[0], padding[0], dilation[0]);
+  shape.out_width = out_size(shape.in_width, shape.kernel_width, stride[1], padding[1], dilation[1]);
+  return shape;
+}
+
 ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
                      const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
                      const OptionalTensor &spatial_attention, const std::vector<int64_t> &stride,

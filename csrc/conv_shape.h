@@ -23,6 +23,11 @@ struct ConvShape {
 // Of the output along an axis; 0 where the kernel does not fit into the input.
 int64_t out_size(int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation);
 
+// Of a call that has been checked.
+ConvShape shape_of_sizes(const std::vector<int64_t> &input, const std::vector<int64_t> &weight,
+                         const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
+                         const std::vector<int64_t> &dilation, int64_t groups);
+
 // Throws one sentence that names the argument, what was expected and what came.
 ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
                      const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,

@@ -20,7 +20,9 @@ STABLE_TORCH_LIBRARY(kerneldna, m) {
   m.def("_selected_conv_backward" KERNELDNA_CONV_BACKWARD_ARGUMENTS);
   m.def("_selected_squeeze_excite" KERNELDNA_SQUEEZE_EXCITE_ARGUMENTS);
   m.def("_select_in_python(int[] classes) -> ()");
-  m.def("_cuda_refusal(int device) -> str"); // in a CUDA build: cuda/refusal.h
+  m.def("_conv_class(int[] input, int[] weight, int[] stride, int[] padding, int[] dilation, int groups, "
+        "ScalarType dtype, bool spatial_per_sample, bool channels_last) -> int"); // selection.h
+  m.def("_cuda_refusal(int device) -> str");                                      // in a CUDA build: cuda/refusal.h
   m.def("_cuda_conv_refusal(int[] input, int[] weight, int[] stride, int[] padding, int[] dilation, int groups, "
         "int element_bytes) -> str"); // cuda/conv_refusal.h
   m.def("_build_info() -> str");

@@ -15,6 +15,7 @@
 namespace kerneldna {
 namespace {
 
+using torch::headeronly::ScalarType;
 using torch::stable::detail::from;
 using torch::stable::detail::to;
 
@@ -24,6 +25,39 @@ std::array<std::atomic<uint64_t>, kWords> classes_of_python{};
 void call_python(const char *op, StableIValue *stack) {
   if (torch_call_dispatcher(op, "", stack, TORCH_ABI_VERSION) != AOTI_TORCH_SUCCESS)
     throw std::runtime_error(torch_error(std::string(op) + " failed"));
+}
+
+int class_number(const ConvShape &shape, ScalarType type, bool spatial_per_sample, bool channels_last) {
+  int dtype = 0;
+  switch (type) {
+  case ScalarType::Float:
+    dtype = 1;
+    break;
+  case ScalarType::Half:
+    dtype = 2;
+    break;
+  case ScalarType::BFloat16:
+    dtype = 3;
+    break;
+  default:
+    break;
+  }
+  int kind = 0;
+  if (shape.groups > 1)
+    kind = shape.groups == shape.in_channels ? 2 : 3;
+  else if (shape.kernel_height == 1 && shape.kernel_width == 1)
+    kind = 1;
+  const bool large_map = shape.out_height * shape.out_width >= kLargeMap;
+  return dtype + 4 * kind + 16 * spatial_per_sample + 32 * channels_last + 64 * large_map;
+}
+
+// For Python, which may ask of tensors that no kernel of this library could read: of a call that has been checked.
+int64_t class_of_sizes(const std::vector<int64_t> &input, const std::vector<int64_t> &weight,
+                       const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
+                       const std::vector<int64_t> &dilation, int64_t groups, ScalarType dtype, bool spatial_per_sample,
+                       bool channels_last) {
+  return class_number(shape_of_sizes(input, weight, stride, padding, dilation, groups), dtype, spatial_per_sample,
+                      channels_last);
 }
 
 } // namespace
@@ -44,29 +78,8 @@ bool selected_in_python(int call_class) {
 }
 
 int call_class(const ConvShape &shape, const Tensor &input, const OptionalTensor &spatial_attention) {
-  int dtype = 0;
-  switch (input.scalar_type()) {
-  case torch::headeronly::ScalarType::Float:
-    dtype = 1;
-    break;
-  case torch::headeronly::ScalarType::Half:
-    dtype = 2;
-    break;
-  case torch::headeronly::ScalarType::BFloat16:
-    dtype = 3;
-    break;
-  default:
-    break;
-  }
-  int kind = 0;
-  if (shape.groups > 1)
-    kind = shape.groups == shape.in_channels ? 2 : 3;
-  else if (shape.kernel_height == 1 && shape.kernel_width == 1)
-    kind = 1;
   const bool per_sample = spatial_attention && spatial_attention->dim() == 3;
-  const bool large_map = shape.out_height * shape.out_width >= kLargeMap;
-  return dtype + 4 * kind + 16 * per_sample + 32 * is_channels_last(input) + 64 * large_map +
-         kConvClasses * input.is_cuda();
+  return class_number(shape, input.scalar_type(), per_sample, is_channels_last(input)) + kConvClasses * input.is_cuda();
 }
 
 int squeeze_excite_class(const Tensor &input) {
@@ -139,3 +152,7 @@ std::string build_info() {
 }
 
 } // namespace kerneldna
+
+STABLE_TORCH_LIBRARY_IMPL(kerneldna, CompositeExplicitAutograd, m) {
+  m.impl("_conv_class", TORCH_BOX(&kerneldna::class_of_sizes));
+}

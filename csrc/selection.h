@@ -15,7 +15,8 @@
 
 namespace kerneldna {
 
-// What decides which backend is faster; backends/_winners.py computes the same number.
+// What decides which backend is faster. Python asks for the number by kerneldna::_conv_class, which knows no device;
+// backends/_winners.py has the digits' names.
 //     dtype          0 float64, 1 float32, 2 float16, 3 bfloat16
 //     kind           0 dense, 1 pointwise (1x1), 2 depthwise (groups = C_in > 1), 3 grouped
 //     per_sample     spatial attention per sample

@@ -99,23 +99,7 @@ namespace {
 std::string conv_refusal_of_sizes(const std::vector<int64_t> &input, const std::vector<int64_t> &weight,
                                   const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
                                   const std::vector<int64_t> &dilation, int64_t groups, int64_t element_bytes) {
-  ConvShape shape{};
-  shape.batch = input.at(0);
-  shape.in_channels = input.at(1);
-  shape.in_height = input.at(2);
-  shape.in_width = input.at(3);
-  shape.out_channels = weight.at(0);
-  shape.kernel_height = weight.at(2);
-  shape.kernel_width = weight.at(3);
-  for (int axis = 0; axis < 2; ++axis) {
-    shape.stride[axis] = stride.at(axis);
-    shape.padding[axis] = padding.at(axis);
-    shape.dilation[axis] = dilation.at(axis);
-  }
-  shape.groups = groups;
-  shape.out_height = out_size(shape.in_height, shape.kernel_height, stride[0], padding[0], dilation[0]);
-  shape.out_width = out_size(shape.in_width, shape.kernel_width, stride[1], padding[1], dilation[1]);
-  return conv_refusal(shape, element_bytes);
+  return conv_refusal(shape_of_sizes(input, weight, stride, padding, dilation, groups), element_bytes);
 }
 
 } // namespace

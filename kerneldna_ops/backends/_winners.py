@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from .._arguments import output_memory_format
-from ..checks import out_size
 from ..library import build_info
 from . import _tuned
 
-# The digits of a class's number, the lowest first; call_class in csrc/selection.cpp counts the same way, and adds
+_conv_class = torch.ops.kerneldna._conv_class.default
+
+# The digits of a class's number, the lowest first, by name. csrc/selection.h finds the number of a call, and adds
 # CLASSES on CUDA.
 AXES: dict[str, tuple[str, ...]] = {
     "dtype": ("float64", "float32", "float16", "bfloat16"),
@@ -31,7 +32,6 @@ AXES: dict[str, tuple[str, ...]] = {
     "map": ("small", "large"),
 }
 CLASSES = prod(map(len, AXES.values()))
-LARGE_MAP = 512  # output pixels of a sample
 
 NATIVE = "cpu"  # what the C++ library runs on the CPU without asking Python
 
@@ -58,7 +58,7 @@ def class_number(of: Mapping[str, str]) -> int:
     return total
 
 
-def describe(
+def class_of(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -69,20 +69,13 @@ def describe(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-) -> dict[str, str]:
-    """The class of a call of the op, as its values on the AXES."""
-    if groups > 1:
-        kind = "depthwise" if groups == input.shape[1] else "grouped"
-    else:
-        kind = "pointwise" if weight.shape[2:] == (1, 1) else "dense"
-    sizes = zip(input.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
-    return {
-        "dtype": str(input.dtype).removeprefix("torch."),
-        "kind": kind,
-        "spatial": "per_sample" if spatial_attention is not None and spatial_attention.dim() == 3 else "static",
-        "layout": "channels_last" if output_memory_format(input) is torch.channels_last else "nchw",
-        "map": "large" if prod(out_size(*size) for size in sizes) >= LARGE_MAP else "small",
-    }
+) -> int:
+    """The number of the class of a call of the op."""
+    geometry = (stride, padding, dilation, groups)
+    per_sample = spatial_attention is not None and spatial_attention.dim() == 3
+    channels_last = output_memory_format(input) is torch.channels_last
+    number: int = _conv_class(input.shape, weight.shape, *geometry, input.dtype, per_sample, channels_last)
+    return number
 
 
 def file_of_the_cpu() -> Path:
@@ -118,4 +111,4 @@ def winner_of(args: tuple[Any, ...], function: str = "conv") -> Winner | None:
         entry = _tuned.find(function, args)
         if entry is not None:
             return Winner(entry.backend, "measured fastest on this device")
-    return table(args[0].device.type).get(class_number(describe(*args)))
+    return table(args[0].device.type).get(class_of(*args))

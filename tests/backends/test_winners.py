@@ -16,7 +16,7 @@ from benchmarks import winners as benchmark
 from benchmarks.winners import CANDIDATES, COMPOSITE_WINS_ABOVE, NATIVE
 from kerneldna_ops import backends, compatible_backends, use_backend
 from kerneldna_ops.backends import _winners
-from kerneldna_ops.backends._winners import AXES, CLASSES, Winner, class_number, describe
+from kerneldna_ops.backends._winners import AXES, CLASSES, Winner, class_number, class_of
 from support import layouts
 from support.cases import CASES, SAMPLE, STATIC, Case, build
 
@@ -69,7 +69,7 @@ def test_every_class_has_a_number():
 
 def test_the_numbers_are_those_of_the_library(winners):
     for number, call in CALLS.items():
-        assert _winners.class_number(describe(*call)) == number
+        assert class_of(*call) == number
         select_in_python([number])
         assert classes_of_python() == {number}
 
@@ -86,7 +86,7 @@ ABSENT = [Case("no_attention", (2, 3, 4, 5), 3, spatial="absent")]
 def test_odd_calls_have_the_class_that_the_library_gives_them(winners):
     for case in CASES + EDGES + LAYOUTS + ABSENT:
         call = build(case, torch.float32)
-        number = _winners.class_number(describe(*call))
+        number = class_of(*call)
         grad, mask = torch.zeros(case.output), [tensor is not None for tensor in call.tensors]
         select_in_python([number])
         assert goes_to_python(conv, *call), case
