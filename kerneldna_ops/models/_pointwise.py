@@ -3,7 +3,7 @@
 from torch import nn
 
 from ..nn import ChildConv2d
-from ..nn._check_arguments import Norm
+from ..nn._checks import Norm
 
 EXPANSION = 4  # the reduction in the gate of the widening convolution of a block
 PROJECTION = 24  # and of the narrowing one, whose input is wide, and its squeeze-excite would be too

@@ -25,11 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn import ChildConv2d
-from ..nn._check_arguments import Norm
-from ._arguments import check_counts
+from ..nn._checks import Norm
+from ._checks import check_counts
 from ._pointwise import EXPANSION, PROJECTION, pointwise
-from ._weighted_layers import weighted_layers
-from .network import Network
+from .network import Network, weighted_layers
 from .weights import load_weights
 
 STAGES = ((96, 3), (192, 3), (384, 9), (768, 3))  # channels and blocks

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from ..nn._check_arguments import Norm
-from ._need_torchvision import need_torchvision
+from ..nn._checks import Norm
+from ._checks import need_torchvision
 from .registry import list_models
 from .weights import load_weights
 

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn import ChildConv2d, conv_norm
-from ..nn._check_arguments import Norm
-from ._arguments import check_counts
+from ..nn._checks import Norm
+from ._checks import check_counts
 from ._pointwise import EXPANSION, PROJECTION, pointwise
-from ._weighted_layers import weighted_layers
-from .network import Network
+from .network import Network, weighted_layers
 from .published import PublishedNames
 from .weights import load_weights
 

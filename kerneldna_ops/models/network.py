@@ -1,8 +1,9 @@
-"""What the networks with shared kernels have in common: which state_dicts they load, and what they say of others."""
+"""What the networks with shared kernels have in common: which state_dicts they load, what they say of others, and which
+of their layers start from random weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -104,3 +105,16 @@ def _check_entry(name: str, model: nn.Module, key: str, own: Tensor, value: Any)
     if classifiers and key.rpartition(".")[0] == classifiers[-1] and value.shape[1:] == own.shape[1:]:
         sentence += f", build it with num_classes={value.shape[0]}"
     raise RuntimeError(sentence)
+
+
+def weighted_layers(model: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
+    """The convolutions, and both layers of the squeeze-excites, which the published networks write as convolutions.
+
+    Not the classifier, and not the heads of dynamic attention, which start at zero.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            yield module
+        elif isinstance(module, SqueezeExcite):
+            yield module.fc1
+            yield module.fc2

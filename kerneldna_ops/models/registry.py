@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from . import convnext, mobilenet_v2, resnet
-from ._arguments import check_counts
-from ._need_torchvision import need_torchvision
+from ._checks import check_counts, need_torchvision
 from .weights import load_weights
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {

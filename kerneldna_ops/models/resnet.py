@@ -9,11 +9,10 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from ..nn import ChildConv2d, conv_norm
-from ..nn._check_arguments import Norm
+from ..nn._checks import Norm
 from ..nn.adapter import Attention
-from ._arguments import check_counts
-from ._weighted_layers import weighted_layers
-from .network import Network
+from ._checks import check_counts
+from .network import Network, weighted_layers
 from .published import PublishedNames
 from .resnet_names import resnet18_names, resnet50_names
 from .weights import load_weights

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from ..nn._check_arguments import Norm
-from ._need_torchvision import need_torchvision
+from ..nn._checks import Norm
+from ._checks import need_torchvision
 from .weights import load_weights
 
 # A network -> which of layer2, layer3 and layer4 are dilated in place of their stride.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from ._check_arguments import Norm, flag
+from ._checks import Norm, flag
 from ._fx import leaf
 from .squeeze_excite import SqueezeExcite
 

@@ -11,8 +11,7 @@ from torch.fx import Proxy
 
 from .. import functional
 from ..checks import check_pair
-from ._check_arguments import Norm, flag
-from ._check_input import check_layer_input
+from ._checks import Norm, check_layer_input, flag
 from ._fx import leaf
 from ._parent import PartsWithParent, weight_made_by_hooks
 from .adapter import Adapter, Attention

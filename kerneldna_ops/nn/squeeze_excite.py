@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from ._bare import is_bare
-from ._check_arguments import Norm, norm_of, whole
-from ._check_input import check_layer_input
+from ._checks import Norm, check_layer_input, norm_of, whole
 from ._fused_gate import fused_gate
 from ._fx import leaf
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..nn import ChildConv2d
-from ..nn._check_arguments import Norm
+from ..nn._checks import Norm
 from ..nn.adapter import Attention
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..nn import ChildConv2d
-from ..nn._check_arguments import Norm
+from ..nn._checks import Norm
 from ..nn.adapter import Attention
 from .grouping import Source, find_groups
 from .options import AdapterOptions

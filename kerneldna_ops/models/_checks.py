@@ -1,6 +1,13 @@
-"""What is said where torchvision is needed and not there, or there without its operators."""
+"""What the builders of networks say about arguments that do not fit, and where torchvision is missing."""
 
 import torch
+
+
+def check_counts(builder: str, **counts: int) -> None:
+    """Every argument must be a whole number of at least 1."""
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{builder}: {name} must be a whole number of at least 1, got {count!r}")
 
 
 def need_torchvision(user: str, operators: bool = False) -> None:
