@@ -1,17 +1,24 @@
-"""Every block of Python in README.md and docs/ runs, where its tools are installed, and every link leads somewhere."""
+"""What README, docs, CONTRIBUTING and examples say holds: blocks of Python and examples run, where their tools are
+installed, commands are those that there are, and links lead somewhere."""
 
 import ast
 import importlib.util
 import os
 import re
+import runpy
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from kerneldna_ops.commands import cli
+
 ROOT = Path(__file__).parents[1]
 README, PAGES = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
-LINKED = [README, *PAGES, ROOT / "csrc" / "cuda" / "README.md"]
+LINKED = [README, *PAGES, *sorted(ROOT.glob("C*.md")), ROOT / "SECURITY.md", ROOT / "csrc" / "cuda" / "README.md"]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 def blocks(page):
@@ -63,18 +70,87 @@ def test_readme():
     exec(compile(code, str(README), "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def anchors_of(page):
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 _-]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
 def test_links(page):
     text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
-    anchors = {
-        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.M)
-    }
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
-        if link.startswith("#"):
-            assert link[1:] in anchors, link
-        elif not link.startswith("http"):
-            assert (page.parent / link).exists(), link
+        if not link.startswith("http"):
+            file, _, anchor = link.partition("#")
+            target = (page.parent / file) if file else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors_of(target), link
+
+
+def shell_commands(page):
+    for block in re.findall(r"^```bash\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE):
+        yield from (shlex.split(line, comments=True) for line in block.splitlines() if shlex.split(line, comments=True))
+    for command in re.findall(r"`((?:make|python -m|kerneldna) [^`]+)`", page.read_text()):
+        yield command.split()
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_commands(page, monkeypatch, tmp_path):
+    """They are not run, as most take minutes or a card; but there is what they name, and it takes their options."""
+    for command in shell_commands(page):
+        check_command(command, monkeypatch)
+
+
+def check_command(command, monkeypatch):
+    program, *arguments = command
+    if program == "pip":  # what there is to install from is the checkout or an index
+        assert arguments[0] == "install", command
+    elif program == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert arguments[0] in targets, command
+    elif program == "kerneldna":
+        assert parses(arguments, monkeypatch), command
+    elif program.endswith("python") and arguments[0] == "-m":
+        module, *options = arguments[1:]
+        assert importlib.util.find_spec(module) is not None, command
+        paths = [option.partition("::")[0] for option in options if option.startswith(("tests", "benchmarks/"))]
+        assert all((ROOT / path).exists() for path in paths), command
+    else:
+        assert (ROOT / program).is_file(), command
+
+
+def parses(arguments, monkeypatch):
+    """Whether the command's own parser takes them; what it would do is left out."""
+    if arguments[0] in ("env", "COMMAND"):
+        return True
+    if len(arguments) == 1:  # named in a sentence
+        return arguments[0] in cli.COMMANDS
+    module = importlib.import_module(cli.COMMANDS[arguments[0]][0], cli.__package__)
+    monkeypatch.setattr(module, "run", lambda options: 0)
+    return cli.main(arguments) == 0
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=name_of)
+def test_example(example, tmp_path, monkeypatch, capsys, threads):
+    assert len(example.read_text().splitlines()) < 80
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(example)])
+    if example.name == "measure_gpu.py" and not torch.cuda.is_available():
+        with pytest.raises(SystemExit, match="needs an NVIDIA GPU"):
+            runpy.run_path(str(example), run_name="__main__")
+    else:
+        runpy.run_path(str(example), run_name="__main__")
+        assert capsys.readouterr().out
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 130
 
 
 def test_there_are_blocks():
     assert len(list(cases())) > 10
+    assert len(list(shell_commands(README))) >= 4
+    assert len(EXAMPLES) >= 5
