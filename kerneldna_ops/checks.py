@@ -10,25 +10,15 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-_TENSORS = ("input", "weight", "bias", "channel_attention", "filter_attention", "spatial_attention")
+from .call import TENSORS, BackwardCall, Call
+
 _LARGEST_PADDING = 2**24
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def check_conv(
-    op: str,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    channel_attention: Tensor | None,
-    filter_attention: Tensor | None,
-    spatial_attention: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> tuple[int, int, int, int]:
-    """The shape of the output, or a TypeError / ValueError that names the argument, what was expected and what came."""
+def check_conv(op: str, call: Call) -> None:
+    """A TypeError or ValueError, where one is due, names the argument, what was expected and what came."""
+    input, weight, bias, *_, stride, padding, dilation, groups = call
     check_input(op, input, "[N, C_in, H, W]")
     check_4d(op, "weight", weight, "[C_out, C_in/groups, kh, kw]")
     _check_like_input(op, "weight", weight, input)
@@ -53,31 +43,27 @@ def check_conv(
             op, f"weight must have C_in/groups = {c // groups} input channels, got {c_per_group} in {_shape(weight)}"
         )
     _check_bias(op, "bias", bias, o, input)
-    _check_attention(op, "channel_attention", channel_attention, input, (n, c))
-    _check_attention(op, "filter_attention", filter_attention, input, (n, o))
-    _check_attention(op, "spatial_attention", spatial_attention, input, (n, kh, kw))
-
-    out_height = out_size(height, kh, stride[0], padding[0], dilation[0])
-    out_width = out_size(width, kw, stride[1], padding[1], dilation[1])
+    _check_attention(op, "channel_attention", call, n, c)
+    _check_attention(op, "filter_attention", call, n, o)
+    _check_attention(op, "spatial_attention", call, n, kh, kw)
+    _, _, out_height, out_width = call.output_shape
     if not (out_height > 0 and out_width > 0):
         _refuse(
             op,
             f"the output would be empty: a kernel of [{kh}, {kw}] with dilation {list(dilation)} does not fit into an"
             f" input of [{height}, {width}] with padding {list(padding)}",
         )
-    return n, o, out_height, out_width
 
 
-def check_conv_backward(op: str, grad_output: Tensor, input: Tensor, *args: Any) -> tuple[int, int, int, int]:
-    *conv_args, output_mask = args
-    shape = check_conv(op, input, *conv_args)
-    _check_like_input(op, "grad_output", grad_output, input)
-    if list(grad_output.shape) != list(shape):
-        _refuse(op, f"grad_output must have shape {list(shape)}, got {_shape(grad_output)}")
-    for name, tensor, wanted in zip(_TENSORS, (input, *conv_args), output_mask, strict=False):
+def check_conv_backward(op: str, call: BackwardCall) -> None:
+    grad_output, forward, output_mask = call
+    check_conv(op, forward)
+    _check_like_input(op, "grad_output", grad_output, forward.input)
+    if list(grad_output.shape) != list(forward.output_shape):
+        _refuse(op, f"grad_output must have shape {list(forward.output_shape)}, got {_shape(grad_output)}")
+    for name, tensor, wanted in zip(TENSORS, forward.tensors, output_mask, strict=False):
         if wanted and tensor is None:
             _refuse(op, f"output_mask asks for the gradient of {name}, which is None")
-    return shape
 
 
 def check_squeeze_excite(
@@ -196,15 +182,15 @@ def _check_bias(op: str, name: str, bias: Tensor | None, size: int, input: Tenso
         _refuse(op, f"{name} must have shape [{size}], got {_shape(bias)}")
 
 
-def _check_attention(op: str, name: str, attention: Tensor | None, input: Tensor, per_sample: tuple[int, ...]) -> None:
+def _check_attention(op: str, name: str, call: Call, batch: int, *static: int) -> None:
+    attention = getattr(call, name)
     if attention is None:
         return
-    _check_like_input(op, name, attention, input)
-    static = per_sample[1:]
-    if attention.shape != (per_sample if attention.dim() == len(per_sample) else static):
+    _check_like_input(op, name, attention, call.input)
+    if attention.shape != (static if call.kind(name) == "static" else (batch, *static)):
         _refuse(
             op,
-            f"{name} must have shape {list(per_sample)} (per sample) or {list(static)} (static), got"
+            f"{name} must have shape {[batch, *static]} (per sample) or {list(static)} (static), got"
             f" {_shape(attention)}",
         )
 
@@ -212,8 +198,3 @@ def _check_attention(op: str, name: str, attention: Tensor | None, input: Tensor
 def _is_dense(weight: Tensor, out: int, features: int) -> bool:
     """A fully connected layer, also in the form of a 1x1 convolution."""
     return weight.shape == (out, features) or weight.shape == (out, features, 1, 1)
-
-
-def out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    span = size + 2 * padding - dilation * (kernel - 1) - 1
-    return 0 if span < 0 else span // stride + 1

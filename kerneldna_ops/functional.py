@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from . import _modulation, backends
+from .call import Call
 from .checks import check_4d, check_conv, check_input, check_pair
 from .op import autocast
 
@@ -77,7 +78,7 @@ def conv2d(
                     output = backends.call(_conv, *args)
         except (RuntimeError, TypeError):
             # The op has checked everything already; what is left is to tell a wrong type from a wrong value.
-            _check(args)
+            _check(Call(*args))
             raise
     return output[0] if image else output
 
@@ -135,10 +136,10 @@ def explain_backends(
     if isinstance(input, Tensor) and input.dim() == 3:
         input = input[None]
     attentions = (channel_attention, filter_attention, spatial_attention)
-    args = _op_arguments(input, weight, bias, *attentions, stride, padding, dilation, groups)
-    _check(args)
-    names = dict.fromkeys((*backends.preference(args), *backends.NAMES))
-    return {name: backends.can_run(name, args) for name in names}
+    call = Call(*_op_arguments(input, weight, bias, *attentions, stride, padding, dilation, groups))
+    _check(call)
+    names = dict.fromkeys((*backends.preference(call), *backends.NAMES))
+    return {name: backends.can_run(name, call) for name in names}
 
 
 def compatible_backends(*args: Any, **kwargs: Any) -> list[str]:
@@ -146,18 +147,9 @@ def compatible_backends(*args: Any, **kwargs: Any) -> list[str]:
     return [name for name, (runs, _) in explain_backends(*args, **kwargs).items() if runs]
 
 
-def _op_arguments(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    channel_attention: Tensor | None,
-    filter_attention: Tensor | None,
-    spatial_attention: Tensor | None,
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
-    groups: int,
-) -> tuple[Any, ...]:
+def _op_arguments(*args: Any) -> tuple[Any, ...]:
+    """What the op takes, for the arguments of `conv2d`."""
+    input, weight, bias, c, f, s, stride, padding, dilation, groups = args
     stride, dilation = _pair("stride", stride), _pair("dilation", dilation)
     if isinstance(padding, str):
         input, padding = _named_padding(input, weight, padding, stride, dilation)
@@ -165,12 +157,11 @@ def _op_arguments(
         padding = _pair("padding", padding)
     if type(groups) is not int:
         groups = _integer("groups must be an int", groups)
-    if channel_attention is not None:
-        channel_attention = _without_pixel(channel_attention)
-    if filter_attention is not None:
-        filter_attention = _without_pixel(filter_attention)
-    attentions = (channel_attention, filter_attention, spatial_attention)
-    return input, weight, bias, *attentions, stride, padding, dilation, groups
+    if c is not None:
+        c = _without_pixel(c)
+    if f is not None:
+        f = _without_pixel(f)
+    return input, weight, bias, c, f, s, stride, padding, dilation, groups
 
 
 def _pair(name: str, value: Pair) -> tuple[int, int]:
@@ -227,8 +218,8 @@ def _named_padding(
     return input, (height // 2, width // 2)
 
 
-def _check(args: tuple[Any, ...]) -> None:
-    device_type = args[0].device.type if isinstance(args[0], Tensor) else "cpu"
+def _check(call: Call) -> None:
+    device_type = call.input.device.type if isinstance(call.input, Tensor) else "cpu"
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        args = autocast.cast(device_type, args)
-    check_conv("conv2d", *args)
+        call = Call(*autocast.cast(device_type, call))
+    check_conv("conv2d", call)

@@ -1,5 +1,7 @@
 """The operation in plain PyTorch: slow, and right at a glance. Every backend is tested against it."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -11,9 +13,9 @@ def conv2d_reference(
     channel_attention: Tensor | None = None,
     filter_attention: Tensor | None = None,
     spatial_attention: Tensor | None = None,
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] = 0,
-    dilation: int | tuple[int, int] = 1,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
     """Convolve each sample with its own kernel, weight * f * c * s, as one convolution of N * groups groups.

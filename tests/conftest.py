@@ -385,13 +385,13 @@ def ran(monkeypatch):
     names = []
 
     def spy(name, function, label):
-        original = getattr(backends.load(name), function)
+        original = getattr(backends.MODULES[name], function)
 
         def run(*args):
             names.append(label)
             return original(*args)
 
-        monkeypatch.setattr(backends.load(name), function, run)
+        monkeypatch.setattr(backends.MODULES[name], function, run)
 
     for name in ("composite", "reference"):
         spy(name, "conv", name)

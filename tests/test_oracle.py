@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kerneldna_ops.call import TENSORS
 from kerneldna_ops.reference import conv2d_reference
 from support import oracle
-from support.cases import ABSENT, EDGES, SMALL, SUBSETS, TENSORS, build, grad_output, numbers
+from support.cases import ABSENT, EDGES, SMALL, SUBSETS, build, grad_output, numbers
 from support.truths import by_autograd
 
 LOOPS = [*SMALL, *SUBSETS, *(case for case in EDGES if case.products <= 20_000)]

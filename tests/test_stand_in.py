@@ -26,7 +26,8 @@ FILES = [
 ]
 SAMPLE = " or ".join(
     [
-        "test_forms and (stand_in or no_bias-c_sample-f_static-s_sample or bias-c_absent-f_sample-s_static)",
+        "test_forms and stand_in",
+        "test_forms and (no_bias-c_per_sample-f_static-s_per_sample or bias-c_absent-f_per_sample-s_static)",
         "test_on_a_card and not test_opcheck and not static",
         "test_every_backend_of_the_stand_in",
         "test_sums_of_ones and one_row and all_per_sample and contiguous",

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..call import ATTENTIONS, BackwardCall, Call
 from .backward_choice import UNTUNED, BackwardConfigs, Choice, Wanted, use_blocks
 from .conv_product import forward
 from .conv_sample_blocks import sample_gradients
@@ -30,62 +31,45 @@ Gradients = tuple[Tensor | None, ...]
 
 
 def gradients(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    channel_attention: Tensor | None,
-    filter_attention: Tensor | None,
-    spatial_attention: Tensor | None,
-    problem: Problem,
-    mask: Sequence[bool],
-    choice: Choice | None = None,
-    configs: BackwardConfigs | None = None,
+    backward: BackwardCall, problem: Problem, choice: Choice | None = None, configs: BackwardConfigs | None = None
 ) -> Gradients:
     """The gradients of input, weight, bias, channel, filter and spatial attention that the mask asks for, else None.
 
     Each in the shape and dtype of its tensor, in any memory format. Without a choice it is UNTUNED, but this project's
     kernels where spatial attention is per sample. Raises ValueError where aten's are chosen there: they have no form.
     """
-    tensors = (input, weight, bias, channel_attention, filter_attention, spatial_attention)
-    asked = [wanted and tensor is not None for wanted, tensor in zip(mask, tensors, strict=True)]
-    if not grad_output.numel():
+    tensors = backward.forward.tensors
+    asked = [wanted and tensor is not None for wanted, tensor in zip(backward.output_mask, tensors, strict=True)]
+    if not backward.grad_output.numel():
         found: Gradients = tuple(tensor if tensor is None else torch.zeros_like(tensor) for tensor in tensors)
     else:
-        call = _Call(grad_output, *tensors[:2], *tensors[3:], problem, choice, configs)
-        found = call.gradients(asked)
+        found = _Gradients(backward.grad_output, backward.forward, problem, choice, configs).of(asked)
     return tuple(
         grad.to(tensor.dtype) if wanted and grad is not None and tensor is not None else None
         for grad, tensor, wanted in zip(found, tensors, asked, strict=True)
     )
 
 
-class _Call:
-    """One call. c, f and s are the attentions per sample, None where they are static or absent."""
+class _Gradients:
+    """Those of one call. c, f and s are the attentions per sample, None where they are static or absent."""
 
     def __init__(
         self,
         grad_output: Tensor,
-        input: Tensor,
-        weight: Tensor,
-        channel_attention: Tensor | None,
-        filter_attention: Tensor | None,
-        spatial_attention: Tensor | None,
+        call: Call,
         problem: Problem,
         choice: Choice | None,
         configs: BackwardConfigs | None,
     ) -> None:
-        self.grad_output, self.input, self.weight, self.problem = grad_output, input, weight, problem
-        self.c, self.static_c = _by_kind(channel_attention, 1)
-        self.f, self.static_f = _by_kind(filter_attention, 1)
-        self.s, self.static_s = _by_kind(spatial_attention, 2)
+        self.grad_output, self.input, self.weight, self.problem = grad_output, call.input, call.weight, problem
+        (self.static_c, self.c), (self.static_f, self.f), (self.static_s, self.s) = map(call.by_kind, ATTENTIONS)
         self.choice = choice or (UNTUNED if self.s is None else Choice())
         self.device = device_running(grad_output.device)
         self.configs = configs or BackwardConfigs.of(problem, self.device)
         if self.s is not None and "aten" in (self.choice.input, self.choice.weight):
             raise ValueError(f"aten has no gradients where spatial attention is per sample, got {self.choice}.")
 
-    def gradients(self, asked: Sequence[bool]) -> Gradients:
+    def of(self, asked: Sequence[bool]) -> Gradients:
         for_input, for_weight, for_bias, for_c, for_f, for_s = asked
         static = (for_c and self.c is None) or (for_f and self.f is None) or (for_s and self.s is None)
         wanted = Wanted(
@@ -226,8 +210,3 @@ class _Call:
     def geometry(self) -> tuple[Any, ...]:
         problem = self.problem
         return problem.stride, problem.padding, problem.dilation, False, (0, 0), problem.groups
-
-
-def _by_kind(attention: Tensor | None, static_dim: int) -> tuple[Tensor | None, Tensor | None]:
-    """The attention as (per sample, static)."""
-    return (None, attention) if attention is not None and attention.dim() == static_dim else (attention, None)

@@ -5,22 +5,20 @@ copy, what is folded into the weight, and the launches. A call then makes its re
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..call import Call
 from . import operands
 from .config import Config
 from .conv_product import product
 from .problem import Problem
 
-Forward = Callable[..., Tensor]
 
-
-def forward(config: Config, problem: Problem, *first: Any) -> Forward:
-    """The op, for arguments like those of a first call of it; not depthwise, and not without samples."""
-    input, weight, bias, channel, filter, spatial = first[:6]
+def forward(config: Config, problem: Problem, first: Call) -> Callable[[Call], Tensor]:
+    """The op, for calls like a first one; not depthwise, and not without samples."""
+    input, weight, bias, channel, filter, spatial = first.tensors
     scale = operands.reduction_scale(channel, spatial, problem.in_channels)
     pixels = _as_it_stands(input, input.permute(0, 2, 3, 1).is_contiguous(), operands.pixels)
     taps = _as_it_stands(weight, weight.permute(0, 2, 3, 1).is_contiguous(), operands.taps_of)
@@ -31,15 +29,8 @@ def forward(config: Config, problem: Problem, *first: Any) -> Forward:
     folds = scale.tensor is None and not (channel is None and spatial is None)
     per_sample = None if scale.tensor is None else _reduction_scale(channel, spatial, problem.in_channels)
 
-    def call(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        channel: Tensor | None,
-        filter: Tensor | None,
-        spatial: Tensor | None,
-        *geometry: Any,
-    ) -> Tensor:
+    def answer(call: Call) -> Tensor:
+        input, weight, bias, channel, filter, spatial, *_ = call
         w = operands.folded(operands.taps_of(weight), channel=channel, spatial=spatial) if folds else taps(weight)
         g = None if per_sample is None else per_sample(channel, spatial)
         f = None if filter is None else filter.contiguous()
@@ -47,7 +38,7 @@ def forward(config: Config, problem: Problem, *first: Any) -> Forward:
         run(pixels(input), w, g, f, None if bias is None else bias.contiguous(), None, y)
         return y
 
-    return call
+    return answer
 
 
 def _as_it_stands(tensor: Tensor, dense: bool, copy: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

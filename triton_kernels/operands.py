@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..call import kind_of
+
 
 class Scale(NamedTuple):
     """A factor per sample and, for g, per tap: the tensor and how far apart samples and taps lie, 0 if they share."""
@@ -45,12 +47,12 @@ def sample_scale(factor: Tensor | None) -> Scale:
     """Filter attention (or channel attention) [N, O] or [O]."""
     if factor is None:
         return ABSENT
-    return Scale(factor.contiguous(), factor.shape[1] if factor.dim() == 2 else 0)
+    return Scale(factor.contiguous(), factor.shape[1] if kind_of("filter_attention", factor) == "per_sample" else 0)
 
 
 def reduction_scale(channel: Tensor | None, spatial: Tensor | None, channels: int) -> Scale:
     """g of channel attention [N, C] or [C] and spatial [N, KH, KW] or [KH, KW]; ABSENT if no sample has its own."""
-    if not per_sample(channel, spatial):
+    if "per_sample" not in (kind_of("channel_attention", channel), kind_of("spatial_attention", spatial)):
         return ABSENT
     if spatial is None:
         assert channel is not None
@@ -58,10 +60,6 @@ def reduction_scale(channel: Tensor | None, spatial: Tensor | None, channels: in
     g = spatial.flatten(-2)[..., None]
     g = g.expand(*g.shape[:-1], channels) if channel is None else g * channel[..., None, :]
     return Scale(g.contiguous(), g.shape[-2] * channels, channels)
-
-
-def per_sample(channel: Tensor | None, spatial: Tensor | None) -> bool:
-    return (channel is not None and channel.dim() == 2) or (spatial is not None and spatial.dim() == 3)
 
 
 def folded(

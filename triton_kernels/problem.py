@@ -1,12 +1,11 @@
 """The sizes of one convolution, which decide everything about its kernels but the values."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
+from ..call import Call, out_size
 from . import operands
 
 Pair = tuple[int, int]
@@ -45,22 +44,13 @@ class Problem:
     exact: bool = False
 
     @classmethod
-    def of(
-        cls,
-        input: Tensor,
-        weight: Tensor,
-        channel_attention: Tensor | None,
-        spatial_attention: Tensor | None,
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        groups: int,
-    ) -> "Problem":
+    def of(cls, call: Call) -> "Problem":
         """The sizes of a call of the op."""
+        input, weight, *_, stride, padding, dilation, groups = call
         batch, in_channels, height, width = input.shape
         out_channels, _, *kernel_size = weight.shape
         pairs = (tuple(pair) for pair in (kernel_size, stride, padding, dilation))
-        has_g = operands.per_sample(channel_attention, spatial_attention)
+        has_g = "per_sample" in (call.kind("channel_attention"), call.kind("spatial_attention"))
         exact = input.dtype is torch.float32 and operands.input_precision() == "ieee"
         return cls(batch, in_channels, out_channels, height, width, *pairs, groups, input.dtype, has_g, exact)
 
@@ -73,8 +63,7 @@ class Problem:
         return self._out_size(self.width, 1)
 
     def _out_size(self, size: int, axis: int) -> int:
-        reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
-        return (size + 2 * self.padding[axis] - reach) // self.stride[axis] + 1
+        return out_size(size, *(pair[axis] for pair in (self.kernel_size, self.stride, self.padding, self.dilation)))
 
     @property
     def size_class(self) -> "Problem":
@@ -108,7 +97,18 @@ class Problem:
         return self.batch * self.out_height * self.out_width
 
     @property
-    def depthwise(self) -> bool:
+    def counted_in_32_bits(self) -> dict[str, int]:
+        """Sizes that the kernels count so, by what they are."""
+        in_pixels, out_pixels = self.height * self.width, self.out_height * self.out_width
+        return {
+            "elements in the weight": self.out_channels * self.per_group[0] * self.taps,
+            "elements in a sample": max(self.in_channels * in_pixels, self.out_channels * out_pixels),
+            "pixels": self.batch * max(in_pixels, out_pixels),
+        }
+
+    @property
+    def plain_depthwise(self) -> bool:
+        """Whether each channel has one filter and each filter one channel, as conv_depthwise.py takes it."""
         return self.groups > 1 and self.groups == self.in_channels == self.out_channels
 
     @property

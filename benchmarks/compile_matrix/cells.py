@@ -79,7 +79,7 @@ def size_of(problem: Problem) -> str:
         size = f"b{problem.batch} {size}"
     if problem.stride != (1, 1):
         size += f" s{problem.stride[0]}x{problem.stride[1]}"
-    if problem.groups > 1 and not problem.depthwise:
+    if problem.groups > 1 and not problem.plain_depthwise:
         size += f" groups={problem.groups}"
     return size
 

@@ -1,7 +1,20 @@
-"""Which backend answers a call: the automatic choice, the explicit one, and the reasons."""
+"""Which backend answers a call: the automatic choice, the explicit one, and the reasons.
 
-import functools
-import importlib
+A backend is a module of this folder, with its name. Its contract, in terms of call.py; the arguments have been checked,
+and tensors may come in any memory format and go out in any:
+
+    can_run(call) -> (bool, str)            whether it takes this call of conv and its backward, and why (not)
+    conv(call) -> Tensor
+    conv_backward(backward) -> tuple        the gradient of each tensor of the call, None where it is not asked for
+    prepare(call or backward)               if it has one: what answers this call and all of its signature (_plans.py),
+                                            as conv or conv_backward would, but faster
+    runs_on(input) -> (bool, str)           the same as can_run of squeeze_excite
+    squeeze_excite(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias) -> Tensor
+
+It may raise CannotRun from any of them but the two that are asked: then the next backend answers. One with candidates
+and run, as triton and cuda have them, is measured by the autotuner.
+"""
+
 import logging
 import os
 import threading
@@ -14,17 +27,21 @@ import torch
 from torch import Tensor
 from torch.utils._contextlib import _DecoratorContextManager
 
-from .._arguments import output_memory_format
-from . import _plans, _tuned, _winners
+from ..call import AnyCall, BackwardCall, Call
+from . import _plans, _tuned, _winners, composite, cpu, cuda, cuda_host, reference, triton
+from ._plans import CannotRun as CannotRun
 
-# In order of preference, unless the table of measured winners says otherwise (_winners.py). A backend is a module of
-# this folder with the functions
-#     conv, conv_backward, squeeze_excite   the ops of those names; they take their arguments, by position
-#     prepare                               may say what answers all calls like one of the first two, faster than they
-#     can_run                               says with its reason whether the backend takes a call of the first two
-#     runs_on                               the same of squeeze_excite, by its input
-AUTOMATIC = ("cpu", "triton", "cuda", "composite", "reference")
-NAMES = (*AUTOMATIC, "cuda_host")
+MODULES: dict[str, ModuleType] = {
+    "cpu": cpu,
+    "triton": triton,
+    "cuda": cuda,
+    "composite": composite,
+    "reference": reference,
+    "cuda_host": cuda_host,
+}
+NAMES = tuple(MODULES)
+# In order of preference, unless the table of measured winners says otherwise (_winners.py).
+AUTOMATIC = NAMES[:-1]
 # One launch after the other is what squeeze_excite costs, so C++ comes before Triton.
 _AUTOMATIC_SQUEEZE_EXCITE = ("cpu", "cuda", "triton", "composite")
 
@@ -40,13 +57,14 @@ def check_name(name: str | None, source: str = "backend") -> str | None:
 
 _of_the_process = check_name(os.environ.get("KERNELDNA_BACKEND") or None, "KERNELDNA_BACKEND")
 
-# What is done before a call of a function ("conv" or "conv_backward") that nobody tuned: the call's arguments are those
-# of its forward and its own.
-Reaction = Callable[[str, tuple[Any, ...], tuple[Any, ...]], None]
+# What is done before a call that nobody tuned.
+Reaction = Callable[[AnyCall], None]
 
 
-def _tune(*call: Any) -> None:
-    load("_autotune").tune_and_keep(*call)
+def _tune(call: AnyCall) -> None:
+    from . import _autotune
+
+    _autotune.tune_and_keep(call)
 
 
 class _Thread(threading.local):
@@ -177,17 +195,9 @@ class Asked(NamedTuple):
         return stack
 
 
-@functools.cache
-def load(name: str) -> ModuleType:
-    return importlib.import_module(f"{__name__}.{name}")
-
-
-def preference(args: tuple[Any, ...], function: str = "conv") -> dict[str, str]:
-    """The backends in the order in which the automatic choice tries them for this call, each with the reason why.
-
-    args are those of the forward, whichever of "conv" and "conv_backward" the function is.
-    """
-    winner = _winners.winner_of(args, function)
+def preference(call: AnyCall) -> dict[str, str]:
+    """The backends in the order in which the automatic choice tries them for this call, each with the reason why."""
+    winner = _winners.winner_of(call)
     order = dict.fromkeys(AUTOMATIC, "automatic choice")
     if winner is None:
         return order
@@ -197,10 +207,6 @@ def preference(args: tuple[Any, ...], function: str = "conv") -> dict[str, str]:
 
 # What a backend found out only in a call: (its name, function, shape class) -> the reason against such calls.
 _refused: dict[tuple[str, str, str], str] = {}
-
-
-class CannotRun(RuntimeError):
-    """A backend found out only in the call that it cannot run it; the next one then answers this and all like it."""
 
 
 def refuse(name: str, function: str, shape_class: str, reason: str) -> None:
@@ -221,21 +227,23 @@ def refusal(name: str, function: str, shape_class: str) -> str:
     return _refused.get((name, function, shape_class), "")
 
 
-def can_run(name: str, conv_args: tuple[Any, ...], function: str = "conv") -> tuple[bool, str]:
-    """Whether a backend takes a call of `function`, "conv" or "conv_backward", whose forward has these arguments."""
-    runs, reason = load(name).can_run(*conv_args)
-    if runs and _refused and (refused := refusal(name, function, _tuned.key_of(*conv_args))):
+def can_run(name: str, call: AnyCall) -> tuple[bool, str]:
+    """Whether a backend takes a call, and why (not)."""
+    runs, reason = MODULES[name].can_run(call.forward)
+    if runs and _refused and (refused := refusal(name, call.function, _tuned.key_of(call.forward))):
         return False, refused
     return runs, reason
 
 
-def select(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> ModuleType:
-    """The backend that answers a call of `function` with args; conv_args are those of its forward."""
+def select(call: AnyCall) -> ModuleType:
+    """The backend that answers a call."""
     chosen, reaction = Asked.here()
     if reaction is not None and chosen in (None, "triton"):
-        load("_autotune").react(reaction, function, conv_args, args)
-    order = preference(conv_args, function) if chosen is None else {chosen: "explicit choice"}
-    return _first_that_runs(order, lambda name: can_run(name, conv_args, function))
+        from . import _autotune
+
+        _autotune.react(reaction, call)
+    order = preference(call) if chosen is None else {chosen: "explicit choice"}
+    return _first_that_runs(order, lambda name: can_run(name, call))
 
 
 def _select_gate(input: Tensor, shape_class: str) -> ModuleType:
@@ -243,7 +251,7 @@ def _select_gate(input: Tensor, shape_class: str) -> ModuleType:
     names = _AUTOMATIC_SQUEEZE_EXCITE if chosen is None else (chosen,)
 
     def runs(name: str) -> tuple[bool, str]:
-        runs, reason = load(name).runs_on(input)
+        runs, reason = MODULES[name].runs_on(input)
         refused = refusal(name, "squeeze_excite", shape_class)
         return runs and not refused, refused or reason
 
@@ -258,7 +266,7 @@ def _first_that_runs(order: dict[str, str], can_run: Callable[[str], tuple[bool,
         if runs:
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("%s: %s, %s", name, why, "; ".join([reason, *refusals]))
-            return load(name)
+            return MODULES[name]
         refusals.append(f"not {name} because {reason}")
     raise cannot_run(name, reason)
 
@@ -284,20 +292,20 @@ def python_selects(input: Tensor | None) -> bool:
     return input is not None and (_thread.backend is not None or not input.is_cpu)
 
 
-def plan_of(args: tuple[Any, ...]) -> _plans.Plan | None:
+def plan_of(call: Call) -> _plans.Plan | None:
     """What answers this call of conv, if calls like it were answered here before."""
-    return _plans.find(_signature(args))
+    return _plans.find(_signature(call))
 
 
-def conv(*args: Any) -> Tensor:
+def conv(call: Call) -> Tensor:
     """The output, in the memory format that the op gives it."""
-    output: Tensor = _planned("conv", args, args)
+    output: Tensor = _planned(call, call)
     return output
 
 
-def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
-    """The gradients that the last argument asks for, in the memory formats that the op gives them, else None."""
-    grads: tuple[Tensor | None, ...] = _planned("conv_backward", args[1:-1], args)
+def conv_backward(backward: BackwardCall) -> tuple[Tensor | None, ...]:
+    """The gradients that are asked for, in the memory formats that the op gives them, else None."""
+    grads: tuple[Tensor | None, ...] = _planned(backward, backward.arguments)
     return grads
 
 
@@ -316,49 +324,55 @@ def squeeze_excite(*args: Any) -> Tensor:
         raise
 
 
-def _planned(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
+def _planned(call: AnyCall, arguments: tuple[Any, ...]) -> Any:
     try:
-        key = _signature(args)
+        key = _signature(arguments)
         plan = _plans.find(key)
         if plan is None:
-            plan = _plan(function, conv_args, args)
-            if _thread.reaction is None or load("_autotune").settled(function, conv_args):
+            plan = _plan(call)
+            if _may_keep(call):
                 _plans.keep(key, plan)
-        return plan(*args)
+        return plan(call)
     except BaseException as error:
         _raised.keep(error)
         raise
 
 
-def _signature(args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+def _may_keep(call: AnyCall) -> bool:
+    """Not where the autotuner has yet to measure."""
+    if _thread.reaction is None:
+        return True
+    from . import _autotune
+
+    return _autotune.settled(call)
+
+
+def _signature(arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
     if _log.isEnabledFor(logging.DEBUG):  # then each call says what was chosen for it
         return None
-    return _plans.signature((_thread.backend, _thread.reaction is not None), args)
+    return _plans.signature((_thread.backend, _thread.reaction is not None), arguments)
 
 
-def _plan(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> _plans.Plan:
+def _plan(first: AnyCall) -> _plans.Plan:
     """What the selected backend answers; where it finds out only then that it cannot, what the next one does."""
-    backend = select(function, conv_args, args)
+    backend = select(first)
     prepare = getattr(backend, "prepare", None)
-    run = getattr(backend, function) if prepare is None else prepare(function, conv_args, args)
+    run = getattr(backend, first.function) if prepare is None else prepare(first)
 
-    def answer(run: Callable[..., Any], *args: Any) -> Any:
+    def answer(call: AnyCall) -> Any:
         try:
-            return run(*args)
+            return run(call)
         except CannotRun as error:
-            conv_args = args if function == "conv" else args[1:-1]
-            refuse(_name(backend), function, _tuned.key_of(*conv_args), str(error))
-        return _plan(function, conv_args, args)(*args)
+            refuse(_name(backend), call.function, _tuned.key_of(call.forward), str(error))
+        return _plan(call)(call)
 
-    if function == "conv":
-        memory_format = output_memory_format(args[0])
-        return lambda *args: answer(run, *args).contiguous(memory_format=memory_format)
-    formats = [
-        output_memory_format(tensor) if wanted else None for tensor, wanted in zip(args[1:7], args[-1], strict=True)
-    ]
+    if isinstance(first, Call):
+        memory_format = first.memory_format
+        return lambda call: answer(call).contiguous(memory_format=memory_format)
+    formats = first.memory_formats
 
-    def gradients(*args: Any) -> tuple[Tensor | None, ...]:
-        found = zip(answer(run, *args), formats, strict=True)
+    def gradients(call: AnyCall) -> tuple[Tensor | None, ...]:
+        found = zip(answer(call), formats, strict=True)
         return tuple(None if wanted is None else grad.contiguous(memory_format=wanted) for grad, wanted in found)
 
     return gradients

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from .._latency import on_busy_cuda, on_cpu
+from ..call import AnyCall, Call
 from . import Reaction, _tuned, can_run, composite, cuda, reacting, triton
 from ._tuned import Entry
 
@@ -34,8 +35,8 @@ def autotune(on_tuned: Callable[[], object] = lambda: None) -> reacting:
     Triton and CUDA. While a CUDA graph is captured nothing is measured. on_tuned is called after each shape class.
     """
 
-    def measure_and_keep(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
-        tune_and_keep(function, conv_args, args)
+    def measure_and_keep(call: AnyCall) -> None:
+        tune_and_keep(call)
         on_tuned()
 
     return reacting(measure_and_keep)
@@ -49,62 +50,61 @@ def collect(on_compiled: Callable[[], object] = lambda: None) -> Iterator[set[tu
     """
     found: set[tuple[str, str]] = set()
 
-    def look(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
-        call = function, _tuned.key_of(*conv_args)
-        if call not in found:
-            found.add(call)
-            _compile_candidates(function, conv_args, args, on_compiled)
+    def look(call: AnyCall) -> None:
+        known = call.function, _tuned.key_of(call.forward)
+        if known not in found:
+            found.add(known)
+            _compile_candidates(call, on_compiled)
 
     with reacting(look):
         yield found
 
 
-def _compile_candidates(
-    function: str,
-    conv_args: tuple[Any, ...],
-    args: tuple[Any, ...],
-    on_compiled: Callable[[], object] = lambda: None,
-) -> None:
+def _compile_candidates(call: AnyCall, on_compiled: Callable[[], object] = lambda: None) -> None:
     """The kernels of all candidates of the Triton backend at once, which else would be compiled one after the other."""
-    if not can_run("triton", conv_args, function)[0] or triton.kernels("launch").interpreted:
+    if not can_run("triton", call)[0]:
+        return
+    from ..triton_kernels import ahead, launch
+
+    if launch.interpreted:
         return
     launches: list[Any] = []
-    for options in triton.candidates(function, conv_args):
+    for options in triton.candidates(call):
         # What is wrong with a candidate will be seen when it is measured.
-        with triton.kernels("launch").recording() as recorded, contextlib.suppress(Exception):
-            triton.run(function, args, options)
+        with launch.recording() as recorded, contextlib.suppress(Exception):
+            triton.run(call, options)
         launches += recorded
-    triton.kernels("ahead").compile_all(launches, conv_args[0].device, on_compiled)
+    ahead.compile_all(launches, call.forward.input.device, on_compiled)
 
 
-def react(reaction: Reaction, function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
-    """Before a call of `function`, "conv" or "conv_backward", with args; conv_args are those of its forward."""
-    if settled(function, conv_args):
+def react(reaction: Reaction, call: AnyCall) -> None:
+    """Before a call that nobody tuned."""
+    if settled(call):
         return
-    if conv_args[0].device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if call.forward.input.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return
-    reaction(function, conv_args, args)
+    reaction(call)
 
 
-def settled(function: str, conv_args: tuple[Any, ...]) -> bool:
+def settled(call: AnyCall) -> bool:
     """Whether nothing is left to measure for such a call."""
-    return _tuned.find(function, conv_args) is not None or not _runnable(function, conv_args)
+    return _tuned.find(call) is not None or not _runnable(call)
 
 
-def _runnable(function: str, conv_args: tuple[Any, ...]) -> list[str]:
-    return [name for name in _FUSED if can_run(name, conv_args, function)[0]]
+def _runnable(call: AnyCall) -> list[str]:
+    return [name for name in _FUSED if can_run(name, call)[0]]
 
 
-def tune_and_keep(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> None:
-    entry = tune(function, conv_args, args)
+def tune_and_keep(call: AnyCall) -> None:
+    entry = tune(call)
     if entry.milliseconds:  # else nothing ran, which may have a reason of the moment, such as a lack of memory
-        _tuned.table(conv_args[0].device).add(function, _tuned.key_of(*conv_args), entry)
+        _tuned.table(call.forward.input.device).add(call.function, _tuned.key_of(call.forward), entry)
 
 
-def tune(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Entry:
+def tune(call: AnyCall) -> Entry:
     """The entry for the shape class of a call."""
-    device = conv_args[0].device
-    _compile_candidates(function, conv_args, args)
+    device = call.forward.input.device
+    _compile_candidates(call)
     milliseconds: dict[str, float] = {}
 
     def time_of(name: str, run: Callable[[], object]) -> float:
@@ -115,13 +115,16 @@ def tune(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> En
             return math.inf
         return milliseconds[name]
 
-    best = {"composite": time_of("composite", lambda: getattr(composite, function)(*args))}
+    def by_composite() -> object:
+        return composite.conv(call) if isinstance(call, Call) else composite.conv_backward(call)
+
+    best = {"composite": time_of("composite", by_composite)}
     options_of: dict[str, dict[str, Any]] = {}
-    for name in _runnable(function, conv_args):
+    for name in _runnable(call):
         backend = _FUSED[name]
-        for options in backend.candidates(function, conv_args):
+        for options in backend.candidates(call):
             way = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
-            taken = time_of(way, functools.partial(backend.run, function, args, options))
+            taken = time_of(way, functools.partial(backend.run, call, options))
             if taken < best.get(name, math.inf):
                 best[name], options_of[name] = taken, options
     return Entry(min(best, key=best.__getitem__), options_of.get("triton", {}), milliseconds)

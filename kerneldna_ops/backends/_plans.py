@@ -14,7 +14,12 @@ from torch import Tensor
 
 from ..triton_kernels.operands import input_precision
 
-Plan = Callable[..., Any]
+Plan = Callable[[Any], Any]  # of a Call or a BackwardCall
+
+
+class CannotRun(RuntimeError):
+    """A backend found out only in the call that it cannot run it; the next one then answers this and all like it."""
+
 
 _MOST = 4096
 _NO_OFFSET = 2**32  # what is freed stands at its offset from 0; its storage is asked only below this
@@ -22,7 +27,7 @@ _plans: dict[tuple[Any, ...], Plan] = {}
 
 
 def signature(asked: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Of a call of conv or conv_backward, told apart by their numbers of arguments, by somebody who asked for this."""
+    """Of the arguments of conv or conv_backward, which differ in number, from somebody who asked for this."""
     key: list[Any] = [asked, args[0].device]
     addresses, lowest = 0, _NO_OFFSET
     for arg in args:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._arguments import output_memory_format
+from ..call import ATTENTIONS, AnyCall, Call
 from ..library import build_info
 from ..triton_kernels import operands
 from ..triton_kernels.problem import Problem
@@ -46,26 +46,12 @@ class Entry:
     milliseconds: dict[str, float]
 
 
-def key_of(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    channel_attention: Tensor | None,
-    filter_attention: Tensor | None,
-    spatial_attention: Tensor | None,
-    *geometry: Any,
-) -> str:
-    """The shape class of a call of the op."""
-
-    def kind(factor: Tensor | None, static_dim: int) -> str:
-        return "absent" if factor is None else "static" if factor.dim() == static_dim else "per sample"
-
-    problem = Problem.of(input, weight, channel_attention, spatial_attention, *geometry)
-    layout = "channels_last" if output_memory_format(input) is torch.channels_last else "nchw"
-    kinds = kind(channel_attention, 1), kind(filter_attention, 1), kind(spatial_attention, 2)
-    attentions = ", ".join(f"{name} {kind}" for name, kind in zip("cfs", kinds, strict=True))
-    precision = f" {operands.input_precision()}" if input.dtype is torch.float32 else ""
-    return f"{problem.key}{precision} {layout}; {attentions}"
+def key_of(call: Call) -> str:
+    """The shape class of a call of conv."""
+    layout = "channels_last" if call.memory_format is torch.channels_last else "nchw"
+    attentions = ", ".join(f"{field[0]} {call.kind(field).replace('_', ' ')}" for field in ATTENTIONS)
+    precision = f" {operands.input_precision()}" if call.input.dtype is torch.float32 else ""
+    return f"{Problem.of(call).key}{precision} {layout}; {attentions}"
 
 
 def gate_key_of(input: Tensor, fc1_weight: Tensor) -> str:
@@ -124,9 +110,9 @@ def _write(file: Path, text: str) -> None:
     os.replace(new.name, file)
 
 
-def find(function: str, conv_args: tuple[Any, ...]) -> Entry | None:
+def find(call: AnyCall) -> Entry | None:
     """What is known of the shape class of a call."""
-    return table(conv_args[0].device).find(function, key_of(*conv_args))
+    return table(call.forward.input.device).find(call.function, key_of(call.forward))
 
 
 @functools.cache

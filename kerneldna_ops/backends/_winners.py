@@ -6,17 +6,15 @@ library knows of a call without asking anybody (csrc/selection.h).
 
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from .._arguments import output_memory_format
+from ..call import AnyCall, Call
 from ..library import build_info
 from . import _tuned
 
@@ -58,23 +56,12 @@ def class_number(of: Mapping[str, str]) -> int:
     return total
 
 
-def class_of(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    channel_attention: Tensor | None,
-    filter_attention: Tensor | None,
-    spatial_attention: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> int:
-    """The number of the class of a call of the op."""
-    geometry = (stride, padding, dilation, groups)
-    per_sample = spatial_attention is not None and spatial_attention.dim() == 3
-    channels_last = output_memory_format(input) is torch.channels_last
-    number: int = _conv_class(input.shape, weight.shape, *geometry, input.dtype, per_sample, channels_last)
+def class_of(call: Call) -> int:
+    """The number of the class of a call of conv."""
+    input, weight, *_ = call
+    per_sample = call.kind("spatial_attention") == "per_sample"
+    channels_last = call.memory_format is torch.channels_last
+    number: int = _conv_class(input.shape, weight.shape, *call.geometry, input.dtype, per_sample, channels_last)
     return number
 
 
@@ -105,10 +92,11 @@ def table(device_type: str) -> dict[int, Winner]:
     return read(file) if device_type == "cpu" and file.exists() else unmeasured()
 
 
-def winner_of(args: tuple[Any, ...], function: str = "conv") -> Winner | None:
+def winner_of(call: AnyCall) -> Winner | None:
     """Who wins the class of this call, where the table names another backend than the first of AUTOMATIC."""
-    if args[0].device.type == "cuda":
-        entry = _tuned.find(function, args)
+    forward = call.forward
+    if forward.input.device.type == "cuda":
+        entry = _tuned.find(call)
         if entry is not None:
             return Winner(entry.backend, "measured fastest on this device")
-    return table(args[0].device.type).get(class_of(*args))
+    return table(forward.input.device.type).get(class_of(forward))

@@ -1,47 +1,44 @@
 """The op out of PyTorch's own operators, without a kernel per sample: what a careful user writes by hand.
 
 To scale a channel of the input by c is to scale it in the kernel, f and bias come after the convolution, and static f
-and s fold into the weight. Spatial attention per sample has no such place: see _spatial_per_sample.py.
+and s fold into the weight. Spatial attention per sample has no such place. It runs in one of two exact ways:
+
+* By tap: the convolution is the sum of kh * kw convolutions with a 1x1 kernel, each scaled as it is added.
+* By sample: one convolution per sample, with a kernel scaled for it that lives no longer than that.
+
+The first touches the output once more per tap, the second the weight once more per sample.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import gcd
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _spatial_per_sample as spatial
+from ..call import BackwardCall, Call, memory_format_of
+
+Geometry: TypeAlias = tuple[Any, ...]  # the arguments of aten::convolution after bias
 
 _convolution: Callable[..., Tensor] = torch.ops.aten.convolution
+_convolution_backward = torch.ops.aten.convolution_backward
+_ONE_TAP = ((0, 0), (1, 1), False, (0, 0))  # padding, dilation, transposed, output_padding
 
-Ints: TypeAlias = Sequence[int]
 
-
-def can_run(*args: object) -> tuple[bool, str]:
+def can_run(call: object) -> tuple[bool, str]:
     return True, "runs anywhere"
 
 
 runs_on = can_run
 
 
-def conv(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    channel_attention: Tensor | None,
-    filter_attention: Tensor | None,
-    spatial_attention: Tensor | None,
-    stride: Ints,
-    padding: Ints,
-    dilation: Ints,
-    groups: int,
-) -> Tensor:
+def conv(call: Call) -> Tensor:
+    input, weight, bias, *_, stride, padding, dilation, groups = call
     geometry = (stride, padding, dilation, False, (0, 0), groups)
-    static_f, f = _by_kind(filter_attention, 1)
-    static_s, s = _by_kind(spatial_attention, 2)
-    input = _scaled(input, channel_attention)
+    static_f, f = call.by_kind("filter_attention")
+    static_s, s = call.by_kind("spatial_attention")
+    input = _scaled(input, call.channel_attention)
     kernel = _folded(weight, static_f, static_s)
     if s is None and f is None:
         return _convolution(input, kernel, bias, *geometry)
@@ -53,26 +50,15 @@ def conv(
     return output
 
 
-def conv_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    channel_attention: Tensor | None,
-    filter_attention: Tensor | None,
-    spatial_attention: Tensor | None,
-    stride: Ints,
-    padding: Ints,
-    dilation: Ints,
-    groups: int,
-    output_mask: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
-    static_f, f = _by_kind(filter_attention, 1)
-    static_s, s = _by_kind(spatial_attention, 2)
+def conv_backward(backward: BackwardCall) -> tuple[Tensor | None, ...]:
+    grad_output, call, output_mask = backward
+    input, weight, _, channel_attention, *_, stride, padding, dilation, groups = call
+    static_f, f = call.by_kind("filter_attention")
+    static_s, s = call.by_kind("spatial_attention")
     scaled = _scaled(input, channel_attention)
     margin = padding if _leaves_its_map(input, stride) else (0, 0)
     if any(margin):
-        scaled, padding = spatial.pad(scaled, margin), (0, 0)
+        scaled, padding = _pad(scaled, margin), (0, 0)
     geometry = (stride, padding, dilation, False, (0, 0), groups)
     kernel = _dense(_folded(weight, static_f, static_s))
     for_input, for_weight, for_bias, for_c, for_f, for_s = output_mask
@@ -89,20 +75,18 @@ def conv_backward(
     needs_kernel = for_weight or (for_f and f is None) or (for_s and s is None)
     if s is None:
         needs = (needs_input, needs_kernel, False)
-        grad_scaled, grad_kernel, _ = torch.ops.aten.convolution_backward(
-            grad_output, scaled, kernel, None, *geometry, needs
-        )
+        grad_scaled, grad_kernel, _ = _convolution_backward(grad_output, scaled, kernel, None, *geometry, needs)
     else:
         needs = (needs_input, needs_kernel, for_s)
-        grad_scaled, grad_kernel, grads[5] = spatial.conv_backward(grad_output, scaled, kernel, s, geometry, needs)
+        grad_scaled, grad_kernel, grads[5] = _spatial_backward(grad_output, scaled, kernel, s, geometry, needs)
 
     if needs_input and any(margin):
-        grad_scaled = spatial.pad(grad_scaled, [-m for m in margin])
+        grad_scaled = _pad(grad_scaled, [-m for m in margin])
     if for_input:
         grads[0] = _scaled(grad_scaled, channel_attention)
     if for_c:
         assert channel_attention is not None
-        grads[3] = (grad_scaled * input).sum((2, 3) if channel_attention.dim() == 2 else (0, 2, 3))
+        grads[3] = (grad_scaled * input).sum((2, 3) if call.kind("channel_attention") == "per_sample" else (0, 2, 3))
     if for_weight:
         grads[1] = _folded(grad_kernel, static_f, static_s)
     if for_f and f is None:
@@ -119,17 +103,12 @@ def squeeze_excite(
     return F.linear(hidden, fc2_weight.flatten(1), fc2_bias).sigmoid_()
 
 
-def _leaves_its_map(input: Tensor, stride: Ints) -> bool:
+def _leaves_its_map(input: Tensor, stride: Sequence[int]) -> bool:
     """Whether a step of the kernel is larger than the map, padding aside.
 
     There oneDNN's bfloat16 gradient of the weight takes padding from memory that nobody wrote (torch 2.11 to 2.13).
     """
     return input.dtype == torch.bfloat16 and (input.shape[2] < stride[0] or input.shape[3] < stride[1])
-
-
-def _by_kind(attention: Tensor | None, static_dim: int) -> tuple[Tensor | None, Tensor | None]:
-    """The attention as (static, per sample)."""
-    return (attention, None) if attention is not None and attention.dim() == static_dim else (None, attention)
 
 
 def _scaled(input: Tensor, channel_attention: Tensor | None) -> Tensor:
@@ -162,7 +141,115 @@ def _dense(kernel: Tensor) -> Tensor:
     return kernel if kernel.stride() in exact else kernel.clone(memory_format=torch.contiguous_format)
 
 
-def _before_epilogue(input: Tensor, kernel: Tensor, s: Tensor | None, geometry: spatial.Geometry) -> Tensor:
+def _before_epilogue(input: Tensor, kernel: Tensor, s: Tensor | None, geometry: Geometry) -> Tensor:
     if s is None:
         return _convolution(input, kernel, None, *geometry)
-    return spatial.conv(input, kernel, s, geometry)
+    return _spatial_conv(input, kernel, s, geometry)
+
+
+def by_tap(input: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether the taps are the faster way: many channels on few pixels, where scaling the weight costs most.
+
+    The limit is where the two cross on a CPU, 64 channels at 56x56 to 512 at 7x7. A low precision never goes by tap,
+    because it would also be the precision of the sum.
+    """
+    stride = geometry[0]
+    pixels = input.shape[2] * input.shape[3] // (stride[0] * stride[1])
+    precise = weight.dtype in (torch.float32, torch.float64)
+    return precise and len(input) > 1 and 4 * pixels < weight.shape[1]
+
+
+def _spatial_conv(input: Tensor, weight: Tensor, s: Tensor, geometry: Geometry) -> Tensor:
+    if not len(input):
+        return _convolution(input, weight, None, *geometry)
+    if by_tap(input, weight, geometry):
+        return _conv_by_tap(input, weight, s, geometry)
+    samples = (_convolution(input[n : n + 1], weight * s_n, None, *geometry) for n, s_n in enumerate(s))
+    first = next(samples)
+    output = torch.empty_like(first.new_empty(len(input), *first.shape[1:]), memory_format=memory_format_of(input))
+    output[0] = first[0]
+    for n, sample in enumerate(samples, 1):
+        output[n] = sample[0]
+    return output
+
+
+def _spatial_backward(
+    grad_output: Tensor, input: Tensor, weight: Tensor, s: Tensor, geometry: Geometry, mask: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of input, weight and s that the mask asks for."""
+    if len(input) and by_tap(input, weight, geometry):
+        return _conv_backward_by_tap(grad_output, input, weight, s, geometry, mask)
+    grad_input = torch.empty_like(input) if mask[0] else None
+    grad_weight = torch.zeros_like(weight, dtype=_sum_dtype(weight)) if mask[1] else None
+    grad_s = torch.empty_like(s) if mask[2] else None
+    for n, s_n in enumerate(s):
+        one = slice(n, n + 1)
+        grad_x, grad_kernel, _ = _convolution_backward(
+            grad_output[one], input[one], weight * s_n, None, *geometry, (mask[0], mask[1] or mask[2], False)
+        )
+        if grad_input is not None:
+            grad_input[one] = grad_x
+        if grad_weight is not None:
+            grad_weight.addcmul_(grad_kernel, s_n)
+        if grad_s is not None:
+            grad_s[n] = (grad_kernel * weight).sum((0, 1))
+    return grad_input, None if grad_weight is None else grad_weight.to(weight.dtype), grad_s
+
+
+def _sum_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _conv_by_tap(input: Tensor, weight: Tensor, s: Tensor, geometry: Geometry) -> Tensor:
+    stride, padding, dilation, *_, groups = geometry
+    padded = _pad(input, padding)
+    output: Tensor | None = None
+    for window, u, v in _taps(padded, weight, stride, dilation):
+        tap = _convolution(padded[window], weight[:, :, u : u + 1, v : v + 1], None, stride, *_ONE_TAP, groups)
+        scale = s[:, u, v, None, None, None]
+        output = tap.mul_(scale) if output is None else output.addcmul_(tap, scale)
+    assert output is not None
+    return output
+
+
+def _conv_backward_by_tap(
+    grad_output: Tensor, input: Tensor, weight: Tensor, s: Tensor, geometry: Geometry, mask: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    stride, padding, dilation, *_, groups = geometry
+    padded = _pad(input, padding)
+    grad_padded = torch.zeros_like(padded) if mask[0] else None
+    grad_weight = torch.empty_like(weight) if mask[1] else None
+    grad_s = torch.empty_like(s) if mask[2] else None
+    for window, u, v in _taps(padded, weight, stride, dilation):
+        kernel = weight[:, :, u : u + 1, v : v + 1]
+        if grad_s is not None:
+            tap = _convolution(padded[window], kernel, None, stride, *_ONE_TAP, groups)
+            grad_s[:, u, v] = tap.mul_(grad_output).sum((1, 2, 3))
+        if mask[0] or mask[1]:
+            grad_tap = grad_output * s[:, u, v, None, None, None]
+            grad_window, grad_kernel, _ = _convolution_backward(
+                grad_tap, padded[window], kernel, None, stride, *_ONE_TAP, groups, (mask[0], mask[1], False)
+            )
+            if grad_padded is not None:
+                grad_padded[window] += grad_window
+            if grad_weight is not None:
+                grad_weight[:, :, u : u + 1, v : v + 1] = grad_kernel
+    grad_input = None if grad_padded is None else _pad(grad_padded, [-p for p in padding])
+    return grad_input, grad_weight, grad_s
+
+
+def _pad(input: Tensor, padding: Sequence[int]) -> Tensor:
+    return F.pad(input, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else input
+
+
+def _taps(
+    padded: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]
+) -> Iterator[tuple[tuple[Any, ...], int, int]]:
+    """For each tap of the kernel the window of the padded input that it sees."""
+    kernel = weight.shape[2:]
+    # What the tap at 0 sees; the others see as much, further on.
+    height, width = (size - d * (k - 1) for size, d, k in zip(padded.shape[2:], dilation, kernel, strict=True))
+    for u in range(kernel[0]):
+        for v in range(kernel[1]):
+            top, left = u * dilation[0], v * dilation[1]
+            yield (..., slice(top, top + height), slice(left, left + width)), u, v

@@ -3,9 +3,15 @@
 import torch
 from torch import Tensor
 
+from ..call import BackwardCall, Call
 
-def can_run(input: Tensor, *args: object) -> tuple[bool, str]:
-    return runs_on(input)
+_native_conv = torch.ops.kerneldna._native_conv.default
+_native_conv_backward = torch.ops.kerneldna._native_conv_backward.default
+squeeze_excite = torch.ops.kerneldna._native_squeeze_excite.default
+
+
+def can_run(call: Call) -> tuple[bool, str]:
+    return runs_on(call.input)
 
 
 def runs_on(input: Tensor) -> tuple[bool, str]:
@@ -17,6 +23,11 @@ def runs_on(input: Tensor) -> tuple[bool, str]:
     return True, "fused C++ kernel for the CPU"
 
 
-conv = torch.ops.kerneldna._native_conv
-conv_backward = torch.ops.kerneldna._native_conv_backward
-squeeze_excite = torch.ops.kerneldna._native_squeeze_excite
+def conv(call: Call) -> Tensor:
+    output: Tensor = _native_conv(*call)
+    return output
+
+
+def conv_backward(backward: BackwardCall) -> tuple[Tensor | None, ...]:
+    grads: tuple[Tensor | None, ...] = _native_conv_backward(*backward.arguments)
+    return grads

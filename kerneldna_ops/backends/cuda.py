@@ -6,28 +6,29 @@ without a copy; an NCHW tensor is brought into that layout first.
 
 import functools
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import _limits, composite
+from ..call import AnyCall, BackwardCall, Call
+from . import composite
 
-_native_conv = torch.ops.kerneldna._native_conv
-_native_conv_backward = torch.ops.kerneldna._native_conv_backward
-_cuda_refusal = torch.ops.kerneldna._cuda_refusal
-_cuda_conv_refusal = torch.ops.kerneldna._cuda_conv_refusal
-squeeze_excite = torch.ops.kerneldna._native_squeeze_excite
+_native_conv = torch.ops.kerneldna._native_conv.default
+_native_conv_backward = torch.ops.kerneldna._native_conv_backward.default
+_cuda_refusal = torch.ops.kerneldna._cuda_refusal.default
+_cuda_conv_refusal = torch.ops.kerneldna._cuda_conv_refusal.default
+squeeze_excite = torch.ops.kerneldna._native_squeeze_excite.default
 
 _log = logging.getLogger("kerneldna_ops")
 
+OLDEST_GPU = (8, 0)  # that any kernel of this project takes, Triton's too
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def can_run(input: Tensor, *args: Any) -> tuple[bool, str]:
-    runs, reason = runs_on(input)
-    if runs and (against := call_refusal(input, *args)):
+def can_run(call: Call) -> tuple[bool, str]:
+    runs, reason = runs_on(call.input)
+    if runs and (against := call_refusal(call)):
         return False, against
     return runs, reason
 
@@ -50,7 +51,7 @@ def runs_on(input: Tensor) -> tuple[bool, str]:
 def _refusal(device: int) -> str:
     """What the library's kernels have against a device, its driver or this torch, or nothing."""
     refusal: str = _cuda_refusal(device)
-    if refusal and not _limits.too_old(torch.device("cuda", device)):
+    if refusal and not too_old(torch.device("cuda", device)):
         _log.warning("cuda does not run on cuda:%d: %s", device, refusal)
     return refusal
 
@@ -59,45 +60,38 @@ def without_kernel(input: Tensor) -> str:
     return "" if input.dtype in _DTYPES else f"it has no kernel for {str(input.dtype).removeprefix('torch.')}"
 
 
-def call_refusal(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    channel_attention: Tensor | None,
-    filter_attention: Tensor | None,
-    spatial_attention: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> str:
+def too_old(device: torch.device) -> str:
+    """The reason against a CUDA device, or nothing."""
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= OLDEST_GPU:
+        return ""
+    return "the GPU has compute capability {}.{}, {}.{} is needed".format(*capability, *OLDEST_GPU)
+
+
+def call_refusal(call: Call) -> str:
     """Why the kernels do not take a call, or nothing: csrc/cuda/conv_refusal.h says it to C++, too."""
-    reason: str = _cuda_conv_refusal(input.shape, weight.shape, stride, padding, dilation, groups, input.dtype.itemsize)
+    input, weight, *_ = call
+    reason: str = _cuda_conv_refusal(input.shape, weight.shape, *call.geometry, input.dtype.itemsize)
     return reason
 
 
-def has_gradients(input: Tensor, *args: Any) -> bool:
-    """Of a convolution that the kernels take, with the arguments of the forward: whether it is depthwise."""
-    return 1 < args[-1] == input.shape[1]  # type: ignore[no-any-return]
-
-
-def conv(*args: Any) -> Tensor:
-    output: Tensor = _native_conv(*args)
+def conv(call: Call) -> Tensor:
+    output: Tensor = _native_conv(*call)
     return output
 
 
-def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
-    if not has_gradients(*args[1:-1]):
-        return composite.conv_backward(*args)
-    grads: tuple[Tensor | None, ...] = _native_conv_backward(*args)
+def conv_backward(backward: BackwardCall) -> tuple[Tensor | None, ...]:
+    if not backward.forward.depthwise:
+        return composite.conv_backward(backward)
+    grads: tuple[Tensor | None, ...] = _native_conv_backward(*backward.arguments)
     return grads
 
 
-def candidates(function: str, conv_args: tuple[Any, ...]) -> list[dict[str, Any]]:
+def candidates(call: AnyCall) -> list[dict[str, Any]]:
     """The options that are worth measuring for a call: the kernels choose theirs by themselves."""
-    return [{}] if function == "conv" or has_gradients(*conv_args) else []
+    return [{}] if isinstance(call, Call) or call.forward.depthwise else []
 
 
-def run(function: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+def run(call: AnyCall, options: dict[str, Any]) -> Any:
     """The call with some of the candidates' options."""
-    return (conv if function == "conv" else conv_backward)(*args)
+    return conv(call) if isinstance(call, Call) else conv_backward(call)

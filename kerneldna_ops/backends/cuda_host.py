@@ -5,17 +5,17 @@ The module that does it is built by `make host-kernels` and is in no wheel (csrc
 
 import functools
 import importlib
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..call import BackwardCall, Call
 from . import composite, cuda
 
 
-def can_run(input: Tensor, *args: Any) -> tuple[bool, str]:
-    runs, reason = runs_on(input)
-    if runs and (against := cuda.call_refusal(input, *args)):
+def can_run(call: Call) -> tuple[bool, str]:
+    runs, reason = runs_on(call.input)
+    if runs and (against := cuda.call_refusal(call)):
         return False, against
     return runs, reason
 
@@ -43,18 +43,20 @@ def _module_missing() -> str:
     return ""
 
 
-def conv(*args: Any) -> Tensor:
-    output: Tensor = torch.ops.kerneldna_cuda_host.conv(*args)
+def conv(call: Call) -> Tensor:
+    output: Tensor = torch.ops.kerneldna_cuda_host.conv(*call)
     return output
 
 
-def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
-    if not cuda.has_gradients(*args[1:-1]):
-        return composite.conv_backward(*args)
-    grads: tuple[Tensor | None, ...] = torch.ops.kerneldna_cuda_host.conv_backward(*args)
+def conv_backward(backward: BackwardCall) -> tuple[Tensor | None, ...]:
+    if not backward.forward.depthwise:
+        return composite.conv_backward(backward)
+    grads: tuple[Tensor | None, ...] = torch.ops.kerneldna_cuda_host.conv_backward(*backward.arguments)
     return grads
 
 
-def squeeze_excite(*args: Any) -> Tensor:
-    gate: Tensor = torch.ops.kerneldna_cuda_host.squeeze_excite(*args)
+def squeeze_excite(
+    input: Tensor, fc1_weight: Tensor, fc1_bias: Tensor | None, fc2_weight: Tensor, fc2_bias: Tensor | None
+) -> Tensor:
+    gate: Tensor = torch.ops.kerneldna_cuda_host.squeeze_excite(input, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
     return gate

@@ -1,36 +1,26 @@
 """The reference behind the op: one kernel per sample, materialised. Only for comparison with the other backends."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from ..call import BackwardCall, Call
 from ..reference import conv2d_reference, kernel_factors
 from . import composite
 
 can_run = runs_on = composite.can_run
 squeeze_excite = composite.squeeze_excite
 
-conv = conv2d_reference
+
+def conv(call: Call) -> Tensor:
+    return conv2d_reference(*call)
 
 
-def conv_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    channel_attention: Tensor | None,
-    filter_attention: Tensor | None,
-    spatial_attention: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    output_mask: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
+def conv_backward(backward: BackwardCall) -> tuple[Tensor | None, ...]:
     """A kernel is a product of factors, so the gradient of each is the kernels' gradient times the other factors."""
+    grad_output, call, output_mask = backward
+    input, weight, _, c, f, s, stride, padding, dilation, groups = call
     samples, _, height, width = input.shape
-    factors = (weight, *kernel_factors(weight, channel_attention, filter_attention, spatial_attention, groups))
+    factors = (weight, *kernel_factors(weight, c, f, s, groups))
 
     def product(left_out: int | None) -> Tensor:
         result = weight.new_ones(samples, *weight.shape)
@@ -38,6 +28,9 @@ def conv_backward(
             if factor is not None and i != left_out:
                 result = result * factor
         return result
+
+    def like(attention: str, per_sample: Tensor) -> Tensor:
+        return per_sample.sum(0) if call.kind(attention) == "static" else per_sample
 
     if samples == 0:
         grad_input, grad_kernels = torch.zeros_like(input), weight.new_zeros(0, *weight.shape)
@@ -60,14 +53,9 @@ def conv_backward(
         grads[2] = grad_output.sum((0, 2, 3))
     if output_mask[3]:
         by_group = (grad_kernels * product(1)).sum((3, 4)).unflatten(1, (groups, -1))
-        grads[3] = _like(by_group.sum(2).flatten(1), channel_attention)
+        grads[3] = like("channel_attention", by_group.sum(2).flatten(1))
     if output_mask[4]:
-        grads[4] = _like((grad_kernels * product(2)).sum((2, 3, 4)), filter_attention)
+        grads[4] = like("filter_attention", (grad_kernels * product(2)).sum((2, 3, 4)))
     if output_mask[5]:
-        grads[5] = _like((grad_kernels * product(3)).sum((1, 2)), spatial_attention)
+        grads[5] = like("spatial_attention", (grad_kernels * product(3)).sum((1, 2)))
     return tuple(grads)
-
-
-def _like(per_sample: Tensor, attention: Tensor | None) -> Tensor:
-    static = attention is not None and attention.dim() < per_sample.dim()
-    return per_sample.sum(0) if static else per_sample

@@ -1,69 +1,60 @@
 """The fused Triton kernels of triton_kernels/, for GPUs; in tests, on CPU tensors in Triton's interpreter.
 
-They work on channels_last tensors without a copy; an NCHW tensor is brought into that layout first.
+They work on channels_last tensors without a copy; an NCHW tensor is brought into that layout first. The kernels'
+modules import triton, which takes its time and which only a call that runs here needs: so functions import them.
 """
 
 import contextlib
 import functools
-import importlib
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checks import out_size
+from ..call import AnyCall, BackwardCall, Call
 from ..triton_kernels import operands
 from ..triton_kernels.config import Config
 from ..triton_kernels.failure import KernelFailure, described, is_reason
 from ..triton_kernels.problem import Problem
-from . import CannotRun, _limits, _plans, _tuned
+from . import _plans, _tuned
+from ._plans import CannotRun
+from .cuda import too_old
 
 _log = logging.getLogger("kerneldna_ops")
 
 TRITON_FLOOR = (3, 6)
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _LARGEST_KERNEL = 32  # a bit for each row and each column of taps
+_LARGEST_INT32 = 2**31 - 1
 _LARGEST_GRID_AXIS = 65_535  # groups times the remainders modulo the stride
 
 
-def can_run(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    channel_attention: Tensor | None,
-    filter_attention: Tensor | None,
-    spatial_attention: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> tuple[bool, str]:
-    runs, reason = runs_on(input)
+def can_run(call: Call) -> tuple[bool, str]:
+    runs, reason = runs_on(call.input)
     if not runs:
         return runs, reason
-    if max(weight.shape[2:]) > _LARGEST_KERNEL:
-        return False, f"its kernels take at most {_LARGEST_KERNEL} taps a side, not {list(weight.shape[2:])}"
-    if groups * math.prod(stride) > _LARGEST_GRID_AXIS:
-        return False, f"groups times the stride's area is {groups * math.prod(stride)}, over {_LARGEST_GRID_AXIS}"
-    geometry = (stride, padding, dilation, groups)
-    problem = Problem.of(input, weight, channel_attention, spatial_attention, *geometry)
-    pixels = max(input.shape[0] * math.prod(input.shape[2:]), problem.out_pixels)
-    sizes = {**_limits.sizes(input, weight, stride, padding, dilation), "pixels": pixels}
-    if too_large := _limits.too_large(sizes):
-        return False, too_large
+    problem = Problem.of(call)
+    if max(problem.kernel_size) > _LARGEST_KERNEL:
+        return False, f"its kernels take at most {_LARGEST_KERNEL} taps a side, not {list(problem.kernel_size)}"
+    grid = problem.groups * math.prod(problem.stride)
+    if grid > _LARGEST_GRID_AXIS:
+        return False, f"groups times the stride's area is {grid}, over {_LARGEST_GRID_AXIS}"
+    for what, size in problem.counted_in_32_bits.items():
+        if size > _LARGEST_INT32:
+            return False, f"{size} {what}, its kernels count to {_LARGEST_INT32}"
     return True, reason
 
 
 def runs_on(input: Tensor) -> tuple[bool, str]:
     """Whether Triton kernels run on tensors of this device and dtype; if not, why."""
     if input.device.type == "cuda":
-        if too_old := _limits.too_old(input.device):
-            return False, too_old
+        if reason := too_old(input.device):
+            return False, reason
     elif input.device.type != "cpu":
         return False, f"input is on {input.device}, not on a CUDA device"
     elif os.environ.get("TRITON_INTERPRET") != "1":
@@ -104,24 +95,21 @@ def _toolchain_missing() -> str:
     return ""
 
 
-def kernels(name: str) -> Any:
-    """A module of the kernels. They import triton, which takes its time and which only a call that runs here needs."""
-    return importlib.import_module(f"kerneldna_ops.triton_kernels.{name}")
-
-
-def conv(*args: Any) -> Tensor:
-    output: Tensor = prepare("conv", args, args)(*args)
+def conv(call: Call) -> Tensor:
+    output: Tensor = prepare(call)(call)
     return output
 
 
-def conv_backward(*args: Any) -> tuple[Tensor | None, ...]:
-    grads: tuple[Tensor | None, ...] = prepare("conv_backward", args[1:-1], args)(*args)
+def conv_backward(backward: BackwardCall) -> tuple[Tensor | None, ...]:
+    grads: tuple[Tensor | None, ...] = prepare(backward)(backward)
     return grads
 
 
 def squeeze_excite(*args: Any) -> Tensor:
+    from ..triton_kernels import squeeze_excite as kernels
+
     try:
-        gate: Tensor = kernels("squeeze_excite").squeeze_excite(*args)
+        gate: Tensor = kernels.squeeze_excite(*args)
     except KernelFailure as error:
         raise CannotRun(str(error)) from error
     return gate
@@ -132,34 +120,33 @@ _smaller: dict[tuple[str, str], dict[str, Any]] = {}
 _MOST_SMALLER = 2  # so many are tried: each takes about a second to build
 
 
-def prepare(function: str, conv_args: tuple[Any, ...], args: tuple[Any, ...]) -> Callable[..., Any]:
-    """What answers this call of "conv" or "conv_backward" and all others of its signature (_plans.py)."""
-    entry = _tuned.find(function, conv_args)
-    options = _smaller.get((function, _tuned.key_of(*conv_args)), {} if entry is None else entry.options)
-    prepared = _prepared(function, options, args)
+def prepare(first: AnyCall) -> Callable[[Any], Any]:
+    """What answers this call and all others of its signature (_plans.py)."""
+    entry = _tuned.find(first)
+    options = _smaller.get((first.function, _tuned.key_of(first.forward)), {} if entry is None else entry.options)
+    prepared = _prepared(first, options)
 
-    def call(*args: Any) -> Any:
+    def answer(call: AnyCall) -> Any:
         try:
-            return prepared(*args)
+            return prepared(call)
         except KernelFailure as error:
             failure = error
         # What ran before the kernel that failed has written to workspaces of its own alone.
-        conv_args = args if function == "conv" else args[1:-1]
-        for smaller in _smaller_tiles(function, conv_args, options) if failure.out_of_resources else ():
+        for smaller in _smaller_tiles(call, options) if failure.out_of_resources else ():
             with contextlib.suppress(KernelFailure):
-                result = run(function, args, smaller)
-                _smaller[function, _tuned.key_of(*conv_args)] = smaller
+                result = run(call, smaller)
+                _smaller[call.function, _tuned.key_of(call.forward)] = smaller
                 _plans.forget()
                 return result
         raise CannotRun(str(failure)) from failure
 
-    return call
+    return answer
 
 
-def _smaller_tiles(function: str, conv_args: tuple[Any, ...], options: dict[str, Any]) -> list[dict[str, Any]]:
+def _smaller_tiles(call: AnyCall, options: dict[str, Any]) -> list[dict[str, Any]]:
     """The options for the forward that take less shared memory than these, the next smaller first."""
-    ways = candidates(function, conv_args)
-    if function != "conv" or ways == [{}]:
+    ways = candidates(call)
+    if isinstance(call, BackwardCall) or ways == [{}]:
         return []
 
     def shared(way: dict[str, Any]) -> int:
@@ -169,92 +156,71 @@ def _smaller_tiles(function: str, conv_args: tuple[Any, ...], options: dict[str,
     return sorted((way for way in ways if shared(way) < shared(first)), key=shared, reverse=True)[:_MOST_SMALLER]
 
 
-def candidates(function: str, conv_args: tuple[Any, ...]) -> list[dict[str, Any]]:
+def candidates(call: AnyCall) -> list[dict[str, Any]]:
     """The options that are worth measuring for a call."""
-    input, weight, _, channel, filter, spatial, *geometry = conv_args
-    problem = Problem.of(input, weight, channel, spatial, *geometry)
-    if problem.depthwise:
+    problem = Problem.of(call.forward)
+    if problem.plain_depthwise:
         return [{}]
-    if function == "conv":
-        ways = _forward_ways(problem, input.device)
-    else:
-        attentions = operands.per_sample(filter, None), operands.per_sample(None, spatial)
-        ways = kernels("backward_choice").choices(*attentions)
-    return [asdict(way) for way in ways]
+    if isinstance(call, Call):
+        return [asdict(config) for config in _forward_configs(problem, call.input.device)]
+
+    from ..triton_kernels import backward_choice
+
+    per_sample = (call.forward.kind(field) == "per_sample" for field in ("filter_attention", "spatial_attention"))
+    return [asdict(choice) for choice in backward_choice.choices(*per_sample)]
 
 
-def _forward_ways(problem: Problem, device: torch.device) -> Any:
-    """Configurations, the one predicted to be fastest first."""
-    return kernels("forward_choice").candidates(problem, kernels("cost_model").device_running(device))
+def _forward_configs(problem: Problem, device: torch.device) -> tuple[Config, ...]:
+    """The one predicted to be fastest first."""
+    from ..triton_kernels import cost_model, forward_choice
+
+    configs: tuple[Config, ...] = forward_choice.candidates(problem, cost_model.device_running(device))
+    return configs
 
 
-def run(function: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+def run(call: AnyCall, options: dict[str, Any]) -> Any:
     """The call with some of the candidates' options; with none, as the rules for what nobody tuned choose."""
-    return _prepared(function, options, args)(*args)
+    return _prepared(call, options)(call)
 
 
-def _prepared(function: str, options: dict[str, Any], args: tuple[Any, ...]) -> Callable[..., Any]:
-    return _forward(options, *args) if function == "conv" else functools.partial(_backward, options)
+def _prepared(call: AnyCall, options: dict[str, Any]) -> Callable[[Any], Any]:
+    return _forward(call, options) if isinstance(call, Call) else functools.partial(_backward, options)
 
 
-def _forward(
-    options: dict[str, Any],
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    channel_attention: Tensor | None,
-    filter_attention: Tensor | None,
-    spatial_attention: Tensor | None,
-    *geometry: Any,
-) -> Callable[..., Tensor]:
-    problem = Problem.of(input, weight, channel_attention, spatial_attention, *geometry)
+def _forward(call: Call, options: dict[str, Any]) -> Callable[[Call], Tensor]:
+    from ..triton_kernels import conv_plan
+
+    problem = Problem.of(call)
     if not problem.batch:
-        return _no_samples
-    if problem.depthwise:
+        return lambda call: call.input.new_empty(call.output_shape)
+    if problem.plain_depthwise:
         return functools.partial(_depthwise, problem)
-    config = Config.of(options) if options else _forward_ways(problem, input.device)[0]
-    attentions = channel_attention, filter_attention, spatial_attention
-    forward: Callable[..., Tensor] = kernels("conv_plan").forward(config, problem, input, weight, bias, *attentions)
+    config = Config.of(options) if options else _forward_configs(problem, call.input.device)[0]
+    forward: Callable[[Call], Tensor] = conv_plan.forward(config, problem, call)
     return forward
 
 
-def _no_samples(input: Tensor, weight: Tensor, *others: Any) -> Tensor:
-    geometry = zip(input.shape[2:], weight.shape[2:], *others[4:7], strict=True)
-    return input.new_empty(0, len(weight), *(out_size(*size) for size in geometry))
+def _depthwise(problem: Problem, call: Call) -> Tensor:
+    from ..triton_kernels import conv_depthwise
 
-
-def _depthwise(problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> Tensor:
-    depthwise = kernels("conv_depthwise").depthwise_forward
-    y = depthwise(operands.pixels(input), weight[:, 0].contiguous(), *others[:3], bias, problem)
+    input, weight, bias, *attentions = call[:6]
+    y = conv_depthwise.depthwise_forward(operands.pixels(input), weight[:, 0].contiguous(), *attentions, bias, problem)
     return operands.image(y)  # type: ignore[no-any-return]
 
 
-def _backward(
-    options: dict[str, Any],
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    channel_attention: Tensor | None,
-    filter_attention: Tensor | None,
-    spatial_attention: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    output_mask: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
-    attentions = (channel_attention, filter_attention, spatial_attention)
-    problem = Problem.of(input, weight, channel_attention, spatial_attention, stride, padding, dilation, groups)
-    if problem.depthwise:
+def _backward(options: dict[str, Any], backward: BackwardCall) -> tuple[Tensor | None, ...]:
+    from ..triton_kernels import backward_choice, conv_backward, conv_depthwise
+
+    grad_output, call, output_mask = backward
+    problem = Problem.of(call)
+    if problem.plain_depthwise:
+        input, weight, bias, *attentions = call[:6]
         x, gy = operands.pixels(input), operands.pixels(grad_output)
-        depthwise = kernels("conv_depthwise").depthwise_backward
-        grads = depthwise(gy, x, weight[:, 0].contiguous(), *attentions, bias, problem, output_mask)
+        grads = conv_depthwise.depthwise_backward(
+            gy, x, weight[:, 0].contiguous(), *attentions, bias, problem, output_mask
+        )
         dx, dw = grads[:2]
         return None if dx is None else operands.image(dx), None if dw is None else dw[:, None], *grads[2:]
-    backward = kernels("conv_backward")
-    choice = kernels("backward_choice").Choice(**options) if options else None
-    gradients: tuple[Tensor | None, ...] = backward.gradients(
-        grad_output, input, weight, bias, *attentions, problem, output_mask, choice
-    )
+    choice = backward_choice.Choice(**options) if options else None
+    gradients: tuple[Tensor | None, ...] = conv_backward.gradients(backward, problem, choice)
     return gradients

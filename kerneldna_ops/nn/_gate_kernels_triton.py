@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import backends
-from ..backends import _tuned
+from ..backends import _tuned, triton
 from ..triton_kernels.failure import KernelFailure
 from ._trainable_gate import Operands, Statistics
 
@@ -17,7 +17,7 @@ _built: set[tuple[Any, ...]] = set()
 
 def run_on(input: Tensor, fc1_weight: Tensor) -> bool:
     """Raises RuntimeError where this backend was chosen explicitly and has failed."""
-    if not backends.load(_NAME).runs_on(input)[0] or len(input) > _kernels().MOST_SAMPLES:
+    if not triton.runs_on(input)[0] or len(input) > _kernels().MOST_SAMPLES:
         return False
     refused = backends.refusal(_NAME, _FUNCTION, _shape_class(input, fc1_weight))
     if refused and backends.chosen_backend() == _NAME:
@@ -60,4 +60,7 @@ def _shape_class(input: Tensor, fc1_weight: Tensor) -> str:
 
 
 def _kernels() -> Any:
-    return backends.load(_NAME).kernels("squeeze_excite_training")
+    """They import triton, which takes its time."""
+    from ..triton_kernels import squeeze_excite_training
+
+    return squeeze_excite_training

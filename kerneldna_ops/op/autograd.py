@@ -15,8 +15,9 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
-from .._arguments import with_defaults
-from ..backends import Asked, call, plan_of, python_selects
+from .. import backends
+from ..backends import Asked
+from ..call import Call
 
 _conv = torch.ops.kerneldna.conv.default
 _conv_backward = torch.ops.kerneldna.conv_backward.default
@@ -68,7 +69,7 @@ class Conv(Recorded):
         below = torch._C._AutoDispatchBelowAutograd() if unrecorded else nullcontext()
         # The saved tensors have gone through autocast, if any: what follows has their dtype.
         with ctx.asked.again(), torch._C._DisableAutocast(), below:
-            grads = call(_conv_backward, grad_output, input, weight, bias, *attentions, *ctx.geometry, wanted)
+            grads = backends.call(_conv_backward, grad_output, input, weight, bias, *attentions, *ctx.geometry, wanted)
         grads = [grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)]
         return None, *grads, None, None, None, None
 
@@ -167,22 +168,22 @@ def conv(keyset: torch._C.DispatchKeySet, *args: Any) -> Tensor:
     def below() -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():
             # Plain tensors and no mode: below autograd is only the backend, which may have a plan for such calls.
-            if python_selects(args[0]) and keyset.raw_repr() & _BELOW_AUTOGRAD in _PLAIN:
-                complete = with_defaults(*args)
-                plan = plan_of(complete)
+            if backends.python_selects(args[0]) and keyset.raw_repr() & _BELOW_AUTOGRAD in _PLAIN:
+                call = Call(*args)
+                plan = backends.plan_of(call)
                 if plan is not None:
-                    return plan(*complete)  # type: ignore[no-any-return]
-            return call(_conv.redispatch, keyset & torch._C._after_autograd_keyset, *args)  # type: ignore[no-any-return]
+                    return plan(call)  # type: ignore[no-any-return]
+            return backends.call(_conv.redispatch, keyset & torch._C._after_autograd_keyset, *args)  # type: ignore[no-any-return]
 
     if records(args):
-        return Conv.apply(below, *with_defaults(*args))  # type: ignore[no-any-return]
+        return Conv.apply(below, *Call(*args))  # type: ignore[no-any-return]
     return below()
 
 
 def conv_backward(keyset: torch._C.DispatchKeySet, *args: Any) -> tuple[Tensor, ...]:
     def below() -> tuple[Tensor, ...]:
         with torch._C._AutoDispatchBelowAutograd():
-            return call(_conv_backward.redispatch, keyset & torch._C._after_autograd_keyset, *args)  # type: ignore[no-any-return]
+            return backends.call(_conv_backward.redispatch, keyset & torch._C._after_autograd_keyset, *args)  # type: ignore[no-any-return]
 
     if records(args):
         return ConvBackward.apply(below, *args)  # type: ignore[no-any-return]

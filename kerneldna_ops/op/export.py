@@ -17,22 +17,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
-from .._arguments import with_defaults
 from ..backends import composite
+from ..call import Call
 from ..checks import check_conv, check_squeeze_excite
 from ..library import LIBRARY, register_kernel
 from .registrations import checked
 
 
 def conv(*args: Any) -> Tensor:
-    args = with_defaults(*args)
+    call = Call(*args)
     with _not_traced():
-        checked(check_conv, "kerneldna::conv", *args)
-        kernel_size = tuple(args[1].shape[2:])
-    spatial_attention = args[5]
-    if spatial_attention is not None and spatial_attention.dim() == 3:
-        args = _pointwise(kernel_size, *args)
-    return composite.conv(*args)
+        checked(check_conv, "kerneldna::conv", call)
+        kernel_size = tuple(call.weight.shape[2:])
+    if call.kind("spatial_attention") == "per_sample":
+        call = _pointwise(kernel_size, call)
+    return composite.conv(call)
 
 
 def squeeze_excite(*args: Any) -> Tensor:
@@ -41,31 +40,21 @@ def squeeze_excite(*args: Any) -> Tensor:
     return composite.squeeze_excite(*args)
 
 
-def _pointwise(
-    kernel_size: tuple[int, ...],
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    channel_attention: Tensor | None,
-    filter_attention: Tensor | None,
-    spatial_attention: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
-) -> tuple[Any, ...]:
+def _pointwise(kernel_size: tuple[int, ...], call: Call) -> Call:
     """The same call without spatial attention: a 1x1 convolution of what each tap of the kernel sees, scaled by it."""
-    if channel_attention is not None:
-        input = input * channel_attention[..., None, None]
+    input, weight, bias, c, f, s, stride, padding, dilation, groups = call
+    assert s is not None
+    if c is not None:
+        input = input * c[..., None, None]
     padded = F.pad(input, (padding[1], padding[1], padding[0], padding[0]))
     rows, columns = (
         [slice(tap * d, (tap + 1 - taps) * d or None, step) for tap in range(taps)]
         for taps, d, step in zip(kernel_size, dilation, stride, strict=True)
     )
     seen = torch.stack([padded[:, :, row, column] for row in rows for column in columns], 2)
-    seen = (seen * spatial_attention.flatten(1)[:, None, :, None, None]).flatten(1, 2)
+    seen = (seen * s.flatten(1)[:, None, :, None, None]).flatten(1, 2)
     weight = weight.flatten(1)[:, :, None, None]
-    return seen, weight, bias, None, filter_attention, None, (1, 1), (0, 0), (1, 1), groups
+    return Call(seen, weight, bias, filter_attention=f, groups=groups)
 
 
 @contextmanager

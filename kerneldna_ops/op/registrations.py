@@ -4,13 +4,13 @@ All of it is registered on import. The schemas and the native kernels are the C+
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from .. import backends
-from .._arguments import output_memory_format, with_defaults
+from ..call import BackwardCall, Call
 from ..checks import check_conv, check_conv_backward
 from ..library import LIBRARY, NESTED, register_kernel
 from . import autocast, autograd, vmap
@@ -19,37 +19,40 @@ _conv = torch.ops.kerneldna.conv.default
 _conv_backward = torch.ops.kerneldna.conv_backward.default
 
 Gradients: TypeAlias = tuple[Tensor, ...]
-Checked = TypeVar("Checked")
 
 
-def checked(check: Callable[..., Checked], op: str, *args: Any) -> Checked:
-    """What the check returns; what does not fit is a RuntimeError, as from the C++ library."""
+def checked(check: Callable[..., None], op: str, *args: Any) -> None:
+    """What does not fit is a RuntimeError, as from the C++ library."""
     try:
-        return check(op, *args)
+        check(op, *args)
     except (TypeError, ValueError) as error:
         raise RuntimeError(*error.args) from None
 
 
 def fake_conv(*args: Any) -> Tensor:
-    shape = checked(check_conv, "kerneldna::conv", *with_defaults(*args))
-    return torch.empty_like(args[0].new_empty(shape), memory_format=output_memory_format(args[0]))
+    call = Call(*args)
+    checked(check_conv, "kerneldna::conv", call)
+    return torch.empty_like(call.input.new_empty(call.output_shape), memory_format=call.memory_format)
 
 
-def fake_conv_backward(grad_output: Tensor, *args: Any) -> Gradients:
-    checked(check_conv_backward, "kerneldna::conv_backward", grad_output, *args)
+def fake_conv_backward(*args: Any) -> Gradients:
+    backward = BackwardCall.of(*args)
+    checked(check_conv_backward, "kerneldna::conv_backward", backward)
     return tuple(
-        torch.empty_like(tensor, memory_format=output_memory_format(tensor)) if wanted else grad_output.new_empty(0)
-        for tensor, wanted in zip(args[:6], args[-1], strict=True)
+        backward.grad_output.new_empty(0)
+        if tensor is None or memory_format is None
+        else torch.empty_like(tensor, memory_format=memory_format)
+        for tensor, memory_format in zip(backward.forward.tensors, backward.memory_formats, strict=True)
     )
 
 
 def selected_conv(*args: Any) -> Tensor:
-    return backends.conv(*with_defaults(*args))
+    return backends.conv(Call(*args))
 
 
 def selected_conv_backward(grad_output: Tensor, *args: Any) -> Gradients:
     """A gradient that output_mask leaves out is a tensor of shape [0]: the schema has no room for None."""
-    grads = backends.conv_backward(grad_output, *args)
+    grads = backends.conv_backward(BackwardCall.of(grad_output, *args))
     return tuple(grad_output.new_empty(0) if grad is None else grad for grad in grads)
 
 
@@ -57,12 +60,12 @@ def selected_conv_backward(grad_output: Tensor, *args: Any) -> Gradients:
 
 
 def conv_on_any_device(*args: Any) -> Tensor:
-    checked(check_conv, "kerneldna::conv", *with_defaults(*args))
+    checked(check_conv, "kerneldna::conv", Call(*args))
     return selected_conv(*args)
 
 
 def conv_backward_on_any_device(*args: Any) -> Gradients:
-    checked(check_conv_backward, "kerneldna::conv_backward", *args)
+    checked(check_conv_backward, "kerneldna::conv_backward", BackwardCall.of(*args))
     return selected_conv_backward(*args)
 
 

@@ -11,6 +11,7 @@ from ..checks import check_squeeze_excite
 from ..library import LIBRARY, NESTED, register_kernel
 from . import autocast, vmap
 from .autograd import Recorded, records
+from .registrations import checked
 
 _squeeze_excite = torch.ops.kerneldna.squeeze_excite.default
 
@@ -58,10 +59,7 @@ def autograd(keyset: torch._C.DispatchKeySet, *args: Any) -> Tensor:
 
 
 def _check(*args: Any) -> None:
-    try:
-        check_squeeze_excite("kerneldna::squeeze_excite", *args)
-    except (TypeError, ValueError) as error:
-        raise RuntimeError(*error.args) from None
+    checked(check_squeeze_excite, "kerneldna::squeeze_excite", *args)
 
 
 for _key in ("CompositeExplicitAutograd", *NESTED):

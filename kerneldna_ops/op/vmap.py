@@ -13,13 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._arguments import with_defaults
+from ..call import TENSORS, Call, kind_of
 
 _conv = torch.ops.kerneldna.conv.default
 _conv_backward = torch.ops.kerneldna.conv_backward.default
 _squeeze_excite = torch.ops.kerneldna.squeeze_excite.default
-
-_STATIC_DIMS = (1, 1, 2)  # of channel, filter and spatial attention; per sample they have one more
 
 # Numbers in the input of an entry up to which, on a CPU, a call costs more than to bring entries of many samples
 # together as channels. One sample needs no copy.
@@ -30,9 +28,9 @@ Dims = Sequence[int | None]
 
 def conv(info: Any, in_dims: Dims, *args: Any) -> tuple[Tensor, int]:
     entries = info.batch_size
-    args = with_defaults(*args)
-    geometry, nothing = args[6:], [False] * 6
-    tensors, batched = _batch_first(args[:6], (*in_dims, *[None] * 6)[:6])
+    call = Call(*args)
+    geometry, nothing = call.geometry, [False] * 6
+    tensors, batched = _batch_first(call.tensors, (*in_dims, *[None] * 6)[:6])
     if not (batched[1] or batched[2]):
         return _split(_conv(*_in_samples(entries, tensors, batched, nothing), *geometry), 0, entries), 0
     folded = _in_channels(entries, tensors, batched, nothing, geometry)
@@ -182,4 +180,4 @@ def _expand(tensor: Tensor, batched: bool, entries: int) -> Tensor:
 
 
 def _is_static(i: int, attention: Tensor, batched: bool) -> bool:
-    return attention.dim() - batched == _STATIC_DIMS[i - 3]
+    return kind_of(TENSORS[i], attention, leading_dims=batched) == "static"

@@ -13,6 +13,7 @@ import torch
 import kerneldna_ops
 from kerneldna_ops import backends, compatible_backends, explain_backends, use_backend
 from kerneldna_ops.backends._winners import Winner
+from kerneldna_ops.call import Call
 from kerneldna_ops.functional import conv2d
 from support.cases import build, named
 
@@ -25,7 +26,7 @@ conv = torch.ops.kerneldna.conv
 @pytest.fixture
 def refused(monkeypatch):
     """A backend that exists and cannot run."""
-    monkeypatch.setattr(backends.load("reference"), "can_run", lambda *args: (False, "it is out of order"))
+    monkeypatch.setattr(backends.reference, "can_run", lambda *args: (False, "it is out of order"))
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def in_python():
 
 def test_every_backend_has_a_reason():
     for name, (runs, reason) in explain_backends(**CALL).items():
-        assert backends.load(name).can_run(*CALL.values()) == (runs, reason)
+        assert backends.MODULES[name].can_run(Call(**CALL)) == (runs, reason)
         assert reason
 
 
@@ -147,7 +148,7 @@ def test_what_a_backend_raises_arrives_unchanged(monkeypatch, inference):
     def interrupt(*args):
         raise Interrupted
 
-    monkeypatch.setattr(backends.load("composite"), "conv", interrupt)
+    monkeypatch.setattr(backends.composite, "conv", interrupt)
     with torch.inference_mode(inference), pytest.raises(Interrupted):
         conv2d(**CALL, backend="composite")
 
@@ -157,14 +158,14 @@ def test_what_a_backend_raises_in_backward_arrives_unchanged(monkeypatch):
         raise Interrupted
 
     output = conv2d(**CALL | {"input": CALL["input"].clone().requires_grad_()}, backend="composite")
-    monkeypatch.setattr(backends.load("composite"), "conv_backward", interrupt)
+    monkeypatch.setattr(backends.composite, "conv_backward", interrupt)
     with pytest.raises(Interrupted):
         output.sum().backward()
 
 
 def test_an_error_of_before_is_not_raised_again(monkeypatch):
     with monkeypatch.context() as patch, torch.inference_mode(), use_backend("composite"):
-        patch.setattr(backends.load("composite"), "conv", lambda *args: 1 / 0)
+        patch.setattr(backends.composite, "conv", lambda *args: 1 / 0)
         with pytest.raises(RuntimeError):
             conv(*CALL.values())
     with pytest.raises(RuntimeError, match=r"^kerneldna::conv: groups must divide"):
@@ -297,9 +298,9 @@ def gates(monkeypatch):
     """The names of the Python backends that ran squeeze_excite."""
     names = []
     for name in ("composite", "reference"):
-        original = backends.load(name).squeeze_excite
+        original = backends.MODULES[name].squeeze_excite
         spy = lambda *args, name=name, original=original: names.append(name) or original(*args)  # noqa: E731
-        monkeypatch.setattr(backends.load(name), "squeeze_excite", spy)
+        monkeypatch.setattr(backends.MODULES[name], "squeeze_excite", spy)
     return names
 
 
@@ -312,7 +313,7 @@ def test_squeeze_excite_runs_where_it_was_chosen_to(gates):
 
 
 def test_squeeze_excite_on_the_cpu_asks_nobody_without_a_choice(monkeypatch):
-    monkeypatch.setattr(backends, "load", lambda name: pytest.fail(f"{name} was asked"))
+    monkeypatch.setattr(backends, "_select_gate", lambda *args: pytest.fail("Python was asked"))
     squeeze_excite(*GATE)
 
 
@@ -322,7 +323,7 @@ def test_where_the_library_has_no_kernel_plain_pytorch_answers(gates):
 
 
 def test_squeeze_excite_on_a_backend_that_cannot_run_says_why(monkeypatch):
-    monkeypatch.setattr(backends.load("reference"), "runs_on", lambda input: (False, "it is out of order"))
+    monkeypatch.setattr(backends.reference, "runs_on", lambda input: (False, "it is out of order"))
     sentence = "backend 'reference' cannot run this call: it is out of order"
     with use_backend("reference"):
         with pytest.raises(RuntimeError, match=sentence):
@@ -401,7 +402,7 @@ def test_what_a_refused_call_got_is_let_go(call, refused):
 
 @pytest.mark.parametrize("call", [torch.ops.kerneldna.squeeze_excite, None], ids=["op", "layer"])
 def test_what_a_refused_gate_got_is_let_go(call, monkeypatch):
-    monkeypatch.setattr(backends.load("reference"), "runs_on", lambda *args: (False, "it is out of order"))
+    monkeypatch.setattr(backends.reference, "runs_on", lambda *args: (False, "it is out of order"))
     weights = torch.zeros(2, 8), None, torch.zeros(8, 2), None
     se = kerneldna_ops.nn.SqueezeExcite(8).eval()
     assert_let_go((lambda input: call(input, *weights)) if call else se, torch.randn(2, 8, 5, 5))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kerneldna_ops import use_backend
-from kerneldna_ops.backends import _spatial_per_sample as spatial
+from kerneldna_ops.backends import composite
 from kerneldna_ops.reference import conv2d_reference
 from support import truths
 from support.cases import Case, build, grad_output, named
@@ -24,7 +24,7 @@ CASES = [
 @pytest.mark.parametrize("by_tap", [True, False], ids=["by_tap", "by_sample"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_both_ways_are_right(monkeypatch, case, by_tap):
-    monkeypatch.setattr(spatial, "by_tap", lambda *args: by_tap)
+    monkeypatch.setattr(composite, "by_tap", lambda *args: by_tap)
     call, grad = build(case), grad_output(case)
 
     def conv(call):
@@ -37,7 +37,7 @@ def test_both_ways_are_right(monkeypatch, case, by_tap):
 
 @pytest.mark.parametrize("mask", ["100000", "010000", "000001", "110000", "000100", "000010"])
 def test_the_taps_make_only_what_is_asked_for(monkeypatch, mask):
-    monkeypatch.setattr(spatial, "by_tap", lambda *args: True)
+    monkeypatch.setattr(composite, "by_tap", lambda *args: True)
     call, grad = build(CASES[0]), grad_output(CASES[0])
     mask = [bit == "1" for bit in mask]
     with use_backend("composite"):
@@ -58,4 +58,4 @@ def test_the_taps_make_only_what_is_asked_for(monkeypatch, mask):
 )
 def test_which_way_is_taken(case, precision, taken):
     call = build(case, precision)
-    assert spatial.by_tap(call.input, call.weight, (call.stride,)) is taken
+    assert composite.by_tap(call.input, call.weight, (call.stride,)) is taken

@@ -17,7 +17,7 @@ from benchmarks.winners import CANDIDATES, COMPOSITE_WINS_ABOVE, NATIVE
 from kerneldna_ops import backends, compatible_backends, use_backend
 from kerneldna_ops.backends import _winners
 from kerneldna_ops.backends._winners import AXES, CLASSES, Winner, class_number, class_of
-from support import layouts
+from support import layouts, truths
 from support.cases import CASES, SAMPLE, STATIC, Case, build
 
 pytestmark = pytest.mark.usefixtures("threads")
@@ -69,7 +69,7 @@ def test_every_class_has_a_number():
 
 def test_the_numbers_are_those_of_the_library(winners):
     for number, call in CALLS.items():
-        assert class_of(*call) == number
+        assert class_of(call) == number
         select_in_python([number])
         assert classes_of_python() == {number}
 
@@ -86,7 +86,7 @@ ABSENT = [Case("no_attention", (2, 3, 4, 5), 3, spatial="absent")]
 def test_odd_calls_have_the_class_that_the_library_gives_them(winners):
     for case in CASES + EDGES + LAYOUTS + ABSENT:
         call = build(case, torch.float32)
-        number = class_of(*call)
+        number = class_of(call)
         grad, mask = torch.zeros(case.output), [tensor is not None for tensor in call.tensors]
         select_in_python([number])
         assert goes_to_python(conv, *call), case
@@ -169,7 +169,7 @@ def test_the_reason_is_logged(winners, caplog):
 
 def test_a_winner_that_cannot_run_leaves_the_call_to_the_next(winners, caplog, monkeypatch):
     winners({0: COMPOSITE})
-    monkeypatch.setattr(backends.load("composite"), "can_run", lambda *args: (False, "it is out of order"))
+    monkeypatch.setattr(backends.composite, "can_run", lambda *args: (False, "it is out of order"))
     with caplog.at_level(logging.DEBUG, "kerneldna_ops"):
         conv(*CALL)
     (record,) = caplog.records
@@ -202,7 +202,7 @@ def test_on_a_processor_that_nobody_measured_composite_answers_where_it_is_cheap
 
 def test_the_table_of_the_cpu_is_not_that_of_other_devices(file):
     file.write_text(json.dumps({"measurements": [{"rows": []}]}))
-    elsewhere = tuple(arg.to("meta") if isinstance(arg, torch.Tensor) else arg for arg in CALL)
+    elsewhere = truths.map_tensors(lambda tensor: tensor.to("meta"), CALL)
     assert next(iter(backends.preference(CALL))) == "cpu"
     assert next(iter(backends.preference(elsewhere))) == "composite"
 

@@ -7,6 +7,7 @@ import torch
 
 from kerneldna_ops import backends, explain_backends, use_backend
 from kerneldna_ops.backends import _tuned, cuda, cuda_host
+from kerneldna_ops.call import BackwardCall
 from kerneldna_ops.functional import conv2d
 from support.cases import build, named
 
@@ -28,7 +29,11 @@ class OnAGpu:
 
 
 def on_a_gpu(call):
-    return OnAGpu(call.input), *call[1:]
+    return call._replace(input=OnAGpu(call.input))
+
+
+def backward_of(call):
+    return BackwardCall(None, call, [True] * 6)
 
 
 @pytest.fixture
@@ -39,28 +44,28 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(cuda, "_cuda_refusal", lambda device: "")
     cuda._refusal.cache_clear()
-    monkeypatch.setattr(_tuned, "find", lambda function, args: None)
-    monkeypatch.setattr(backends.load("triton"), "_toolchain_missing", lambda: "")
+    monkeypatch.setattr(_tuned, "find", lambda call: None)
+    monkeypatch.setattr(backends.triton, "_toolchain_missing", lambda: "")
     yield
     cuda._refusal.cache_clear()
 
 
 def test_runs_on_a_gpu(gpu):
-    assert cuda.can_run(*on_a_gpu(CALL)) == (True, "fused CUDA kernels")
+    assert cuda.can_run(on_a_gpu(CALL)) == (True, "fused CUDA kernels")
     assert cuda.runs_on(OnAGpu(CALL.input)) == (True, "fused CUDA kernels")
 
 
 def test_float64_is_for_composite(gpu):
     double = build(named("eights"), torch.float64)
-    assert cuda.can_run(*on_a_gpu(double)) == (False, "it has no kernel for float64")
+    assert cuda.can_run(on_a_gpu(double)) == (False, "it has no kernel for float64")
     assert cuda.runs_on(OnAGpu(double.input)) == (False, "it has no kernel for float64")
-    assert backends.select("conv", on_a_gpu(double), on_a_gpu(double)) is backends.load("composite")
+    assert backends.select(on_a_gpu(double)) is backends.composite
 
 
 def test_float32_is_taken_in_depthwise_convolutions(gpu):
     call = on_a_gpu(build(named("eights"), torch.float32))
-    assert cuda.can_run(*call) == (False, "its kernels for float32 are depthwise ones")
-    assert cuda.can_run(*on_a_gpu(build(named("eights_depthwise"), torch.float32)))[0]
+    assert cuda.can_run(call) == (False, "its kernels for float32 are depthwise ones")
+    assert cuda.can_run(on_a_gpu(build(named("eights_depthwise"), torch.float32)))[0]
 
 
 @pytest.mark.parametrize(("name", "native"), [("eights", False), ("eights_depthwise", True)])
@@ -68,23 +73,23 @@ def test_gradients_of_what_is_not_depthwise_are_those_of_composite(gpu, monkeypa
     call = on_a_gpu(build(named(name), torch.float16))
     monkeypatch.setattr(cuda, "_native_conv_backward", lambda *args: "native")
     monkeypatch.setattr(cuda.composite, "conv_backward", lambda *args: "composite")
-    assert cuda.conv_backward(None, *call, [True] * 6) == ("native" if native else "composite")
-    assert cuda.candidates("conv_backward", call) == ([{}] if native else [])
-    assert cuda.candidates("conv", call) == [{}]
+    assert cuda.conv_backward(backward_of(call)) == ("native" if native else "composite")
+    assert cuda.candidates(backward_of(call)) == ([{}] if native else [])
+    assert cuda.candidates(call) == [{}]
 
 
 def test_a_library_without_cuda(gpu, monkeypatch):
     monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda op, key: key != "CUDA")
-    assert cuda.can_run(*on_a_gpu(CALL)) == (False, "the C++ library was built without CUDA")
+    assert cuda.can_run(on_a_gpu(CALL)) == (False, "the C++ library was built without CUDA")
 
 
 def test_a_torch_without_cuda(gpu, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert cuda.can_run(*CALL) == (False, f"torch {torch.__version__} was built without CUDA")
+    assert cuda.can_run(CALL) == (False, f"torch {torch.__version__} was built without CUDA")
 
 
 def test_another_device(gpu):
-    assert cuda.can_run(*CALL) == (False, "input is on cpu, not on a CUDA device")
+    assert cuda.can_run(CALL) == (False, "input is on cpu, not on a CUDA device")
 
 
 REFUSAL = "the library was built with CUDA 13.0, and the NVIDIA driver is for CUDA 12.8 at most"
@@ -94,12 +99,12 @@ def test_a_gpu_that_refuses_the_kernels(gpu, monkeypatch, caplog):
     """Whatever the library found out about it (test_device.py): others answer, and one warning says why."""
     monkeypatch.setattr(cuda, "_cuda_refusal", {0: REFUSAL}.__getitem__)
     call = on_a_gpu(CALL)
-    assert cuda.can_run(*call) == cuda.runs_on(call[0]) == (False, REFUSAL)
-    monkeypatch.setattr(backends.load("triton"), "can_run", lambda *args: (False, "it is out of order"))
-    assert backends.select("conv", call, call) is backends.load("composite")
+    assert cuda.can_run(call) == cuda.runs_on(call[0]) == (False, REFUSAL)
+    monkeypatch.setattr(backends.triton, "can_run", lambda *args: (False, "it is out of order"))
+    assert backends.select(call) is backends.composite
     assert [record.getMessage() for record in caplog.records] == [f"cuda does not run on cuda:0: {REFUSAL}"]
     with use_backend("cuda"), pytest.raises(RuntimeError, match=f"^backend 'cuda' cannot run this call: {REFUSAL}$"):
-        backends.select("conv", call, call)
+        backends.select(call)
 
 
 def test_an_old_gpu_is_nothing_to_be_warned_of(gpu, monkeypatch, caplog):
@@ -155,17 +160,17 @@ LARGE = {
 @pytest.mark.parametrize("which", LARGE)
 def test_sizes_that_the_kernels_do_not_count(gpu, monkeypatch, which):
     call, reason = LARGE[which]
-    assert cuda.can_run(*on_a_gpu(call)) == (False, reason)
+    assert cuda.can_run(on_a_gpu(call)) == (False, reason)
     monkeypatch.setattr(cuda_host, "_module_missing", lambda: "")
-    assert cuda_host.can_run(*call) == (False, reason)
+    assert cuda_host.can_run(call) == (False, reason)
 
 
 def test_many_depthwise_channels_are_no_problem(gpu):
-    assert cuda.can_run(*on_a_gpu(large((1, 140_000, 3, 3), (140_000, 1, 3, 3), groups=140_000)))[0]
+    assert cuda.can_run(on_a_gpu(large((1, 140_000, 3, 3), (140_000, 1, 3, 3), groups=140_000)))[0]
 
 
 def test_a_batch_may_be_as_large_as_it_likes(gpu):
-    assert cuda.can_run(*on_a_gpu(large((2**20, 8, 2**7, 2**7), (8, 8, 3, 3))))[0]
+    assert cuda.can_run(on_a_gpu(large((2**20, 8, 2**7, 2**7), (8, 8, 3, 3))))[0]
 
 
 # cuda_host
@@ -174,7 +179,7 @@ def test_a_batch_may_be_as_large_as_it_likes(gpu):
 def test_a_module_that_is_not_built(monkeypatch):
     monkeypatch.setitem(sys.modules, "kerneldna_ops._cuda_host", None)
     cuda_host._module_missing.cache_clear()
-    runs, reason = cuda_host.can_run(*CALL)
+    runs, reason = cuda_host.can_run(CALL)
     cuda_host._module_missing.cache_clear()
     assert not runs
     assert reason == "kerneldna_ops._cuda_host is not built (`make host-kernels` in a source checkout)"
@@ -186,7 +191,7 @@ def test_a_module_that_does_not_load(monkeypatch):
 
     monkeypatch.setattr(cuda_host.importlib, "import_module", refuse)
     cuda_host._module_missing.cache_clear()
-    runs, reason = cuda_host.can_run(*CALL)
+    runs, reason = cuda_host.can_run(CALL)
     cuda_host._module_missing.cache_clear()
     assert not runs
     assert "does not load (undefined symbol: torch); build it again" in reason
@@ -194,8 +199,8 @@ def test_a_module_that_does_not_load(monkeypatch):
 
 def test_it_runs_on_the_cpu_alone(monkeypatch):
     monkeypatch.setattr(cuda_host, "_module_missing", lambda: "")
-    assert cuda_host.can_run(*on_a_gpu(CALL)) == (False, "input is on cuda:0, not on the CPU")
-    assert cuda_host.can_run(*CALL) == (True, "the CUDA kernels' source, run on the CPU")
+    assert cuda_host.can_run(on_a_gpu(CALL)) == (False, "input is on cuda:0, not on the CPU")
+    assert cuda_host.can_run(CALL) == (True, "the CUDA kernels' source, run on the CPU")
 
 
 def test_it_is_never_chosen_automatically(monkeypatch):
@@ -216,17 +221,17 @@ def test_where_composite_is_cheap_it_comes_first_until_somebody_measures(gpu):
 )
 def test_else_the_first_fused_backend_that_can_run(gpu, monkeypatch, without, chosen):
     for name in without:
-        monkeypatch.setattr(backends.load(name), "can_run", lambda *args: (False, "it is out of order"))
+        monkeypatch.setattr(backends.MODULES[name], "can_run", lambda *args: (False, "it is out of order"))
     call = on_a_gpu(CALL)
-    assert backends.select("conv", call, call) is backends.load(chosen)
+    assert backends.select(call) is backends.MODULES[chosen]
 
 
 def test_what_was_measured_comes_first(gpu, monkeypatch):
     entry = _tuned.Entry("cuda", {}, {})
-    monkeypatch.setattr(_tuned, "find", lambda function, args: entry if function == "conv" else None)
+    monkeypatch.setattr(_tuned, "find", lambda call: entry if call.function == "conv" else None)
     call = on_a_gpu(STATIC_SPATIAL)
-    assert backends.select("conv", call, call) is cuda
-    assert backends.select("conv_backward", call, call) is backends.load("composite")
+    assert backends.select(call) is cuda
+    assert backends.select(backward_of(call)) is backends.composite
 
 
 GATE = (torch.ones(1, 2, 1, 1), torch.ones(1, 2), None, torch.ones(2, 1), None)
@@ -238,8 +243,8 @@ GATE = (torch.ones(1, 2, 1, 1), torch.ones(1, 2), None, torch.ones(2, 1), None)
 def test_squeeze_excite_prefers_cpp(gpu, monkeypatch, without, chosen):
     ran = []
     for name in ("cuda", "triton", "composite"):
-        monkeypatch.setattr(backends.load(name), "squeeze_excite", lambda *args, name=name: ran.append(name))
+        monkeypatch.setattr(backends.MODULES[name], "squeeze_excite", lambda *args, name=name: ran.append(name))
     for name in without:
-        monkeypatch.setattr(backends.load(name), "runs_on", lambda input: (False, "it is out of order"))
+        monkeypatch.setattr(backends.MODULES[name], "runs_on", lambda input: (False, "it is out of order"))
     backends.squeeze_excite(OnAGpu(GATE[0]), *GATE[1:])
     assert ran == [chosen]

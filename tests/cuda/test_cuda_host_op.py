@@ -13,6 +13,7 @@ import torch
 
 from kerneldna_ops import use_backend
 from kerneldna_ops.backends import composite, cuda_host
+from kerneldna_ops.call import BackwardCall
 from kerneldna_ops.functional import conv2d
 from kerneldna_ops.nn import ChildConv2d
 from support.cases import build, grad_output, named
@@ -182,7 +183,7 @@ def test_what_composite_does_as_well_is_refused(launches, what):
         with pytest.raises(RuntimeError, match=f"kernels do not take this call: {re.escape(reason)}$"):
             op()
     assert launches() == []
-    runs, said = cuda_host.can_run(*call)
+    runs, said = cuda_host.can_run(call)
     assert (runs, said) == (False, reason)
 
 
@@ -198,7 +199,7 @@ def test_gradients_are_made_of_depthwise_convolutions_alone(launches):
     assert "conv_gemm" in [kernel for kernel, *_ in launches()]
     host.clear_launches()
     grads = torch.autograd.grad(output, leaves, torch.ones_like(output))
-    expected = composite.conv_backward(torch.ones_like(output), *CALL, [True] * 6)
+    expected = composite.conv_backward(BackwardCall(torch.ones_like(output), CALL, [True] * 6))
     assert all(map(torch.equal, grads, expected))
     assert launches() == []
     sentence = "kerneldna::conv_backward: the CUDA kernels make gradients of depthwise convolutions alone"
@@ -268,7 +269,7 @@ every_kernel = pytest.mark.parametrize("case", [CASE, named("eights_depthwise")]
 
 def everything(call, grad):
     mask = [tensor is not None for tensor in call.tensors]
-    return conv(*call), *cuda_host.conv_backward(grad, *call, mask)
+    return conv(*call), *cuda_host.conv_backward(BackwardCall(grad, call, mask))
 
 
 @every_kernel

@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
+from kerneldna_ops.call import TENSORS
 from support import truths
-from support.cases import ABSENT, SAMPLE, STATIC, TENSORS, Case, build, grad_output
+from support.cases import ABSENT, SAMPLE, STATIC, Case, build, grad_output
 from support.tolerance import assert_within
 
 host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs kerneldna_ops._cuda_host (`make host-kernels`)")

@@ -118,7 +118,7 @@ def test_the_bias_may_change_before_backward():
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_an_autocast_region_around_the_backward_alone_does_not_reach_the_backend(monkeypatch, create_graph):
     """Whichever operators a backend is made of: some run in another precision under autocast."""
-    composite, dtypes = backends.load("composite"), []
+    composite, dtypes = backends.composite, []
     original, matrix = composite.conv_backward, torch.ones(2, 2)
     monkeypatch.setattr(
         composite, "conv_backward", lambda *args: dtypes.append((matrix @ matrix).dtype) or original(*args)

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kerneldna_ops.call import TENSORS, Call
 from kerneldna_ops.functional import conv2d
-from support.cases import TENSORS, Call
 from support.devices import skip_unless_it_runs
 
 

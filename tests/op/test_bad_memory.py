@@ -6,8 +6,8 @@ from test_bad_input import GOOD, ones, whole
 from torch import Tensor
 
 from kerneldna_ops import use_backend
+from kerneldna_ops.call import TENSORS
 from kerneldna_ops.functional import conv2d, modulated_conv2d
-from support.cases import TENSORS
 from support.devices import skip_unless_it_runs
 
 train = torch.ops.kerneldna._squeeze_excite_training

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from kerneldna_ops.call import Call
 from kerneldna_ops.functional import conv2d
 from support import truths
-from support.cases import CASES, EDGES, LARGE, PATTERNS, REPRESENTATIVE, SUBSETS, Call, build, named
+from support.cases import CASES, EDGES, LARGE, PATTERNS, REPRESENTATIVE, SUBSETS, build, named
 from support.devices import skip_unless_it_runs
 from support.layouts import IMAGES, VECTORS, WEIGHTS
 from support.tolerance import assert_within

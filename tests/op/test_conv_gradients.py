@@ -4,22 +4,10 @@ import pytest
 import torch
 
 from kerneldna_ops.backends import use_backend
+from kerneldna_ops.call import TENSORS
 from kerneldna_ops.functional import conv2d
 from support import truths
-from support.cases import (
-    CASES,
-    CPU,
-    EDGES,
-    LARGE,
-    PATTERNS,
-    REPRESENTATIVE,
-    SUBSETS,
-    TENSORS,
-    Case,
-    build,
-    grad_output,
-    named,
-)
+from support.cases import CASES, CPU, EDGES, LARGE, PATTERNS, REPRESENTATIVE, SUBSETS, Case, build, grad_output, named
 from support.devices import skip_unless_it_runs
 from support.layouts import GRADIENTS, IMAGES, VECTORS, WEIGHTS
 from support.tolerance import assert_within

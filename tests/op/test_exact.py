@@ -6,9 +6,10 @@ A tolerance could hide a tap too few among many, or one counted twice.
 import pytest
 import torch
 
+from kerneldna_ops.call import TENSORS, Call
 from kerneldna_ops.functional import conv2d
 from support import truths
-from support.cases import ABSENT, PATTERNS, STATIC, TENSORS, Call, Case, build, grad_output, named
+from support.cases import ABSENT, PATTERNS, STATIC, Case, build, grad_output, named
 from support.devices import skip_unless_it_runs
 from support.tolerance import largest
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from kerneldna_ops import backends
-from kerneldna_ops.backends import cuda
-from kerneldna_ops.triton_kernels import backward_choice, cost_model, forward_choice, operands
+from kerneldna_ops.call import BackwardCall
+from kerneldna_ops.triton_kernels import backward_choice, cost_model, forward_choice
 from kerneldna_ops.triton_kernels.config import Config
 from kerneldna_ops.triton_kernels.conv_forward_tma import can_run
 from kerneldna_ops.triton_kernels.problem import Problem
 from support import truths
-from support.cases import CARD, LAST, PATTERNS, SUBSETS, Case, build, grad_output
+from support.cases import CARD, LAST, PATTERNS, SAMPLE, SUBSETS, Case, build, grad_output
 from support.devices import CARDS, skip_unless_it_runs
 from support.tolerance import assert_within, plain_dtype
 
@@ -85,7 +85,7 @@ def test_gradients_of_every_subset_of_arguments(device, backend, dtype, case):
 @pytest.mark.without_backends("cuda")
 def test_every_candidate_of_the_tuner(device, backend, dtype):
     call = with_zeros(CARD[0], dtype, device)
-    candidates = backends.load(backend).candidates("conv", tuple(call))
+    candidates = backends.MODULES[backend].candidates(call)
     assert len(candidates) > 1
     check_ways(call, candidates, backend, dtype, CARD[0])
 
@@ -101,7 +101,7 @@ def check_ways(call, options, backend, dtype, case):
     plain = truths.plain_outputs_of(case, with_zeros(case, plain_dtype(dtype, call.input.device), call.input.device))
 
     def output(chosen):
-        return [run("conv", backend, chosen, call)]
+        return [run(backend, chosen, call)]
 
     assert_all_right(output, options, [exact_output(case)], plain)
 
@@ -109,7 +109,7 @@ def check_ways(call, options, backend, dtype, case):
 def check_gradients(device, backend, dtype, case, every_way=True):
     call, grad = with_zeros(case, dtype, device), grad_output(case, dtype, device)
     skip_unless_it_runs(backend, call)
-    if backend != "triton" and not cuda.has_gradients(*call):
+    if backend != "triton" and not call.depthwise:
         pytest.skip(f"{backend}: composite makes these gradients")
     options = backward_options(call) if every_way and backend == "triton" else [{}]
     low = plain_dtype(dtype, device)
@@ -117,7 +117,7 @@ def check_gradients(device, backend, dtype, case, every_way=True):
     mask = [tensor is not None for tensor in call.tensors]
 
     def gradients(chosen):
-        return run("conv_backward", backend, chosen, (grad, *call, mask))
+        return run(backend, chosen, BackwardCall(grad, call, mask))
 
     assert_all_right(gradients, options, exact_gradients(case), plain)
 
@@ -141,9 +141,9 @@ def with_zeros(case, *how):
     return call
 
 
-def run(function, backend, options, args):
-    module = backends.load(backend)
-    return module.run(function, tuple(args), options) if options else getattr(module, function)(*args)
+def run(backend, options, call):
+    module = backends.MODULES[backend]
+    return module.run(call, options) if options else getattr(module, call.function)(call)
 
 
 def assert_all_right(results_of, all_options, truth, plain):
@@ -165,15 +165,10 @@ def assert_all_right(results_of, all_options, truth, plain):
     assert not wrong, "\n".join(wrong)
 
 
-def problem_of(call):
-    geometry = (call.stride, call.padding, call.dilation, call.groups)
-    return Problem.of(call.input, call.weight, call.channel_attention, call.spatial_attention, *geometry)
-
-
 def forward_options(call):
     """What Triton chooses, the best of each form for the call, and form P with its reduction split."""
-    problem, device = problem_of(call), call.input.device
-    if problem.depthwise or not problem.batch:
+    problem, device = Problem.of(call), call.input.device
+    if problem.plain_depthwise or not problem.batch:
         return [{}]
     gpu, tiles = cost_model.DEVICES["H200"], SMALL_TILES
     if device.type == "cuda":
@@ -189,10 +184,7 @@ def forward_options(call):
 
 def backward_options(call):
     """As the rules choose, and every choice that there is."""
-    if problem_of(call).depthwise:
+    if Problem.of(call).plain_depthwise:
         return [{}]
-    kinds = (
-        operands.per_sample(call.filter_attention, None),
-        operands.per_sample(None, call.spatial_attention),
-    )
+    kinds = (call.kind(name) == SAMPLE for name in ("filter_attention", "spatial_attention"))
     return [{}, *(asdict(choice) for choice in backward_choice.choices(*kinds))]

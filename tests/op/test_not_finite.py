@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kerneldna_ops.call import TENSORS
 from kerneldna_ops.functional import conv2d
-from support.cases import CPU, REPRESENTATIVE, TENSORS, build, grad_output, named
+from support.cases import CPU, REPRESENTATIVE, build, grad_output, named
 from support.devices import skip_unless_it_runs
 from support.truths import by_autograd, sample_by_sample
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from kerneldna_ops import use_backend
+from kerneldna_ops.call import TENSORS
 from kerneldna_ops.functional import conv2d
-from support.cases import ABSENT, CPU, SAMPLE, STATIC, TENSORS, Case, build, grad_output
+from support.cases import ABSENT, CPU, SAMPLE, STATIC, Case, build, grad_output
 from support.devices import skip_unless_it_runs
 from support.tolerance import largest
 from support.truths import by_autograd

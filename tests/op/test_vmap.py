@@ -100,10 +100,10 @@ ONE_CALL = {
 
 @pytest.mark.parametrize("names", ONE_CALL)
 def test_entries_are_one_call(monkeypatch, names):
-    shapes, composite = [], backends.load("composite")
+    shapes, composite = [], backends.composite
     original = composite.conv
     monkeypatch.setattr(
-        composite, "conv", lambda *args: shapes.append(tuple([*t.shape] for t in args[:2])) or original(*args)
+        composite, "conv", lambda call: shapes.append(tuple([*t.shape] for t in call[:2])) or original(call)
     )
     call = build(FORMS["dense"].but(input=(2, 6, 7, 5)))
     stacked = {name: torch.stack([getattr(call, name)] * ENTRIES) for name in names.split()}
@@ -114,9 +114,9 @@ def test_entries_are_one_call(monkeypatch, names):
 
 def test_large_inputs_are_a_call_per_entry(monkeypatch):
     """As a copy of them all costs more than the calls; of one sample there is none."""
-    shapes, composite = [], backends.load("composite")
+    shapes, composite = [], backends.composite
     original = composite.conv
-    monkeypatch.setattr(composite, "conv", lambda *args: shapes.append([*args[0].shape]) or original(*args))
+    monkeypatch.setattr(composite, "conv", lambda call: shapes.append([*call.input.shape]) or original(call))
     weights = torch.randn(ENTRIES, 2, 3, 3, 3)
     for samples in (2, 1):
         inputs = torch.randn(ENTRIES, samples, 3, 80, 90)

@@ -9,39 +9,17 @@ import functools
 import math
 import zlib
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from kerneldna_ops.call import Call
 from support import layouts, oracle
 
 Pair = tuple[int, int]
 
-ABSENT, STATIC, SAMPLE = "absent", "static", "sample"
+ABSENT, STATIC, SAMPLE = "absent", "static", "per_sample"
 CPU = torch.device("cpu")
-
-
-class Call(NamedTuple):
-    """The arguments of kerneldna::conv in its own order, and by the names of functional.conv2d."""
-
-    input: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    channel_attention: Tensor | None
-    filter_attention: Tensor | None
-    spatial_attention: Tensor | None
-    stride: Pair
-    padding: Pair
-    dilation: Pair
-    groups: int
-
-    @property
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        return self[:6]
-
-
-TENSORS = Call._fields[:6]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from kerneldna_ops import backends, explain_backends
+from kerneldna_ops.call import Call
 from support import cases
 
 NAMES = ("cpu", "cuda", "stand-in")
@@ -67,11 +68,11 @@ def usual_backends(name: str) -> list[str]:
     return [backend for backend, (runs, _) in explained(name).items() if runs and backend in usual]
 
 
-def skip_unless_it_runs(backend: str, call: cases.Call) -> None:
+def skip_unless_it_runs(backend: str, call: Call) -> None:
     """For calls that a backend has no kernel for, which composite answers; the summary counts them by their reasons.
 
     What a backend finds out only in the call, such as a kernel that cannot be built, is no such reason: it fails.
     """
-    runs, reason = backends.load(backend).can_run(*call)
+    runs, reason = backends.MODULES[backend].can_run(call)
     if not runs:
         pytest.skip(f"{backend}: {_ANY_NUMBER.sub('n', reason)}")

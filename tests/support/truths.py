@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kerneldna_ops.call import TENSORS, Call
 from kerneldna_ops.reference import conv2d_reference
 from support import oracle
-from support.cases import CPU, TENSORS, Call, Case, build, grad_output
+from support.cases import CPU, Case, build, grad_output
 from support.tolerance import Truth, largest, plain_dtype
 
 # Beyond this the loops are too slow, and the reference, which the loops check (test_oracle.py), takes over.

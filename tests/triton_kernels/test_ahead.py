@@ -19,14 +19,15 @@ triton.runtime.driver.set_active(Absent())
 from kerneldna_ops import backends, use_backend
 from kerneldna_ops.backends import _autotune
 from kerneldna_ops.backends import triton as backend
+from kerneldna_ops.call import Call
 from kerneldna_ops.triton_kernels import ahead, conv_plan, launch
 assert not launch.interpreted
 os.environ["TRITON_INTERPRET"] = "1"  # the backend takes tensors of the CPU; its kernels are defined as for a GPU
 
 first = backend.candidates
-backend.candidates = lambda function, conv_args: first(function, conv_args)[:4]
+backend.candidates = lambda call: first(call)[:4]
 shapes = (2, 32, 7, 6), (32, 32, 3, 3), (32,), (2, 32), (2, 32), (2, 3, 3)
-args = (*(torch.randn(shape).half() for shape in shapes), (1, 1), (1, 1), (1, 1), 1)
+call = Call(*(torch.randn(shape).half() for shape in shapes), padding=(1, 1))
 
 threads, compile = set(), ahead._compile
 def spy(*call):
@@ -38,14 +39,14 @@ def collected():
     steps = []
     with use_backend("triton"), _autotune.collect(on_compiled=lambda: steps.append(1)) as unknown:
         for _ in range(2):
-            backends.select("conv", args, args)
+            backends.select(call)
     assert [function for function, _ in unknown] == ["conv"]
     return len(steps)
 
 found = []
-for options in backend.candidates("conv", args):
+for options in backend.candidates(call):
     with launch.recording() as launches:
-        backend.run("conv", args, options)
+        backend.run(call, options)
     found += launches
 distinct = len(set(map(ahead.identity, found)))
 kernels = {id(launch.kernel): launch.kernel for launch in found}.values()

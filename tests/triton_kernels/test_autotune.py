@@ -14,6 +14,7 @@ from torch import nn
 import kerneldna_ops
 from kerneldna_ops import autotune, backends, use_backend, warmup
 from kerneldna_ops.backends import _autotune, _tuned, _winners, composite, cuda, triton
+from kerneldna_ops.call import BackwardCall
 from kerneldna_ops.nn import ChildConv2d
 from kerneldna_ops.triton_kernels.forward_choice import MOST_CANDIDATES
 from support.cases import build, grad_output, named
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("threads", "interpreted")
 
 CALL = build(named("kernel_3x3_padding_1x1"), torch.float32)
 GRAD = grad_output(named("kernel_3x3_padding_1x1"), torch.float32)
+BACKWARD = BackwardCall(GRAD, CALL, [True] * 6)
 conv, conv_backward = torch.ops.kerneldna.conv, torch.ops.kerneldna.conv_backward
 CPU = torch.device("cpu")
 
@@ -62,21 +64,21 @@ def options(monkeypatch):
     ran = []
     original = triton._prepared
 
-    def prepared(function, options, args):
-        call = original(function, options, args)
-        return lambda *args: ran.append(options) or call(*args)
+    def prepared(first, options):
+        answer = original(first, options)
+        return lambda call: ran.append(options) or answer(call)
 
     monkeypatch.setattr(triton, "_prepared", prepared)
     return ran
 
 
 def tuned(function="conv"):
-    return _tuned.find(function, CALL)
+    return _tuned.find(CALL if function == "conv" else BACKWARD)
 
 
 def test_the_fastest_way_is_kept_and_runs_from_then_on(times, options):
     times(5.0, 4.0, 2.0, 3.0)
-    second = triton.candidates("conv", CALL)[1]
+    second = triton.candidates(CALL)[1]
     with use_backend("triton"):
         with autotune():
             conv(*CALL)
@@ -92,20 +94,20 @@ def test_composite_stays_a_candidate(times):
     with use_backend("triton"), autotune():
         conv(*CALL)
     assert tuned().backend == "composite"
-    assert tuned().options == triton.candidates("conv", CALL)[1]
-    assert len(tuned().milliseconds) == 1 + len(triton.candidates("conv", CALL)) <= 1 + MOST_CANDIDATES
+    assert tuned().options == triton.candidates(CALL)[1]
+    assert len(tuned().milliseconds) == 1 + len(triton.candidates(CALL)) <= 1 + MOST_CANDIDATES
 
 
 def test_the_automatic_choice_on_a_gpu_follows(times, monkeypatch):
     times(1.0)
     with use_backend("triton"), autotune():
         conv(*CALL)
-    on_a_gpu = (_Elsewhere(), *CALL[1:])
+    on_a_gpu = CALL._replace(input=_Elsewhere())
     known = {"conv": tuned()}
-    monkeypatch.setattr(_tuned, "find", lambda function, args: known.get(function))
+    monkeypatch.setattr(_tuned, "find", lambda call: known.get(call.function))
     assert _winners.winner_of(on_a_gpu).backend == "composite"
     # Spatial attention per sample is the kernels' unless measured, which this function was not.
-    assert _winners.winner_of((_Elsewhere(), *CALL[1:]), "conv_backward") is None
+    assert _winners.winner_of(BACKWARD._replace(forward=on_a_gpu)) is None
 
 
 class _Elsewhere:
@@ -149,9 +151,9 @@ def test_candidates_that_fail_are_left_out(times, caplog):
     times(5.0, RuntimeError("out of resource: shared memory"), 3.0)
     with use_backend("triton"), autotune():
         conv(*CALL)
-    assert tuned().options == triton.candidates("conv", CALL)[1]
+    assert tuned().options == triton.candidates(CALL)[1]
     assert "left out: out of resource: shared memory" in caplog.text
-    assert len(tuned().milliseconds) == len(triton.candidates("conv", CALL))
+    assert len(tuned().milliseconds) == len(triton.candidates(CALL))
 
 
 def test_without_any_candidate_composite_answers(times):
@@ -177,11 +179,11 @@ def with_cuda(monkeypatch):
 
 
 def test_every_fused_backend_is_a_candidate(times, with_cuda):
-    times(5.0, *[4.0] * len(triton.candidates("conv", CALL)), 3.0)
+    times(5.0, *[4.0] * len(triton.candidates(CALL)), 3.0)
     with use_backend("triton"), autotune():
         conv(*CALL)
     assert tuned().backend == "cuda"
-    assert tuned().options == triton.candidates("conv", CALL)[0]
+    assert tuned().options == triton.candidates(CALL)[0]
     assert tuned().milliseconds["cuda"] == 3.0
 
 
@@ -190,7 +192,7 @@ def test_without_triton_the_others_are_measured(times, with_cuda, monkeypatch, c
     monkeypatch.setattr(triton, "can_run", lambda *args: (False, "Triton cannot be imported"))
     times(5.0, 3.0)
     with autotune():
-        backends.select("conv", CALL, CALL)
+        backends.select(CALL)
     assert tuned() == _tuned.Entry("cuda", {}, {"composite": 5.0, "cuda": 3.0})
     (file,) = cache.iterdir()
     assert json.loads(file.read_text())["triton"] == "none"
@@ -259,7 +261,7 @@ def test_a_spoilt_file_is_written_anew(cache, caplog, text):
 )
 def test_what_makes_another_shape_class(change):
     other = CALL._replace(**change)
-    assert _tuned.key_of(*other) != _tuned.key_of(*CALL)
+    assert _tuned.key_of(other) != _tuned.key_of(CALL)
 
 
 @pytest.fixture
@@ -277,14 +279,14 @@ def tf32():
 def test_half_precision_and_tf32_are_shape_classes_of_their_own(tf32):
     half = CALL._replace(**{name: t.half() for name, t in zip(CALL._fields, CALL.tensors, strict=False)})
     tf32(False)
-    ieee = _tuned.key_of(*CALL)
+    ieee = _tuned.key_of(CALL)
     tf32(True)
-    assert len({ieee, _tuned.key_of(*CALL), _tuned.key_of(*half)}) == 3
+    assert len({ieee, _tuned.key_of(CALL), _tuned.key_of(half)}) == 3
 
 
 def test_batches_up_to_a_power_of_two_share_a_class():
     batches = [CALL._replace(input=torch.empty(n, 3, 6, 7)) for n in (5, 8, 9)]
-    keys = [_tuned.key_of(*call) for call in batches]
+    keys = [_tuned.key_of(call) for call in batches]
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -318,9 +320,9 @@ def test_warmup_sees_gradients_in_the_layout_of_the_output(monkeypatch):
     seen = []
     original = composite.conv_backward
 
-    def conv_backward(grad_output, *args):
-        seen.append(grad_output.stride())
-        return original(grad_output, *args)
+    def conv_backward(backward):
+        seen.append(backward.grad_output.stride())
+        return original(backward)
 
     monkeypatch.setattr(composite, "conv_backward", conv_backward)
     layer = ChildConv2d(nn.Conv2d(3, 3, 3, padding=1), reduction=1)

@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 import torch
 
+from kerneldna_ops.call import TENSORS, BackwardCall, Call
 from kerneldna_ops.triton_kernels import backward_choice
 from kerneldna_ops.triton_kernels.backward_choice import UNTUNED, BackwardConfigs, Choice, candidates
 from kerneldna_ops.triton_kernels.config import Config
@@ -14,7 +15,7 @@ from kerneldna_ops.triton_kernels.cost_model import DEVICES
 from kerneldna_ops.triton_kernels.launch import recording
 from kerneldna_ops.triton_kernels.problem import Problem
 from support import truths
-from support.cases import ABSENT, SAMPLE, STATIC, SUBSETS, TENSORS, Case, build, grad_output, named
+from support.cases import ABSENT, SAMPLE, STATIC, SUBSETS, Case, build, grad_output, named
 from support.tolerance import assert_within
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "threads")
@@ -48,9 +49,7 @@ TINY = Case("tiny", (3, 4, 3, 2), 5, (2, 1), padding=(1, 0))
 
 def run(case, call, grad, choice, mask=None, configs=TILES):
     mask = [tensor is not None for tensor in call.tensors] if mask is None else mask
-    c, s = call.channel_attention, call.spatial_attention
-    problem = Problem.of(call.input, call.weight, c, s, *call[6:])
-    return gradients(grad, *call.tensors, problem, mask, choice, configs)
+    return gradients(BackwardCall(grad, call, mask), Problem.of(call), choice, configs)
 
 
 def check(case, dtype, choice, mask=None):
@@ -196,9 +195,9 @@ def launches(channels, size, mask, choice=None, **kinds):
     for i, kind in enumerate((case.channel, case.filter, case.spatial), 3):
         shapes[i] = {ABSENT: None, STATIC: shapes[i][1:], SAMPLE: shapes[i]}[kind]
     empty = [None if s is None else torch.empty(s, dtype=torch.bfloat16, device="meta") for s in shapes]
-    problem = Problem.of(*empty[:2], empty[3], empty[5], (1, 1), (1, 1), (1, 1), 1)
+    call = Call(*empty, padding=(1, 1))
     with recording() as recorded:
-        found = gradients(empty[0].new_empty(case.output), *empty, problem, mask, choice)
+        found = gradients(BackwardCall(empty[0].new_empty(case.output), call, mask), Problem.of(call), choice)
     for tensor, gradient, asked in zip(empty, found, mask, strict=True):
         assert gradient is None if tensor is None or not asked else gradient.shape == tensor.shape
     return [launch.kernel.__name__ for launch in recorded]

@@ -6,12 +6,13 @@ from itertools import product
 import pytest
 import torch
 
+from kerneldna_ops.call import TENSORS
 from kerneldna_ops.triton_kernels import conv_depthwise
 from kerneldna_ops.triton_kernels.conv_depthwise import depthwise_backward, depthwise_forward
 from kerneldna_ops.triton_kernels.launch import recording
 from kerneldna_ops.triton_kernels.problem import Problem
 from support import truths
-from support.cases import ABSENT, SAMPLE, STATIC, TENSORS, Case, build, grad_output, named
+from support.cases import ABSENT, SAMPLE, STATIC, Case, build, grad_output, named
 from support.tolerance import assert_within
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "threads")
@@ -61,7 +62,7 @@ PRECISIONS = pytest.mark.parametrize(("case", "precision"), CALLS, ids=str)
 def operands(case, dtype):
     """(x, w, c, f, s, bias, problem) as the kernels take them."""
     call = build(case, dtype)
-    problem = Problem.of(call.input, call.weight, None, None, *call[6:])
+    problem = Problem.of(call)
     return (
         call.input.permute(0, 2, 3, 1).contiguous(),
         call.weight[:, 0],

@@ -16,6 +16,7 @@ from triton.runtime.interpreter import InterpretedFunction
 from kerneldna_ops import backends, explain_backends, use_backend
 from kerneldna_ops.backends import _winners
 from kerneldna_ops.backends import triton as backend
+from kerneldna_ops.call import BackwardCall, Call
 from kerneldna_ops.functional import conv2d
 from kerneldna_ops.nn import SqueezeExcite, _fused_gate, _gate_kernels_triton
 from support import gates
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("threads", "interpreted", "nothing_known")
 
 CASE = named("kernel_3x3_padding_1x1")
 CALL = build(CASE, torch.float32)
-GRAD = grad_output(CASE, torch.float32)
+BACKWARD = BackwardCall(grad_output(CASE, torch.float32), CALL, [True] * 6)
 
 REASONS = {
     "no compiler": RuntimeError("Failed to find C compiler. Please specify via CC environment variable."),
@@ -58,7 +59,7 @@ def nothing_known(monkeypatch):
     """Triton before composite, and nothing found out yet."""
     monkeypatch.setattr(backends, "AUTOMATIC", ("triton", "composite"))
     monkeypatch.setattr(backends, "_AUTOMATIC_SQUEEZE_EXCITE", ("triton", "composite"))
-    monkeypatch.setattr(_winners, "winner_of", lambda args, function: None)
+    monkeypatch.setattr(_winners, "winner_of", lambda call: None)
     monkeypatch.setattr(backends, "_refused", {})
     monkeypatch.setattr(backend, "_smaller", {})
     monkeypatch.setattr(_gate_kernels_triton, "_built", set())
@@ -92,11 +93,11 @@ def warned(caplog):
 
 
 def conv():
-    return [backends.conv(*CALL)]
+    return [backends.conv(CALL)]
 
 
 def conv_backward():
-    return backends.conv_backward(GRAD, *CALL, [True] * 6)
+    return backends.conv_backward(BACKWARD)
 
 
 GATE = gates.arguments((3, 12, 4, 3), torch.float32)
@@ -154,8 +155,8 @@ def test_only_the_function_and_shape_class_that_failed_is_refused(launched):
     launched(REASONS["failing pass"])
     conv_backward()
     assert backends.can_run("triton", CALL)[0]
-    assert not backends.can_run("triton", CALL, "conv_backward")[0]
-    assert backends.can_run("triton", CALL._replace(padding=(0, 0)), "conv_backward")[0]
+    assert not backends.can_run("triton", BACKWARD)[0]
+    assert backends.can_run("triton", BACKWARD._replace(forward=CALL._replace(padding=(0, 0))))[0]
     conv()
     assert "failing pass" not in explain_backends(**CALL._asdict())["triton"][1]
     assert "PassManager::run failed" in explain_backends(**CALL._asdict())["triton"][1]
@@ -172,29 +173,28 @@ def test_the_reason_is_one_line_and_the_one_that_says_most(launched, warned):
 def test_where_resources_are_short_smaller_tiles_are_tried(launched, warned, monkeypatch):
     """And found again without another attempt."""
     shapes = (4, 64, 9, 8), (64, 64, 1, 1), (64,), (4, 64), (4, 64), (4, 1, 1)
-    args = [torch.randn(shape, dtype=torch.float16) for shape in shapes]
-    args = (*args, (1, 1), (0, 0), (1, 1), 1)
-    expected = backends.conv(*args)
+    call = Call(*(torch.randn(shape, dtype=torch.float16) for shape in shapes))
+    expected = backends.conv(call)
     tried = []
     original = backend._prepared
 
-    def prepared(function, options, args):
-        def run(*args):
+    def prepared(first, options):
+        def run(call):
             tried.append(options)
             if len(tried) < 3:
                 launched(REASONS["too many resources"])
             else:
                 launched(None, "no kernel of this name")
-            return call(*args)
+            return answer(call)
 
-        call = original(function, options, args)
+        answer = original(first, options)
         return run
 
     monkeypatch.setattr(backend, "_prepared", prepared)
     backends._plans.forget()
     for _ in range(2):
-        torch.testing.assert_close(backends.conv(*args), expected)
-    first, *others = backend.candidates("conv", args)
+        torch.testing.assert_close(backends.conv(call), expected)
+    first, *others = backend.candidates(call)
     assert tried[0] == {}
     assert len(tried) == 4
     assert tried[1] != tried[2] == tried[3]

@@ -11,7 +11,6 @@ from kerneldna_ops.triton_kernels.config import Config
 from kerneldna_ops.triton_kernels.operands import (
     folded,
     image,
-    per_sample,
     pixels,
     reduction_scale,
     sample_scale,
@@ -45,9 +44,8 @@ def operands_of(case, dtype):
     call = build(case, dtype)
     c, s = call.channel_attention, call.spatial_attention
     g = reduction_scale(c, s, case.input[1])
-    w = taps_of(call.weight) if per_sample(c, s) else folded(taps_of(call.weight), channel=c, spatial=s)
-    geometry = (case.stride, case.padding, case.dilation, case.groups)
-    return call, w, g, Problem.of(call.input, call.weight, c, s, *geometry)
+    w = taps_of(call.weight) if g.tensor is not None else folded(taps_of(call.weight), channel=c, spatial=s)
+    return call, w, g, Problem.of(call)
 
 
 def forward(case, dtype, config, **more):
@@ -60,7 +58,7 @@ def input_gradient(case, dtype, config):
     call, _, _, problem = operands_of(case, dtype)
     f, s = call.filter_attention, call.spatial_attention
     g = reduction_scale(f, s, case.filters)
-    w = taps_of(call.weight) if per_sample(f, s) else folded(taps_of(call.weight), filter=f, spatial=s)
+    w = taps_of(call.weight) if g.tensor is not None else folded(taps_of(call.weight), filter=f, spatial=s)
     gy, x = pixels(grad_output(case, dtype)), pixels(call.input)
     c = sample_scale(call.channel_attention)
     return conv_product.forward(gy, w, problem, config, g, c, dot_with=x, transposed=True)

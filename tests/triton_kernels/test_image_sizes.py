@@ -77,6 +77,7 @@ MANY_SIZES = """
 import json
 import torch
 from benchmarks.compile_matrix.compiling import Request
+from kerneldna_ops.call import BackwardCall, Call
 from kerneldna_ops.triton_kernels import conv_backward, conv_product, forward_choice, operands
 from kerneldna_ops.triton_kernels.backward_choice import BackwardConfigs, Choice
 from kerneldna_ops.triton_kernels.cost_model import DEVICES
@@ -92,13 +93,14 @@ def image(height, width):
 def launches(height, width, device):
     x, weight = image(height, width), empty(256, 3, 3, 256).permute(0, 3, 1, 2)
     c, f, s = empty(2, 256), empty(2, 256), empty(2, 3, 3)
-    problem = Problem.of(x, weight, c, s, (1, 1), (1, 1), (1, 1), 1)
+    call = Call(x, weight, None, c, f, s, padding=(1, 1))
+    problem = Problem.of(call)
     config = forward_choice.candidates(problem, device)[0]
     g, w = operands.reduction_scale(c, s, 256), operands.taps_of(weight)
     configs = BackwardConfigs.of(problem, device)
     with recording() as recorded:
         conv_product.forward(operands.pixels(x), w, problem, config, g, operands.sample_scale(f))
-        conv_backward.gradients(x, x, weight, None, c, f, s, problem, (True,) * 6, Choice(), configs)
+        conv_backward.gradients(BackwardCall(x, call, (True,) * 6), problem, Choice(), configs)
     return recorded
 
 def sizes(stride):

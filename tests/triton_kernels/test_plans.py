@@ -26,9 +26,7 @@ def selected(monkeypatch):
     """The functions for which a backend was selected, in order."""
     functions = []
     original = backends.select
-    monkeypatch.setattr(
-        backends, "select", lambda function, *args: functions.append(function) or original(function, *args)
-    )
+    monkeypatch.setattr(backends, "select", lambda call: functions.append(call.function) or original(call))
     return functions
 
 
@@ -165,24 +163,24 @@ def test_what_could_not_be_tuned_is_asked_for_again(cache, selected, monkeypatch
 
 def test_a_backend_that_fails_later_leaves_the_call_to_the_next(monkeypatch):
     monkeypatch.setattr(backends, "AUTOMATIC", ("triton", "composite"))
-    monkeypatch.setattr(backends._winners, "winner_of", lambda args, function: None)
+    monkeypatch.setattr(backends._winners, "winner_of", lambda call: None)
     monkeypatch.setattr(backends, "_refused", {})
     fail = False
 
-    def prepared(function, options, args):
-        def run(*args):
+    def prepared(first, options):
+        def run(call):
             if fail:
                 raise KernelFailure("it is out of order", out_of_resources=False)
-            return composite.conv(*args)
+            return composite.conv(call)
 
         return run
 
     monkeypatch.setattr(triton, "_prepared", prepared)
-    expected = backends.conv(*CALL)
+    expected = backends.conv(CALL)
     fail = True
     for _ in range(2):
-        torch.testing.assert_close(backends.conv(*CALL), expected)
-    assert backends.refusal("triton", "conv", _tuned.key_of(*CALL)) == "it is out of order"
+        torch.testing.assert_close(backends.conv(CALL), expected)
+    assert backends.refusal("triton", "conv", _tuned.key_of(CALL)) == "it is out of order"
 
 
 def test_plans_are_bounded(monkeypatch):
@@ -217,8 +215,8 @@ def test_every_form_takes_the_operands_in_both_layouts(form, layout):
         call = call._replace(**as_pixels)
     tile = {"block_m": 16, "block_n": 16, "block_k": 32, "num_warps": 4, "num_stages": 2}
     box = {"P": None, "S": (1, 4, 4), "M": (4, 2, 2)}[form]
-    actual = triton.run("conv", call, {"form": form, "box": box, **tile})
-    torch.testing.assert_close(actual, composite.conv(*call), rtol=1e-2, atol=1e-2)
+    actual = triton.run(call, {"form": form, "box": box, **tile})
+    torch.testing.assert_close(actual, composite.conv(call), rtol=1e-2, atol=1e-2)
 
 
 class Seen(TorchDispatchMode):

@@ -14,7 +14,6 @@ from kerneldna_ops.triton_kernels.launch import recording
 from kerneldna_ops.triton_kernels.operands import (
     folded,
     image,
-    per_sample,
     pixels,
     reduction_scale,
     sample_scale,
@@ -77,9 +76,9 @@ def run(case, dtype, config):
     """As a backend calls it: where no factor of the reduction is per sample, the weight has them."""
     call = build(case, dtype)
     c, f, s = call.channel_attention, call.filter_attention, call.spatial_attention
-    has_g = per_sample(c, s)
-    w = taps_of(call.weight) if has_g else folded(taps_of(call.weight), c, None, s)
     g = reduction_scale(c, s, case.input[1])
+    has_g = g.tensor is not None
+    w = taps_of(call.weight) if has_g else folded(taps_of(call.weight), c, None, s)
     problem = problem_of(case, dtype, has_g)
     assert can_run(problem, config)
     return image(forward(pixels(call.input), w, problem, config, g, sample_scale(f), call.bias).y)
