@@ -68,7 +68,8 @@ class Call(NamedTuple):
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
         """[N, C_out, H_out, W_out], with sizes of 0 where the kernel does not fit into the input."""
-        axes = zip(self.input.shape[2:], self.weight.shape[2:], *self[6:9], strict=True)
+        geometry = (self.stride, self.padding, self.dilation)
+        axes = zip(self.input.shape[2:], self.weight.shape[2:], *geometry, strict=True)
         height, width = (out_size(*axis) for axis in axes)
         return self.input.shape[0], self.weight.shape[0], height, width
 

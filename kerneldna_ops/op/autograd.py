@@ -17,13 +17,14 @@ from torch.autograd import forward_ad
 
 from .. import backends
 from ..backends import Asked
-from ..call import Call
+from ..call import TENSORS, Call
 
 _conv = torch.ops.kerneldna.conv.default
 _conv_backward = torch.ops.kerneldna.conv_backward.default
 
-_BIAS = 2
-_FACTORS = (0, 1, 3, 4, 5)  # input, weight and the attentions: all tensors but the bias, which is added
+_ALL, _BIAS = len(TENSORS), TENSORS.index("bias")
+_FACTORS = [i for i in range(_ALL) if i != _BIAS]  # input, weight and the attentions; the bias is added
+_GEOMETRY = len(Call._fields) - _ALL
 
 
 class Recorded(torch.autograd.Function):
@@ -48,20 +49,20 @@ class Conv(Recorded):
     @staticmethod
     def forward(ctx: Any, below: Callable[[], Tensor], *args: Any) -> Tensor:
         # Not the bias: no derivative depends on its values, so it may change before backward, as in F.conv2d.
-        ctx.save_for_backward(args[0], args[1], *args[3:6])
-        ctx.geometry = args[6:]
+        ctx.save_for_backward(*args[:_BIAS], *args[_BIAS + 1 : _ALL])
+        ctx.geometry = args[_ALL:]
         ctx.asked = Asked.here()
         output = below()
         if forward_ad._current_level >= 0:
-            ctx.duals, ctx.shape = args[:6], output.shape
+            ctx.duals, ctx.shape = args[:_ALL], output.shape
             ctx.set_materialize_grads(False)
         return output
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_output is None:
-            return (None,) * 11
-        wanted = ctx.needs_input_grad[1:7]
+            return (None,) * (1 + len(Call._fields))
+        wanted = ctx.needs_input_grad[1 : 1 + _ALL]
         input, weight, *attentions = ctx.saved_tensors
         bias = weight.new_empty(len(weight)) if wanted[_BIAS] else None
         # Where nothing can record it, the op need not ask whether to.
@@ -71,45 +72,45 @@ class Conv(Recorded):
         with ctx.asked.again(), torch._C._DisableAutocast(), below:
             grads = backends.call(_conv_backward, grad_output, input, weight, bias, *attentions, *ctx.geometry, wanted)
         grads = [grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)]
-        return None, *grads, None, None, None, None
+        return None, *grads, *[None] * _GEOMETRY
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Any) -> Tensor | None:
         tensors = _primals(ctx)
         with _forward_mode():
-            return _change_of_conv(tensors, tangents[:6], ctx.geometry, ctx.shape)
+            return _change_of_conv(tensors, tangents[:_ALL], ctx.geometry, ctx.shape)
 
 
 class ConvBackward(Recorded):
     @staticmethod
     def forward(ctx: Any, below: Callable[[], tuple[Tensor, ...]], *args: Any) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(*args[:3], *args[4:7])
-        ctx.geometry, ctx.output_mask = args[7:11], args[11]
+        ctx.save_for_backward(*args[: 1 + _BIAS], *args[2 + _BIAS : 1 + _ALL])
+        ctx.geometry, ctx.output_mask = args[1 + _ALL : -1], args[-1]
         ctx.asked = Asked.here()
         ctx.set_materialize_grads(False)
         grads = below()
         if forward_ad._current_level >= 0:
-            ctx.duals, ctx.shapes = args[:7], [grad.shape for grad in grads]
+            ctx.duals, ctx.shapes = args[: 1 + _ALL], [grad.shape for grad in grads]
         return grads
 
     @staticmethod
     def backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_output, input, weight, *attentions = ctx.saved_tensors
         tensors = [input, weight, None, *attentions]
-        for_grad_output, *wanted = ctx.needs_input_grad[1:8]
+        for_grad_output, *wanted = ctx.needs_input_grad[1 : 2 + _ALL]
         grad_grads = tuple(grad if made else None for grad, made in zip(grad_grads, ctx.output_mask, strict=True))
         grad_grad_output: Tensor | None = None
         with ctx.asked.again(), torch._C._DisableAutocast():
             if for_grad_output:
                 grad_grad_output = _change_of_conv(tensors, grad_grads, ctx.geometry, grad_output.shape)
             grads = _change_of_gradients(grad_output, tensors, grad_grads, ctx.geometry, wanted)
-        return None, grad_grad_output, *grads, None, None, None, None, None
+        return None, grad_grad_output, *grads, *[None] * _GEOMETRY, None
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Any) -> tuple[Tensor | None, ...]:
         (grad_output, *tensors), mask = _primals(ctx), ctx.output_mask
         with _forward_mode():
-            changes = _change_of_gradients(grad_output, tensors, tangents[1:7], ctx.geometry, mask)
+            changes = _change_of_gradients(grad_output, tensors, tangents[1 : 1 + _ALL], ctx.geometry, mask)
             if tangents[0] is not None:
                 terms = _conv_backward(tangents[0], *tensors, *ctx.geometry, mask)
                 changes = [_sum(*pair) if made else None for *pair, made in zip(changes, terms, mask, strict=True)]
@@ -141,9 +142,9 @@ def _change_of_gradients(
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """The same of the gradients that are wanted. That of a tensor does not depend on the tensor, nor on the bias."""
-    totals: list[Tensor | None] = [None] * 6
+    totals: list[Tensor | None] = [None] * _ALL
     for v in _FACTORS:
-        mask = [wanted[u] and u in _FACTORS and u != v for u in range(6)]
+        mask = [wanted[u] and u in _FACTORS and u != v for u in range(_ALL)]
         if changes[v] is not None and any(mask):
             terms = _conv_backward(grad_output, *_replaced(tensors, v, changes[v], None), *geometry, mask)
             totals = [_sum(total, term) if m else total for total, term, m in zip(totals, terms, mask, strict=True)]

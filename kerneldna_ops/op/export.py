@@ -42,19 +42,20 @@ def squeeze_excite(*args: Any) -> Tensor:
 
 def _pointwise(kernel_size: tuple[int, ...], call: Call) -> Call:
     """The same call without spatial attention: a 1x1 convolution of what each tap of the kernel sees, scaled by it."""
-    input, weight, bias, c, f, s, stride, padding, dilation, groups = call
+    input, s, padding = call.input, call.spatial_attention, call.padding
     assert s is not None
-    if c is not None:
-        input = input * c[..., None, None]
+    if call.channel_attention is not None:
+        input = input * call.channel_attention[..., None, None]
     padded = F.pad(input, (padding[1], padding[1], padding[0], padding[0]))
     rows, columns = (
         [slice(tap * d, (tap + 1 - taps) * d or None, step) for tap in range(taps)]
-        for taps, d, step in zip(kernel_size, dilation, stride, strict=True)
+        for taps, d, step in zip(kernel_size, call.dilation, call.stride, strict=True)
     )
     seen = torch.stack([padded[:, :, row, column] for row in rows for column in columns], 2)
     seen = (seen * s.flatten(1)[:, None, :, None, None]).flatten(1, 2)
-    weight = weight.flatten(1)[:, :, None, None]
-    return Call(seen, weight, bias, filter_attention=f, groups=groups)
+    weight = call.weight.flatten(1)[:, :, None, None]
+    folded = call._replace(input=seen, weight=weight, channel_attention=None, spatial_attention=None)
+    return folded._replace(stride=(1, 1), padding=(0, 0), dilation=(1, 1))
 
 
 @contextmanager

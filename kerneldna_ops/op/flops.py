@@ -23,8 +23,8 @@ def conv(input: Shape, weight: Shape, *_: Any, out_shape: Shape, **__: Any) -> i
 
 def conv_backward(grad_output: Shape, input: Shape, weight: Shape, *others: Any, **_: Any) -> int:
     """One convolution for the gradients of input and channel attention, one for those in the place of the kernel."""
-    for_input, for_weight, _, for_c, for_f, for_s = others[-1]
-    return _conv(grad_output, weight) * (any((for_input, for_c)) + any((for_weight, for_f, for_s)))
+    for_input, for_weight, _, for_c, *for_kernel = others[-1]
+    return _conv(grad_output, weight) * (any((for_input, for_c)) + any((for_weight, *for_kernel)))
 
 
 def squeeze_excite(
