@@ -3,6 +3,7 @@
 #include "../box.h"
 #include "../selection.h"
 #include "plan.h"
+#include "tuning.h"
 
 namespace kerneldna::cpu {
 namespace {
@@ -119,7 +120,6 @@ bool is_depthwise(const ConvShape &shape) { return shape.groups > 1 && shape.in_
 bool channel_grad_with_weight(const ConvShape &shape, bool wants_input) {
   const int64_t pixels = shape.in_height * shape.in_width;
   const int64_t products = shape.out_channels / shape.groups * shape.kernel_height * shape.kernel_width;
-  constexpr double kPixelsPerProduct = 0.75; // measured
   return !is_depthwise(shape) && (!wants_input || kPixelsPerProduct * double(products) <= double(pixels));
 }
 
@@ -153,17 +153,16 @@ void weight_and_modulation_grad(const Call &call, const WeightGrads &wanted) {
   const bool depthwise = is_depthwise(shape);
   const bool nhwc =
       depthwise && grad.out_channels == 1 && has_adjacent_channels(grad.source) && has_adjacent_channels(grad.grad);
-  // The blocks of products, weight and its gradient stay in the second-level cache; where one band of pixels is a whole
-  // map, there are no products to keep. The cut does not depend on the number of threads.
+  // The cut does not depend on the number of threads.
   const int64_t lanes = lanes_of(call.dtype),
                 width = std::min((grad.in_channels + lanes - 1) / lanes, int64_t(3)) * lanes;
-  const int64_t elements = (shape.out_height * shape.out_width <= 256 ? 64 : 32) << 10;
+  const int64_t elements = (shape.out_height * shape.out_width <= kBandPixels ? 2 : 1) * kProductElements;
   int64_t block = elements / (grad.tap_count * width) / kernels().rows * kernels().rows;
-  block = std::clamp<int64_t>(block, kernels().rows, 16 * kernels().rows);
+  block = std::clamp<int64_t>(block, kernels().rows, kMostBlockRows * kernels().rows);
   grad.out_blocks = (grad.out_channels + block - 1) / block;
-  grad.in_split = std::clamp<int64_t>((grad.in_channels + 3 * lanes - 1) / (3 * lanes), 1, 4);
+  grad.in_split = std::clamp<int64_t>((grad.in_channels + 3 * lanes - 1) / (3 * lanes), 1, kMostInSplit);
   if (depthwise) {
-    grad.out_blocks = std::min<int64_t>(nhwc ? (grad.groups + lanes - 1) / lanes : grad.groups, 16); // of groups
+    grad.out_blocks = std::min<int64_t>(nhwc ? (grad.groups + lanes - 1) / lanes : grad.groups, kDepthwiseUnits);
     grad.in_split = 1;
   }
 

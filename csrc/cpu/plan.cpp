@@ -1,11 +1,11 @@
 #include "plan.h"
 
+#include "tuning.h"
+
 namespace kerneldna::cpu {
 namespace {
 
 enum class Algorithm { gemm_nchw, gemm_nhwc, depthwise };
-
-constexpr int64_t kTileBytes = 768; // of one row of a tile: 192 pixels in float
 
 int64_t pixels_of(const ConvParams &conv) { return conv.batch * conv.lattice_height * conv.lattice_width; }
 
@@ -14,22 +14,16 @@ bool channels_last(const ConvParams &conv) {
          (!conv.partner || has_adjacent_channels(*conv.partner));
 }
 
-// Packing the panels costs as much as a few pixels for each filter, and saves transposing every pixel. With many
-// filters transposing weighs less, but tap by tap the panels leave out what multiplies padding.
+// Packing the panels of gemm_nhwc saves transposing every pixel. With many filters transposing weighs less, but tap by
+// tap the panels leave out what multiplies padding.
 Algorithm choose_algorithm(const ConvParams &conv) {
   if (conv.groups > 1 && (conv.in_channels == 1 || conv.out_channels == 1))
     return Algorithm::depthwise;
-  constexpr int64_t kPixelsPerFilter = 3, kEnoughPixels = 384, kLeastChannels = 8;
-  return channels_last(conv) && conv.in_channels >= kLeastChannels &&
+  return channels_last(conv) && conv.in_channels >= kLeastNhwcChannels &&
                  pixels_of(conv) >= std::min(kEnoughPixels, kPixelsPerFilter * conv.out_channels)
              ? Algorithm::gemm_nhwc
              : Algorithm::gemm_nchw;
 }
-
-constexpr int64_t kLeastShared = 384; // pixels of a map whose tiles share rows
-
-// Of a tile that shares rows: with one sample, scratch decides the peak of memory.
-int64_t shared_pixels(const ConvParams &conv) { return conv.batch == 1 ? 320 : 400; }
 
 template <class T> bool has_finite_taps(const ConvParams &conv) {
   for (int64_t n = 0; n < (conv.tap_scale.batch_stride ? conv.batch : 1); ++n)
@@ -45,14 +39,12 @@ template <class T> bool has_finite_taps(const ConvParams &conv) {
 // in the weight would turn padding into NaN; that of one sample decides for all of them, whose last bits may change.
 bool can_share_rows(const ConvParams &conv, Algorithm algorithm, ScalarType dtype) {
   const int64_t pixels = conv.lattice_height * conv.lattice_width;
-  if (conv.tap_count < 2 || pixels < kLeastShared || pixels % lanes_of(dtype))
+  if (conv.tap_count < 2 || pixels < kLeastSharedPixels || pixels % lanes_of(dtype))
     return false;
   if (algorithm == Algorithm::gemm_nchw) {
-    // As shared_rows.h needs it: a dense source as wide as the lattice, and taps adjacent in the weight. With many
-    // filters the columns cost little.
-    constexpr int64_t kMostFilters = 256;
+    // As shared_rows.h needs it: a dense source as wide as the lattice, and taps adjacent in the weight.
     const Image &source = conv.source;
-    if (conv.out_channels > kMostFilters || source.width != conv.lattice_width ||
+    if (conv.out_channels > kMostSharedFilters || source.width != conv.lattice_width ||
         source.height != conv.lattice_height || source.column_stride != 1 || source.row_stride != source.width ||
         conv.source_step[0] != 1 || conv.source_step[1] != 1 ||
         std::min(conv.weight_row, conv.weight_channel) != conv.tap_count)
@@ -67,7 +59,7 @@ bool can_share_rows(const ConvParams &conv, Algorithm algorithm, ScalarType dtyp
 // Cuts the filters into parts, which evens out the threads; the columns of a tile are built once for every part.
 void plan_split(ConvParams &conv, int64_t least_split) {
   const int64_t threads = torch::stable::get_num_threads();
-  const double build = 6.0 / double(conv.out_channels); // building against multiplying, for one filter
+  const double build = kBuildCost / double(conv.out_channels);
   double best = 0;
   for (int64_t split = least_split; split <= least_split * threads; split += least_split) {
     const int64_t units = conv.tiles * conv.groups * split;
@@ -147,8 +139,6 @@ void run_gemm_nchw(ConvParams conv, ScalarType dtype) {
     conv.weight_block = conv.in_channels * rows * taps;
     conv.weight_group = blocks * conv.weight_block;
   }
-  // A part's results stay in the second-level cache beside its columns.
-  constexpr int64_t kResultBytes = 400 << 10;
   const int64_t part = std::max<int64_t>(rows, kResultBytes / kTileBytes);
   plan_split(conv, (conv.out_channels + part - 1) / part);
   run(conv, kernels().gemm_nchw[int(stored_of(dtype))]);
@@ -201,7 +191,8 @@ void plan_tiles(ConvParams &conv, ScalarType dtype) {
   conv.share_rows = can_share_rows(conv, algorithm, dtype);
   if (conv.share_rows) {
     const int64_t pixels = conv.lattice_height * conv.lattice_width;
-    const int64_t most = shared_pixels(conv), tiles = (pixels + most - 1) / most;
+    const int64_t most = conv.batch == 1 ? kSharedTilePixelsOfOneSample : kSharedTilePixels;
+    const int64_t tiles = (pixels + most - 1) / most;
     conv.tiles = conv.batch * (tiles + tiles % 2);
     return;
   }

@@ -3,14 +3,12 @@
 #include "../box.h"
 #include "../selection.h"
 #include "../squeeze_excite_checks.h"
+#include "tuning.h"
 
 namespace kerneldna::cpu {
 namespace {
 
 using torch::stable::parallel_for;
-
-// Scalar steps below which another thread costs more than it brings.
-constexpr int64_t kGrain = 32768;
 
 Tensor compute_matrix(int64_t rows, int64_t columns, const Tensor &like) {
   return torch::stable::empty({rows, columns}, compute_dtype(like.scalar_type()));

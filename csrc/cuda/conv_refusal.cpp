@@ -1,6 +1,8 @@
 // Compiled into every build: Python asks before it chooses a backend.
 #include "conv_refusal.h"
 
+#include "kernels/tuning.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -10,10 +12,6 @@
 namespace kerneldna::cuda {
 namespace {
 
-// Of the smallest tile (kernels/conv_gemm.h).
-constexpr int64_t kTileChannels = 64;
-// A tile of a group with fewer channels is more than half empty, in the output or, as K, in what is summed over.
-constexpr int64_t kFewestInGroup = kTileChannels / 2;
 constexpr int64_t kLargestGridAxis = 65535;
 
 template <typename... Parts> std::string clause(const Parts &...parts) {
@@ -31,7 +29,7 @@ std::string too_large(const ConvShape &shape) {
                                         shape.out_channels * shape.out_height * shape.out_width)},
       // Counted as if its filters filled a tile: a step along K passes over as many at once.
       {"elements in the weight",
-       std::max(shape.out_channels, kTileChannels) * (shape.in_channels / shape.groups) * taps},
+       std::max<int64_t>(shape.out_channels, kLeastTileChannels) * (shape.in_channels / shape.groups) * taps},
       {"pixels in a row or column of the padded input",
        std::max(shape.in_height + 2 * shape.padding[0], shape.in_width + 2 * shape.padding[1])},
       {"pixels of stride or dilation",
@@ -58,12 +56,12 @@ std::string of_depthwise(const ConvShape &shape) {
 }
 
 std::string of_groups(const ConvShape &shape, int64_t channels, int64_t filters) {
-  if (shape.groups > 1 && std::min(channels, filters) < kFewestInGroup)
-    return clause("a group has ", channels, " channels and ", filters, " filters, and below ", kFewestInGroup,
-                  " of either its tiles of ", kTileChannels, " are mostly empty");
-  const int64_t blocks = shape.groups * ((filters + kTileChannels - 1) / kTileChannels);
+  if (shape.groups > 1 && std::min(channels, filters) < kLeastGroupChannels)
+    return clause("a group has ", channels, " channels and ", filters, " filters, and below ", kLeastGroupChannels,
+                  " of either its tiles of ", kLeastTileChannels, " are mostly empty");
+  const int64_t blocks = shape.groups * ((filters + kLeastTileChannels - 1) / kLeastTileChannels);
   if (blocks > kLargestGridAxis)
-    return clause("groups times blocks of ", kTileChannels, " filters is ", blocks, ", over ", kLargestGridAxis);
+    return clause("groups times blocks of ", kLeastTileChannels, " filters is ", blocks, ", over ", kLargestGridAxis);
   return "";
 }
 

@@ -89,13 +89,12 @@ public:
       : conv_(conv),
         padded_(conv.source, conv.taps, conv.tap_count, conv.source_step, conv.lattice_height, conv.lattice_width) {
     terms_ = conv.in_channels * conv.tap_count;
-    Scratch &scratch = thread_scratch();
-    scratch.reserve(Scratch::bytes_of<T>(conv.in_channels * padded_.size()) + Scratch::bytes_of<T>(terms_) +
-                    Scratch::bytes_of<int64_t>(terms_) + Scratch::bytes_of<uint32_t>(padded_.mask_count()));
-    planes_ = scratch.take<T>(conv.in_channels * padded_.size());
-    factors_ = scratch.take<T>(terms_);
-    offsets_ = scratch.take<int64_t>(terms_);
-    masks_ = scratch.take<uint32_t>(padded_.mask_count());
+    thread_scratch().lay_out([&](ScratchParts &parts) {
+      parts(planes_, conv.in_channels * padded_.size());
+      parts(factors_, terms_);
+      parts(offsets_, terms_);
+      parts(masks_, padded_.mask_count());
+    });
     padded_.fill_masks(masks_);
     for (int64_t k = 0; k < terms_; ++k)
       offsets_[k] = k / conv.tap_count * padded_.size() + padded_.offset(conv.taps[k % conv.tap_count]);
@@ -216,9 +215,9 @@ private:
   const ConvParams &conv_;
   PaddedPlane<S, T> padded_;
   int64_t terms_;
-  T *planes_, *factors_;
-  int64_t *offsets_;
-  uint32_t *masks_;
+  T *planes_ = nullptr, *factors_ = nullptr;
+  int64_t *offsets_ = nullptr;
+  uint32_t *masks_ = nullptr;
   bool finite_ = true;
 };
 

@@ -46,13 +46,15 @@ void plane_products(T *products, const WeightGradParams &grad, const PaddedPlane
 template <class S, class T> void depthwise_nchw_weight_grad(const WeightGradParams &grad, int64_t begin, int64_t end) {
   const PaddedPlane<S, T> padded(grad.source, grad.taps, grad.tap_count, grad.source_step, grad.grad.height,
                                  grad.grad.width);
-  Scratch &scratch = thread_scratch();
-  scratch.reserve(Scratch::bytes_of<T>(padded.size()) + Scratch::bytes_of<T>(grad.tap_count) +
-                  Scratch::bytes_of<double>(grad.tap_count) + Scratch::bytes_of<uint32_t>(padded.mask_count()));
-  T *plane = scratch.take<T>(padded.size());
-  T *products = scratch.take<T>(grad.tap_count);
-  double *weight_sums = scratch.take<double>(grad.tap_count); // over the samples
-  uint32_t *masks = scratch.take<uint32_t>(padded.mask_count());
+  T *plane = nullptr, *products = nullptr;
+  double *weight_sums = nullptr; // over the samples
+  uint32_t *masks = nullptr;
+  thread_scratch().lay_out([&](ScratchParts &parts) {
+    parts(plane, padded.size());
+    parts(products, grad.tap_count);
+    parts(weight_sums, grad.tap_count);
+    parts(masks, padded.mask_count());
+  });
   padded.fill_masks(masks);
   const int64_t batch = grad.per_sample ? grad.batch : 1, filters = grad.groups * grad.out_channels;
   const int64_t block = (grad.groups + grad.out_blocks - 1) / grad.out_blocks;

@@ -20,13 +20,12 @@ public:
     inner_begin_ = extent.first_column < 0 ? (-extent.first_column + step - 1) / step : 0;
     inner_end_ = last < 0 ? 0 : last / step + 1;
     inner_end_ = inner_end_ < conv.lattice_width ? inner_end_ : conv.lattice_width;
-    Scratch &scratch = thread_scratch();
-    scratch.reserve(Scratch::bytes_of<T>(conv.tap_count * part_) + 2 * Scratch::bytes_of<T>(part_) +
-                    Scratch::bytes_of<Reached>(conv.tap_count));
-    factors_ = scratch.take<T>(conv.tap_count * part_);
-    sums_ = scratch.take<T>(part_);
-    row_sums_ = scratch.take<T>(part_);
-    reached_ = scratch.take<Reached>(conv.tap_count);
+    thread_scratch().lay_out([&](ScratchParts &parts) {
+      parts(factors_, conv.tap_count * part_);
+      parts(sums_, part_);
+      parts(row_sums_, part_);
+      parts(reached_, conv.tap_count);
+    });
   }
 
   void run(int64_t begin, int64_t end) {
@@ -155,8 +154,9 @@ private:
 
   const ConvParams &conv_;
   int64_t part_, inner_begin_, inner_end_;
-  T *factors_, *sums_, *row_sums_; // sums of products with the partner, of the sample and of the row at hand
-  Reached *reached_;
+  T *factors_ = nullptr;
+  T *sums_ = nullptr, *row_sums_ = nullptr; // of products with the partner, of the sample and of the row at hand
+  Reached *reached_ = nullptr;
   int64_t sample_ = 0, first_ = 0, channels_ = 0, reached_count_ = 0;
 };
 

@@ -14,14 +14,13 @@ template <class S, class T> class DepthwiseNhwcWeightGrad {
 public:
   explicit DepthwiseNhwcWeightGrad(const WeightGradParams &grad) : grad_(grad) {
     block_ = ((grad.groups + grad.out_blocks - 1) / grad.out_blocks + lanes - 1) / lanes * lanes;
-    Scratch &scratch = thread_scratch();
-    scratch.reserve(3 * Scratch::bytes_of<T>(grad.tap_count * block_) + Scratch::bytes_of<T>(grad.tap_count * lanes) +
-                    Scratch::bytes_of<Columns>(grad.tap_count));
-    products_ = scratch.take<T>(grad.tap_count * block_);
-    weight_ = scratch.take<T>(grad.tap_count * block_);
-    weight_sums_ = scratch.take<T>(grad.tap_count * block_);
-    tap_sums_ = scratch.take<T>(grad.tap_count * lanes);
-    columns_ = scratch.take<Columns>(grad.tap_count);
+    thread_scratch().lay_out([&](ScratchParts &parts) {
+      parts(products_, grad.tap_count * block_);
+      parts(weight_, grad.tap_count * block_);
+      parts(weight_sums_, grad.tap_count * block_);
+      parts(tap_sums_, grad.tap_count * lanes);
+      parts(columns_, grad.tap_count);
+    });
     const int64_t step = grad.source_step[1];
     for (int64_t t = 0; t < grad.tap_count; ++t) {
       const int64_t first = grad.taps[t].column, last = grad.source.width - 1 - first;
@@ -184,8 +183,8 @@ private:
 
   const WeightGradParams &grad_;
   int64_t block_;
-  T *products_, *weight_, *weight_sums_, *tap_sums_;
-  Columns *columns_;
+  T *products_ = nullptr, *weight_ = nullptr, *weight_sums_ = nullptr, *tap_sums_ = nullptr;
+  Columns *columns_ = nullptr;
   int64_t first_ = 0, channels_ = 0;
 };
 

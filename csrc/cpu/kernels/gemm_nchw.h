@@ -6,6 +6,7 @@
 // the change of layout happen when the result leaves.
 #pragma once
 
+#include "../tuning.h"
 #include "im2col.h"
 #include "microkernel.h"
 #include "scratch.h"
@@ -30,22 +31,21 @@ public:
     one_chunk_ = channels_per_chunk_ == conv.in_channels;
     const int64_t chunk = channels_per_chunk_ * conv.tap_count;
     const int64_t result_rows = one_chunk_ ? kStripRows : (rows_per_part_ + kStripRows - 1) / kStripRows * kStripRows;
-    Scratch &scratch = thread_scratch();
-    scratch.reserve(Scratch::bytes_of<T>(chunk * columns_row_ + kLanes<T>) +
-                    Scratch::bytes_of<T>(result_rows * result_row_) + 2 * Scratch::bytes_of<int64_t>(chunk) +
-                    2 * Scratch::bytes_of<Segment>(result_row_) +
-                    Scratch::bytes_of<Piece>(columns_row_ * conv.tap_count) + shared_.bytes(kStripRows, chunk) +
-                    Scratch::bytes_of<int64_t>(conv.tap_count + 1) + Scratch::bytes_of<uint64_t>(result_row_ / 64 + 2));
-    columns_ = scratch.take<T>(chunk * columns_row_ + kLanes<T>);
-    result_ = scratch.take<T>(result_rows * result_row_);
-    a_offset_ = scratch.take<int64_t>(chunk);
-    b_offset_ = scratch.take<int64_t>(chunk);
-    tile_.segments = scratch.take<Segment>(result_row_);
-    runs_ = scratch.take<Segment>(result_row_);
-    tile_.pieces = scratch.take<Piece>(columns_row_ * conv.tap_count);
-    tile_.tap_begin = scratch.take<int64_t>(conv.tap_count + 1);
-    tile_.inside = scratch.take<uint64_t>(result_row_ / 64 + 2);
-    shared_.take(scratch, kStripRows, chunk);
+    thread_scratch().lay_out([&](ScratchParts &parts) {
+      parts(columns_, chunk * columns_row_ + kLanes<T>);
+      parts(result_, result_rows * result_row_);
+      parts(a_offset_, chunk);
+      parts(b_offset_, chunk);
+      parts(tile_.segments, result_row_);
+      parts(runs_, result_row_);
+      parts(tile_.pieces, columns_row_ * conv.tap_count);
+      parts(tile_.tap_begin, conv.tap_count + 1);
+      parts(tile_.inside, result_row_ / 64 + 2);
+      if (conv.share_rows)
+        shared_.lay_out(parts, kStripRows, chunk);
+    });
+    if (conv.share_rows)
+      shared_.start();
     for (int64_t k = 0; k < chunk; ++k)
       b_offset_[k] = k * columns_row_;
     from_channels_ = conv.source.column_stride != 1 && conv.source.channel_stride == 1;
@@ -65,9 +65,6 @@ public:
   }
 
 private:
-  // Length of the reduction that is built and multiplied at a time.
-  static constexpr int64_t kChunk = 576;
-
   static int64_t chunk_channels(const ConvParams &conv) {
     const int64_t taps = conv.tap_count > 0 ? conv.tap_count : 1;
     // With one sample, scratch decides the peak of memory: half of it for a hundredth of the time.
@@ -306,11 +303,11 @@ private:
   SharedRows<T> shared_;
   int64_t pixels_, vectors_, columns_row_, result_row_, rows_per_part_;
   bool one_chunk_, from_channels_, join_rows_;
-  T *columns_, *result_;
-  int64_t *a_offset_, *b_offset_;
+  T *columns_ = nullptr, *result_ = nullptr;
+  int64_t *a_offset_ = nullptr, *b_offset_ = nullptr;
   int64_t offsets_for_ = -1; // channels of the chunk that a_offset_ is made for
-  TilePixels tile_;
-  Segment *runs_;
+  TilePixels tile_{};
+  Segment *runs_ = nullptr;
   int64_t run_count_ = 0;
   int64_t tile_index_ = 0;
 };

@@ -4,6 +4,7 @@
 // as it is stored.
 #pragma once
 
+#include "../tuning.h"
 #include "conv_params.h"
 #include "microkernel.h"
 #include "scratch.h"
@@ -26,18 +27,17 @@ KERNELDNA_INLINE void copy_filters(T *__restrict__ out, const T *in, int64_t ste
 }
 
 // Panel p of a group holds filters [p * width, (p + 1) * width): out[(t * in_channels + i) * width + filter]. A unit of
-// work is one panel. Some that follow one another are packed together: their filters may stand in the same cache line.
+// work is one panel. Some that follow one another are packed together.
 template <class S, class T> void pack_panels(const PackPanels &pack, int64_t begin, int64_t end) {
-  constexpr int64_t kTogether = 8;
   const int64_t width = pack.panel_width, panels = (pack.out_channels + width - 1) / width;
   struct Panel {
     const T *in;
     T *out;
     int64_t count;
-  } together[kTogether];
+  } together[kPanelsTogether];
   while (begin < end) {
     int64_t count = 0;
-    for (; count < kTogether && begin < end; ++begin) {
+    for (; count < kPanelsTogether && begin < end; ++begin) {
       const int64_t first = begin % panels * width, left = pack.out_channels - first;
       together[count++] = {static_cast<const T *>(pack.weight) + begin / panels * pack.weight_group +
                                first * pack.weight_row,
@@ -83,18 +83,15 @@ public:
     result_row_ = panels_per_part_ * width_;
     const int64_t columns = conv.share_rows ? band_size() : tile_pixels_ * row_;
     const int64_t scaled = conv.share_rows && !conv.folded_taps ? row_ * width_ : 0;
-    Scratch &scratch = thread_scratch();
-    scratch.reserve(Scratch::bytes_of<T>(columns + lanes) + Scratch::bytes_of<T>(scaled) +
-                    Scratch::bytes_of<T>(at_once ? 0 : tile_pixels_ * result_row_) +
-                    2 * Scratch::bytes_of<int64_t>(row_) + Scratch::bytes_of<Pixel>(tile_pixels_) +
-                    Scratch::bytes_of<Block>(tile_pixels_));
-    columns_ = scratch.take<T>(columns + lanes);
-    scaled_ = scratch.take<T>(scaled);
-    result_ = scratch.take<T>(at_once ? 0 : tile_pixels_ * result_row_);
-    a_offset_ = scratch.take<int64_t>(row_);
-    b_offset_ = scratch.take<int64_t>(row_);
-    tile_ = scratch.take<Pixel>(tile_pixels_);
-    blocks_ = scratch.take<Block>(tile_pixels_);
+    thread_scratch().lay_out([&](ScratchParts &parts) {
+      parts(columns_, columns + lanes);
+      parts(scaled_, scaled);
+      parts(result_, at_once ? 0 : tile_pixels_ * result_row_);
+      parts(a_offset_, row_);
+      parts(b_offset_, row_);
+      parts(tile_, tile_pixels_);
+      parts(blocks_, tile_pixels_);
+    });
     for (int64_t k = 0; k < row_; ++k) {
       a_offset_[k] = k;
       b_offset_[k] = k * width_;
@@ -110,8 +107,6 @@ public:
   }
 
 private:
-  static constexpr int64_t kChunk = 576;         // of the reduction, built and multiplied at a time
-  static constexpr int64_t kChannelsOfTap = 192; // from here on one tap is enough for a chunk
   static constexpr int64_t lanes = kLanes<T>;
 
   struct Pixel {
@@ -402,10 +397,10 @@ private:
   bool tap_by_tap_; // a chunk is of one tap
   TapExtent extent_;
   int64_t band_width_ = 0;
-  T *columns_, *scaled_, *result_;
-  int64_t *a_offset_, *b_offset_;
-  Pixel *tile_;
-  Block *blocks_;
+  T *columns_ = nullptr, *scaled_ = nullptr, *result_ = nullptr;
+  int64_t *a_offset_ = nullptr, *b_offset_ = nullptr;
+  Pixel *tile_ = nullptr;
+  Block *blocks_ = nullptr;
   int64_t block_count_ = 0, count_ = 0, tile_index_ = 0;
 };
 

@@ -7,6 +7,7 @@
 // into a zero-padded band of rows in which every tap is just another offset.
 #pragma once
 
+#include "../tuning.h"
 #include "conv_params.h"
 #include "microkernel.h"
 #include "scratch.h"
@@ -33,24 +34,20 @@ public:
     const int64_t band = ((band_rows_ - 1) * grad.source_step[0] + span_rows_) * band_width_ * block_;
     const int64_t products = grad.tap_count * out_rows_ * block_;
 
-    Scratch &scratch = thread_scratch();
-    scratch.reserve(Scratch::bytes_of<T>(band + lanes * block_) + 3 * Scratch::bytes_of<T>(products) +
-                    Scratch::bytes_of<T>((out_rows_ + lanes) * lanes) +
-                    Scratch::bytes_of<T>((grad.tap_count + lanes) * lanes) + 3 * Scratch::bytes_of<T>(block_) +
-                    Scratch::bytes_of<T>(kConvert ? out_rows_ * band_pixels : 0) +
-                    2 * Scratch::bytes_of<int64_t>(band_pixels));
-    band_ = scratch.take<T>(band + lanes * block_); // slack: whole blocks of pixels are transposed
-    products_ = scratch.take<T>(products);
-    weight_ = scratch.take<T>(products);
-    weight_grad_ = scratch.take<T>(products);
-    filter_sums_ = scratch.take<T>((out_rows_ + lanes) * lanes); // slack: whole squares are summed
-    tap_sums_ = scratch.take<T>((grad.tap_count + lanes) * lanes);
-    channel_sums_ = scratch.take<T>(block_);
-    early_scale_ = scratch.take<T>(block_);
-    late_scale_ = scratch.take<T>(block_);
-    converted_ = scratch.take<T>(kConvert ? out_rows_ * band_pixels : 0);
-    grad_offset_ = scratch.take<int64_t>(band_pixels);
-    band_offset_ = scratch.take<int64_t>(band_pixels);
+    thread_scratch().lay_out([&](ScratchParts &parts) {
+      parts(band_, band + lanes * block_); // slack: whole blocks of pixels are transposed
+      parts(products_, products);
+      parts(weight_, products);
+      parts(weight_grad_, products);
+      parts(filter_sums_, (out_rows_ + lanes) * lanes); // slack: whole squares are summed
+      parts(tap_sums_, (grad.tap_count + lanes) * lanes);
+      parts(channel_sums_, block_);
+      parts(early_scale_, block_);
+      parts(late_scale_, block_);
+      parts(converted_, kConvert ? out_rows_ * band_pixels : 0);
+      parts(grad_offset_, band_pixels);
+      parts(band_offset_, band_pixels);
+    });
     for (int64_t r = 0, p = 0; r < band_rows_; ++r)
       for (int64_t q = 0; q < grad.grad.width; ++q, ++p) {
         grad_offset_[p] = kConvert ? p : r * grad.grad.row_stride + q * grad.grad.column_stride;
@@ -69,7 +66,6 @@ public:
 private:
   static constexpr int lanes = kLanes<T>;
   static constexpr bool kConvert = sizeof(S) != sizeof(T); // dy of a half dtype is converted band by band
-  static constexpr int64_t kBandPixels = 256;              // or a row
   static constexpr int64_t kRunBands = 64;
 
   void run_unit(int64_t unit) {
@@ -451,9 +447,10 @@ private:
   bool first_run_ = true, done_ = false; // the run is the first; the band at hand is its last
   int64_t bands_ = 0;                    // of the run, multiplied before the one at hand
   int64_t first_row_, first_column_, span_rows_, band_width_, band_rows_, grad_row_;
-  T *band_, *products_, *weight_, *weight_grad_, *filter_sums_, *tap_sums_, *channel_sums_, *converted_;
-  T *early_scale_, *late_scale_; // factors of the channels of a block
-  int64_t *grad_offset_, *band_offset_;
+  T *band_ = nullptr, *products_ = nullptr, *weight_ = nullptr, *weight_grad_ = nullptr, *converted_ = nullptr;
+  T *filter_sums_ = nullptr, *tap_sums_ = nullptr, *channel_sums_ = nullptr;
+  T *early_scale_ = nullptr, *late_scale_ = nullptr; // factors of the channels of a block
+  int64_t *grad_offset_ = nullptr, *band_offset_ = nullptr;
   int64_t unit_ = 0, part_ = 0, out_block_ = 0, group_ = 0, row_begin_ = 0, rows_ = 0, channel_begin_ = 0,
           channels_ = 0;
 };

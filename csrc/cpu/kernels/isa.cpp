@@ -1,5 +1,4 @@
 #include "kernel_table.h"
-#include "scratch.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -29,11 +28,6 @@ const KernelTable *best() {
 const KernelTable &kernels() {
   static const KernelTable *const table = best();
   return *table;
-}
-
-Scratch &thread_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
 }
 
 } // namespace kerneldna::cpu

@@ -13,7 +13,7 @@ namespace kerneldna::cpu::KERNELDNA_ISA {
 
 template <class T> class SharedRows {
 public:
-  // Sizes first: the parts of the scratch memory are reserved together.
+  // Sizes alone: memory comes with lay_out.
   SharedRows(const ConvParams &conv, int64_t chunk) : conv_(conv) {
     if (!conv.share_rows)
       return;
@@ -28,33 +28,27 @@ public:
   int64_t halo() const { return halo_; }
 
   // `strip` filters are scaled at a time.
-  int64_t bytes(int64_t strip, int64_t chunk) const {
-    return conv_.share_rows
-               ? 2 * Scratch::bytes_of<Tap>(conv_.tap_count) + Scratch::bytes_of<T>(strip * chunk + kLanes<T>) +
-                     Scratch::bytes_of<T>(pattern_size_ + kLanes<T>) + Scratch::bytes_of<T>(1)
-               : 0;
+  void lay_out(ScratchParts &parts, int64_t strip, int64_t chunk) {
+    parts(columns_, conv_.tap_count);
+    parts(column_of_, conv_.tap_count);
+    parts(weight_, strip * chunk + kLanes<T>);
+    parts(pattern_, pattern_size_ + kLanes<T>);
+    parts(one_, 1);
   }
 
-  void take(Scratch &scratch, int64_t strip, int64_t chunk) {
-    if (!conv_.share_rows)
-      return;
-    Tap *columns = scratch.take<Tap>(conv_.tap_count);
-    column_of_ = scratch.take<Tap>(conv_.tap_count);
-    weight_ = scratch.take<T>(strip * chunk + kLanes<T>);
-    pattern_ = scratch.take<T>(pattern_size_ + kLanes<T>);
-    one_ = scratch.take<T>(1);
+  void start() {
     *one_ = 1;
     int64_t count = 0;
     for (int64_t t = 0; t < conv_.tap_count; ++t) {
       int64_t k = 0;
-      while (k < count && columns[k].column != conv_.taps[t].column)
+      while (k < count && columns_[k].column != conv_.taps[t].column)
         ++k;
       if (k == count)
-        columns[count++] = {first_row_, conv_.taps[t].column, 0, 0};
+        columns_[count++] = {first_row_, conv_.taps[t].column, 0, 0};
       column_of_[t] = {conv_.taps[t].row - first_row_, k, 0, 0};
     }
     rows_ = conv_;
-    rows_.taps = columns;
+    rows_.taps = columns_;
     rows_.tap_count = count;
     rows_.tap_scale = {one_, 0};
   }
@@ -136,7 +130,7 @@ private:
   ConvParams rows_{};
   int64_t first_row_ = 0, halo_ = 0, block_ = 1, pattern_size_ = 0, row_ = 0, block_step_ = 0;
   bool in_place_ = true;
-  Tap *column_of_ = nullptr;
+  Tap *columns_ = nullptr, *column_of_ = nullptr; // the distinct columns of taps; of each tap, which, and its row
   T *weight_ = nullptr, *pattern_ = nullptr, *one_ = nullptr;
 };
 

@@ -2,6 +2,7 @@
 // order of every sum follows from the shape alone: results do not depend on how the tasks are spread over threads.
 #pragma once
 
+#include "../tuning.h"
 #include "simd.h"
 #include "squeeze_excite_params.h"
 

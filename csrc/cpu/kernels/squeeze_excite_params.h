@@ -17,7 +17,6 @@ struct Pool {
 
   int64_t tasks() const { return batch * (channels_adjacent ? blocks : channels); }
 };
-constexpr int64_t kPixelBlock = 256;
 
 // y[batch, out] = x[batch, in] weight[out, in]^T + bias, with negative values set to 0 if `rectified`. The weight and
 // the bias are stored in the dtype of the input, x and y in that of the arithmetic.

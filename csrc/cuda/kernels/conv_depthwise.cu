@@ -4,8 +4,6 @@
 namespace kerneldna::cuda {
 namespace {
 
-constexpr int kPixelsPerThread = 32; // to spread the cost of folding the weight
-
 template <class T, int KernelWidth, int Step, bool Transposed> void launch_runs(const Depthwise &conv, Stream stream) {
   using Shape = RunShape<KernelWidth, Step, Transposed>;
   const Geometry &geometry = conv.geometry;
@@ -16,8 +14,8 @@ template <class T, int KernelWidth, int Step, bool Transposed> void launch_runs(
   plan.runs_per_row = int(ceil_divide(width + Shape::shift(geometry.padding[1]), Shape::kPixels));
   plan.runs = height * plan.runs_per_row;
   const int slots = kDepthwiseThreads / plan.slab.lanes;
-  plan.parts =
-      plan_parts(plan.runs, slots, kPixelsPerThread / Shape::kPixels, geometry.batch * plan.slab.slabs, stream.device);
+  plan.parts = plan_parts(plan.runs, slots, kConvPixelsPerThread / Shape::kPixels, geometry.batch * plan.slab.slabs,
+                          stream.device);
   plan.runs_per_part = int(ceil_divide(plan.runs, plan.parts));
   const size_t row_bytes = size_t(plan.slab.lanes) * Vector<T>::kCount * sizeof(float);
   const int taps = geometry.kernel_height * geometry.kernel_width;

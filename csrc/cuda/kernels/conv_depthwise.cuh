@@ -97,7 +97,7 @@ public:
 
 // How the taps of one row of the kernel lie between a run of target pixels and the source pixels that it meets.
 template <int KernelWidth, int Step, bool Transposed> struct RunShape {
-  static constexpr int kPixels = 4;
+  static constexpr int kPixels = kRunPixels;
   static constexpr int kLead = Transposed ? (KernelWidth - 1) / Step : 0;
   static constexpr int kColumns = Transposed ? (kPixels - 1) / Step + kLead + 1 : (kPixels - 1) * Step + KernelWidth;
   static_assert(kPixels % Step == 0);

@@ -7,8 +7,6 @@
 namespace kerneldna::cuda {
 namespace {
 
-constexpr int kPixelsPerThread = 16; // of a row: x and gy of all threads of a block stay in the cache for the next one
-
 // What the launch is: a kernel, and the plan that it runs by.
 struct Chosen {
   void (*kernel)(DepthwiseGrads, DepthwiseGradsPlan);
@@ -24,7 +22,7 @@ template <class T, int KernelWidth, int Step> Chosen plan_for(const DepthwiseGra
   plan.slab = plan_slab(geometry.in_channels, kCount, sizeof(T));
   plan.runs_per_row = int(ceil_divide(geometry.out_width, kRunPixels));
   plan.runs = geometry.out_height * plan.runs_per_row;
-  plan.parts = plan_parts(plan.runs, kDepthwiseThreads / plan.slab.lanes, kPixelsPerThread / kRunPixels,
+  plan.parts = plan_parts(plan.runs, kDepthwiseThreads / plan.slab.lanes, kGradPixelsPerThread / kRunPixels,
                           plan.slab.slabs * geometry.batch, device);
   plan.runs_per_part = int(ceil_divide(plan.runs, plan.parts));
   plan.parts = int(ceil_divide(plan.runs, plan.runs_per_part));

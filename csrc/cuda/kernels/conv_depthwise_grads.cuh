@@ -21,8 +21,6 @@ struct DepthwiseGradsPlan {
   float *spatial;          // [slabs * parts, samples, taps]
 };
 
-constexpr int kRunPixels = 4;
-
 template <class T, int KernelWidth, int Step> class DepthwiseCorrelation {
 public:
   static constexpr int kCount = Vector<T>::kCount;

@@ -8,8 +8,6 @@
 
 namespace kerneldna::cuda {
 
-constexpr int kBlocksPerMultiprocessor = 4;
-
 // use(width, step): constants of the kernel's width and of the step from column to column, which are those that
 // conv_refusal.h lets through.
 template <class Use> auto with_width_and_step(const Geometry &geometry, Use use) {
@@ -35,11 +33,12 @@ inline SlabPlan plan_slab(int channels, int count, int element_bytes) {
   return {channels, lanes, int(ceil_divide(vectors, lanes))};
 }
 
-// Blocks that share the runs of a sample: as many as it takes for `turns` runs a thread, or to fill the GPU, but each
+// Blocks that share the runs of a sample: as many as it takes for `runs_per_thread`, or to fill the GPU, but each
 // with a run for every thread. `blocks` are there without sharing.
-inline int plan_parts(int runs, int slots, int turns, int64_t blocks, int device) {
+inline int plan_parts(int runs, int slots, int runs_per_thread, int64_t blocks, int device) {
   const int64_t enough = int64_t(kBlocksPerMultiprocessor) * limits_of(device).multiprocessors;
-  const int64_t parts = std::max(ceil_divide(runs, slots * turns), ceil_divide(enough, std::max<int64_t>(blocks, 1)));
+  const int64_t parts =
+      std::max(ceil_divide(runs, slots * runs_per_thread), ceil_divide(enough, std::max<int64_t>(blocks, 1)));
   return int(std::min(parts, ceil_divide(runs, slots)));
 }
 

@@ -2,10 +2,9 @@
 #pragma once
 
 #include "conv_depthwise.h"
+#include "tuning.h"
 
 namespace kerneldna::cuda {
-
-constexpr int kDepthwiseThreads = 128;
 
 template <class T> __device__ inline Vector<T> load(const T *from) {
   return *reinterpret_cast<const Vector<T> *>(from);

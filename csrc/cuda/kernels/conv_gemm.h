@@ -9,6 +9,7 @@
 #include "dtypes.h"
 #include "geometry.h"
 #include "launch.h"
+#include "tuning.h"
 
 namespace kerneldna::cuda {
 
@@ -41,15 +42,6 @@ void conv_gemm_f16(const ConvGemm &, const ConvGemmPlan &, float *partial, Strea
 void conv_gemm_bf16(const ConvGemm &, const ConvGemmPlan &, float *partial, Stream);
 void conv_gemm_wgmma_f16(const ConvGemm &, const ConvGemmPlan &, float *partial, Stream);
 void conv_gemm_wgmma_bf16(const ConvGemm &, const ConvGemmPlan &, float *partial, Stream);
-
-// The tiles that are compiled.
-struct TileForm {
-  int block_m, block_n, block_k, threads, stages;
-  int capability = 0; // of the only GPUs that it is for, and of the only code
-};
-inline constexpr TileForm kTileForms[] = {{128, 128, 32, 256, 3},     {128, 64, 32, 128, 3},
-                                          {64, 64, 32, 128, 4},       {128, 256, 64, 256, 4, 90},
-                                          {128, 128, 64, 256, 3, 90}, {128, 64, 64, 256, 3, 90}};
 
 // The most samples that a tile of block_m pixels can hold pixels of.
 inline int samples_of_tile(int block_m, const Geometry &g) {

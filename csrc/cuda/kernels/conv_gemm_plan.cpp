@@ -9,17 +9,11 @@
 namespace kerneldna::cuda {
 namespace {
 
-// Estimates of cycles, to compare tiles by. A step costs its products at the share of the tensor cores' rate that tiles
-// of this size reach, or, where a multiprocessor has one block, its latency at least. The tensor cores of sm_90 are
-// twice as fast, but by wgmma alone, and then wait for the L2 cache.
-constexpr double kProductsPerCycle = 1024, kStepLatency = 250, kFinishLaunch = 3000, kPartialsPerCycle = 500;
-constexpr int kMostSplits = 32;
-
+// An estimate, to compare tiles by (tuning.h). A step costs its products at the rate that tiles of this size reach, or,
+// where a multiprocessor has one block, its latency at least.
 double cycles(const TileForm &form, int64_t tiles, int64_t steps, int64_t splits, int multiprocessors) {
   const int size = form.block_m * form.block_n;
-  const bool largest = size > 128 * 128, large = size >= 128 * 128, is_wgmma = form.capability == 90;
-  const double share = is_wgmma ? (largest ? 1.5 : large ? 1.3 : 0.95) : large ? 0.8 : size >= 128 * 64 ? 0.7 : 0.6;
-  const double step = double(size) * form.block_k / (kProductsPerCycle * share);
+  const double step = double(size) * form.block_k / (kProductsPerCycle * rate_share(form));
   const auto blocks = double(ceil_divide(tiles * splits, multiprocessors));
   const double main = double(ceil_divide(steps, splits)) * std::max(blocks * step, kStepLatency);
   if (splits == 1)

@@ -1,4 +1,4 @@
-// A convolution and its tensors, as every kernel of this folder is told of them.
+// A convolution and its tensors: the parameters that every kernel of this folder takes.
 #pragma once
 
 #include "platform.h"

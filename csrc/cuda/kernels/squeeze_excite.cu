@@ -7,18 +7,6 @@ namespace kerneldna::cuda {
 namespace squeeze {
 namespace {
 
-// What one multiprocessor reads, of a sample and of both weights, in about the time that a second launch costs: some
-// 50 bytes a clock from the L2 cache against 2 us, both estimates.
-constexpr int64_t kOneLaunchBytes = 192 * 1024;
-// Features, or logits, for which a block has room in shared memory also where samples share it.
-constexpr int64_t kMostInShared = 1024;
-// For each multiprocessor, in the first of two launches: two at a time, and others to be done when these are.
-constexpr int64_t kBlocks = 4;
-// Of a sample's slab, that are worth a block.
-constexpr int64_t kPartBytes = 16 * 1024;
-// The samples that share what a block reads of the weights where there are many; so many have room in its registers.
-constexpr int kSharing = 4;
-
 // Maps of one row or column, and rows that follow each other, become one row.
 Map map_of(const SqueezeExcite &se, int size) {
   Map map{se.input,         se.sample_stride,     se.channel_stride, se.row_stride,

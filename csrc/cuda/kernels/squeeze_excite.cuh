@@ -35,8 +35,6 @@ template <class T> __device__ float bias_of(const void *bias, int i) {
 __device__ float relu(float value) { return value < 0 ? 0.0f : value; } // lets NaN through, as torch's
 __device__ float sigmoid(float value) { return 1.0f / (1.0f + std::exp(-value)); }
 
-constexpr int kMostThreads = 512;
-
 inline int64_t sample_shared_bytes(int channels, int hidden, int threads, int count) {
   return (2 * padded(channels) + padded(hidden) + int64_t(most_partials(threads, count, channels))) * sizeof(float);
 }
@@ -72,9 +70,6 @@ __global__ void __launch_bounds__(kMostThreads, 1) squeeze_excite_kernel(Map map
 
 // Rows of a weight at a time: fewer where every row has a sum for each of several samples.
 template <int Samples> constexpr int kRows = Samples == 1 ? 4 : 2;
-
-constexpr int kSqueezeThreads = 256;
-constexpr int kSlab = 64; // channels of a block: 128 bytes of each pixel, and of each row of fc1, in 16-bit numbers
 
 // The blocks of a launch: Samples samples each, and a slab of `width` channels. What the places of absent samples in
 // shared memory hold is multiplied and thrown away.

@@ -2,16 +2,11 @@
 #pragma once
 
 #include "dtypes.h"
+#include "tuning.h"
 
 #include <cstring>
 
 namespace kerneldna::cuda::squeeze {
-
-// Loads of x that a thread has under way. At 512 threads and 16 bytes that is 64 KB, about what a multiprocessor must
-// have asked for to be served at its full rate.
-constexpr int kLoads = 8;
-// Steps that are added up by themselves, lest a long sum round the same way again and again.
-constexpr int kSteps = 32;
 
 // Numbers that one instruction loads.
 template <class T, int Count> struct alignas(Count * sizeof(T)) Piece {
