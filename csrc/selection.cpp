@@ -42,11 +42,7 @@ int class_number(const ConvShape &shape, ScalarType type, bool spatial_per_sampl
   default:
     break;
   }
-  int kind = 0;
-  if (shape.groups > 1)
-    kind = shape.groups == shape.in_channels ? 2 : 3;
-  else if (shape.kernel_height == 1 && shape.kernel_width == 1)
-    kind = 1;
+  const int kind = shape.depthwise() ? 2 : shape.pointwise() ? 1 : shape.groups > 1 ? 3 : 0;
   const bool large_map = shape.out_height * shape.out_width >= kLargeMap;
   return dtype + 4 * kind + 16 * spatial_per_sample + 32 * channels_last + 64 * large_map;
 }
@@ -56,7 +52,7 @@ int64_t class_of_sizes(const std::vector<int64_t> &input, const std::vector<int6
                        const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
                        const std::vector<int64_t> &dilation, int64_t groups, ScalarType dtype, bool spatial_per_sample,
                        bool channels_last) {
-  return class_number(shape_of_sizes(input, weight, stride, padding, dilation, groups), dtype, spatial_per_sample,
+  return class_number(ConvShape::of(input, weight, stride, padding, dilation, groups), dtype, spatial_per_sample,
                       channels_last);
 }
 
@@ -77,9 +73,9 @@ bool selected_in_python(int call_class) {
   return classes_of_python[call_class / 64].load(std::memory_order_relaxed) >> call_class % 64 & 1;
 }
 
-int call_class(const ConvShape &shape, const Tensor &input, const OptionalTensor &spatial_attention) {
-  const bool per_sample = spatial_attention && spatial_attention->dim() == 3;
-  return class_number(shape, input.scalar_type(), per_sample, is_channels_last(input)) + kConvClasses * input.is_cuda();
+int call_class(const ConvCall &call) {
+  return class_number(call.shape, call.dtype(), call.spatial == Kind::per_sample, call.channels_last) +
+         kConvClasses * call.input.is_cuda();
 }
 
 int squeeze_excite_class(const Tensor &input) {
@@ -93,43 +89,35 @@ int squeeze_excite_class(const Tensor &input) {
   return on_cuda;
 }
 
-Tensor selected_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
-                     const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
-                     const OptionalTensor &spatial_attention, const std::vector<int64_t> &stride,
-                     const std::vector<int64_t> &padding, const std::vector<int64_t> &dilation, int64_t groups) {
-  std::array<StableIValue, 10> stack{from(input),
-                                     from(weight),
-                                     from(bias),
-                                     from(channel_attention),
-                                     from(filter_attention),
-                                     from(spatial_attention),
-                                     from(stride),
-                                     from(padding),
-                                     from(dilation),
-                                     from(groups)};
+Tensor selected_conv(const ConvCall &call) {
+  std::array<StableIValue, 10> stack{from(call.input),
+                                     from(call.weight),
+                                     from(call.bias),
+                                     from(call.channel_attention),
+                                     from(call.filter_attention),
+                                     from(call.spatial_attention),
+                                     from(call.stride),
+                                     from(call.padding),
+                                     from(call.dilation),
+                                     from(call.shape.groups)};
   call_python("kerneldna::_selected_conv", stack.data());
   return to<Tensor>(stack[0]);
 }
 
-Gradients selected_conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
-                                 const OptionalTensor &bias, const OptionalTensor &channel_attention,
-                                 const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
-                                 const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
-                                 const std::vector<int64_t> &dilation, int64_t groups,
-                                 const std::vector<bool> &output_mask) {
+Gradients selected_conv_backward(const ConvBackwardCall &call) {
   std::array<bool, 6> mask;
-  std::copy(output_mask.begin(), output_mask.end(), mask.begin());
-  std::array<StableIValue, 12> stack{from(grad_output),
-                                     from(input),
-                                     from(weight),
-                                     from(bias),
-                                     from(channel_attention),
-                                     from(filter_attention),
-                                     from(spatial_attention),
-                                     from(stride),
-                                     from(padding),
-                                     from(dilation),
-                                     from(groups),
+  std::copy(call.output_mask.begin(), call.output_mask.end(), mask.begin());
+  std::array<StableIValue, 12> stack{from(call.grad_output),
+                                     from(call.input),
+                                     from(call.weight),
+                                     from(call.bias),
+                                     from(call.channel_attention),
+                                     from(call.filter_attention),
+                                     from(call.spatial_attention),
+                                     from(call.stride),
+                                     from(call.padding),
+                                     from(call.dilation),
+                                     from(call.shape.groups),
                                      from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask.data(), mask.size()))};
   call_python("kerneldna::_selected_conv_backward", stack.data());
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2]),

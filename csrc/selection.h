@@ -7,7 +7,7 @@
 // fastest is known by shape, and those of GPUs that the library's kernels cannot run on.
 #pragma once
 
-#include "conv_shape.h"
+#include "conv_call.h"
 
 #include <cstdint>
 #include <string>
@@ -26,7 +26,7 @@ namespace kerneldna {
 // class = dtype + 4 * kind + 16 * per_sample + 32 * channels_last + 64 * large_map + 128 * cuda
 constexpr int kConvClasses = 128; // on a device
 constexpr int64_t kLargeMap = 512;
-int call_class(const ConvShape &shape, const Tensor &input, const OptionalTensor &spatial_attention);
+int call_class(const ConvCall &call);
 
 // squeeze_excite has three, after those of conv: on the CPU, on CUDA, on a GPU that refuses the library's kernels.
 constexpr int kCallClasses = 2 * kConvClasses + 3;
@@ -36,17 +36,9 @@ int squeeze_excite_class(const Tensor &input);
 void select_in_python(const std::vector<int64_t> &classes);
 bool selected_in_python(int call_class);
 
-// kerneldna::_selected_conv, _selected_conv_backward and _selected_squeeze_excite; the arguments have been checked.
-Tensor selected_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
-                     const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
-                     const OptionalTensor &spatial_attention, const std::vector<int64_t> &stride,
-                     const std::vector<int64_t> &padding, const std::vector<int64_t> &dilation, int64_t groups);
-Gradients selected_conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
-                                 const OptionalTensor &bias, const OptionalTensor &channel_attention,
-                                 const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
-                                 const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
-                                 const std::vector<int64_t> &dilation, int64_t groups,
-                                 const std::vector<bool> &output_mask);
+// kerneldna::_selected_conv, _selected_conv_backward and _selected_squeeze_excite.
+Tensor selected_conv(const ConvCall &call);
+Gradients selected_conv_backward(const ConvBackwardCall &call);
 Tensor selected_squeeze_excite(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &fc1_bias,
                                const Tensor &fc2_weight, const OptionalTensor &fc2_bias);
 

@@ -1,4 +1,4 @@
-"""The arguments of the ops, checked with the sentences of csrc (conv_shape.cpp, cpu/squeeze_excite.cpp).
+"""The arguments of the ops, checked with the sentences of csrc (conv_call.cpp, cpu/squeeze_excite.cpp).
 
 Python needs them where the C++ checks do not run (fake tensors, devices without a C++ kernel) and to say TypeError or
 ValueError where the dispatcher can only say RuntimeError.

@@ -6,25 +6,20 @@
 namespace kerneldna::cpu {
 namespace {
 
-constexpr const char *kOp = "kerneldna::conv";
-
-Tensor run(const ConvShape &shape, const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
-           const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
-           const OptionalTensor &spatial_attention) {
-  Tensor output =
-      empty_image({shape.batch, shape.out_channels, shape.out_height, shape.out_width}, input, is_channels_last(input));
+Tensor native_conv(const ConvCall &call) {
+  const ConvShape &shape = call.shape;
+  Tensor output = empty_image(shape.output_sizes(), call.input, call.channels_last);
   if (shape.batch == 0)
     return output;
 
-  const ScalarType dtype = input.scalar_type();
-  const Tensor source = addressable(input), parent = as_compute(weight);
-  const int64_t taps = shape.kernel_height * shape.kernel_width;
-  const Factors channel = factors_of(channel_attention, shape.in_channels, 1, input);
-  const Factors filter = factors_of(filter_attention, shape.out_channels, 1, input);
-  const Factors spatial = factors_of(spatial_attention, taps, 2, input);
-  Tensor shift;
-  if (bias)
-    shift = as_contiguous(as_compute(*bias));
+  const ScalarType dtype = call.dtype();
+  const Tensor source = addressable(call.input), parent = as_compute(call.weight);
+  const Factors channel = factors_of(call.channel_attention, call.channel, shape.in_channels, call.input);
+  const Factors filter = factors_of(call.filter_attention, call.filter, shape.out_channels, call.input);
+  const Factors spatial = factors_of(call.spatial_attention, call.spatial, shape.taps(), call.input);
+  Tensor bias;
+  if (call.bias)
+    bias = as_contiguous(as_compute(*call.bias));
 
   const std::vector<Tap> tap_list = taps_of(shape, parent);
   ConvParams conv{};
@@ -42,7 +37,7 @@ Tensor run(const ConvShape &shape, const Tensor &input, const Tensor &weight, co
     conv.target_origin[d] = 0;
   }
   conv.taps = tap_list.data();
-  conv.tap_count = taps;
+  conv.tap_count = shape.taps();
   conv.weight = parent.data_ptr();
   conv.weight_group = conv.out_channels * parent.stride(0);
   conv.weight_row = parent.stride(0);
@@ -50,37 +45,20 @@ Tensor run(const ConvShape &shape, const Tensor &input, const Tensor &weight, co
   conv.in_scale = channel.scale;
   conv.tap_scale = spatial.scale;
   conv.out_scale = filter.scale;
-  conv.bias = bias ? shift.data_ptr() : nullptr;
+  conv.bias = call.bias ? bias.data_ptr() : nullptr;
   plan_tiles(conv, dtype);
   run_conv(conv, dtype);
   return output;
 }
 
-Tensor native_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
-                   const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
-                   const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding,
-                   const Ints &dilation, int64_t groups) {
-  return run(check_conv(kOp, input, weight, bias, channel_attention, filter_attention, spatial_attention, stride,
-                        padding, dilation, groups),
-             input, weight, bias, channel_attention, filter_attention, spatial_attention);
-}
-
-Tensor conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
-            const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
-            const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding, const Ints &dilation,
-            int64_t groups) {
-  const ConvShape shape = check_conv(kOp, input, weight, bias, channel_attention, filter_attention, spatial_attention,
-                                     stride, padding, dilation, groups);
-  if (selected_in_python(call_class(shape, input, spatial_attention)))
-    return selected_conv(input, weight, bias, channel_attention, filter_attention, spatial_attention, stride, padding,
-                         dilation, groups);
-  return run(shape, input, weight, bias, channel_attention, filter_attention, spatial_attention);
+Tensor conv(const ConvCall &call) {
+  return selected_in_python(call_class(call)) ? selected_conv(call) : native_conv(call);
 }
 
 } // namespace
 } // namespace kerneldna::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(kerneldna, CPU, m) {
-  m.impl("conv", KERNELDNA_BOX(&kerneldna::cpu::conv));
-  m.impl("_native_conv", KERNELDNA_BOX(&kerneldna::cpu::native_conv));
+  m.impl("conv", KERNELDNA_BOX(&kerneldna::conv_op<kerneldna::cpu::conv>));
+  m.impl("_native_conv", KERNELDNA_BOX(&kerneldna::conv_op<kerneldna::cpu::native_conv>));
 }

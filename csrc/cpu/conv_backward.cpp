@@ -8,12 +8,12 @@
 namespace kerneldna::cpu {
 namespace {
 
-struct Call {
+// What the kernels read of a operands.
+struct Operands {
   ConvShape shape;
   ScalarType dtype;
   Tensor grad_output, input, weight; // addressable; weight in the dtype of the arithmetic
   Factors channel, filter, spatial;
-  bool static_channel, static_filter, static_spatial;
 };
 
 // out[j] += sum over rows of in[row][j], of any number of rows
@@ -24,7 +24,8 @@ template <class T> void add_rows(double *out, const T *in, int64_t rows, int64_t
 }
 
 // A gradient of an attention: partial [parts, batch, count] summed over the parts, and over the batch where static.
-Tensor sum_partial(const Tensor &partial, bool over_batch, const Tensor &like) {
+Tensor sum_partial(const Tensor &partial, Kind kind, const Tensor &like) {
+  const bool over_batch = kind == Kind::is_static;
   const int64_t parts = partial.size(0), batch = partial.size(1), count = partial.size(2);
   const int64_t rows = over_batch ? parts * batch : parts, columns = over_batch ? count : batch * count;
   std::vector<double> sums(columns);
@@ -52,11 +53,11 @@ template <class T> void add_tile_sums(double *channel_grad, const T *partial, co
   }
 }
 
-void input_and_channel_grad(const Call &call, Tensor &grad_input, Tensor *channel_sums) {
-  const ConvShape &shape = call.shape;
+void input_and_channel_grad(const Operands &operands, Tensor &grad_input, Tensor *channel_sums) {
+  const ConvShape &shape = operands.shape;
   const int64_t kh = shape.kernel_height, kw = shape.kernel_width;
-  const std::vector<Tap> forward_taps = taps_of(shape, call.weight);
-  const Image partner = image_of(call.input);
+  const std::vector<Tap> forward_taps = taps_of(shape, operands.weight);
+  const Image partner = image_of(operands.input);
   for (int64_t a = 0; a < std::min(shape.stride[0], shape.in_height); ++a)
     for (int64_t b = 0; b < std::min(shape.stride[1], shape.in_width); ++b) {
       // Input pixels (a + stride_h * r, b + stride_w * q), and the taps through which output pixels reach them.
@@ -74,7 +75,7 @@ void input_and_channel_grad(const Call &call, Tensor &grad_input, Tensor *channe
       conv.groups = shape.groups;
       conv.in_channels = shape.out_channels / shape.groups;
       conv.out_channels = shape.in_channels / shape.groups;
-      conv.source = image_of(call.grad_output);
+      conv.source = image_of(operands.grad_output);
       conv.target = image_of(grad_input);
       conv.lattice_height = (shape.in_height - a + shape.stride[0] - 1) / shape.stride[0];
       conv.lattice_width = (shape.in_width - b + shape.stride[1] - 1) / shape.stride[1];
@@ -86,26 +87,26 @@ void input_and_channel_grad(const Call &call, Tensor &grad_input, Tensor *channe
       conv.target_origin[1] = b;
       conv.taps = tap_list.data();
       conv.tap_count = int64_t(tap_list.size());
-      conv.weight = call.weight.data_ptr();
-      conv.weight_row = call.weight.stride(1);
-      conv.weight_channel = call.weight.stride(0);
+      conv.weight = operands.weight.data_ptr();
+      conv.weight_row = operands.weight.stride(1);
+      conv.weight_channel = operands.weight.stride(0);
       conv.weight_group = conv.in_channels * conv.weight_channel;
-      conv.in_scale = call.filter.scale;
-      conv.tap_scale = call.spatial.scale;
-      conv.out_scale = call.channel.scale;
+      conv.in_scale = operands.filter.scale;
+      conv.tap_scale = operands.spatial.scale;
+      conv.out_scale = operands.channel.scale;
       conv.partner = channel_sums ? &partner : nullptr;
-      plan_tiles(conv, call.dtype);
+      plan_tiles(conv, operands.dtype);
       Tensor partial;
       if (channel_sums) {
         const std::array<int64_t, 1> size{(conv.tiles + conv.batch) * shape.in_channels};
-        partial = torch::stable::empty(size, compute_dtype(call.dtype));
+        partial = torch::stable::empty(size, compute_dtype(operands.dtype));
         conv.partial = partial.data_ptr();
       }
-      run_conv(conv, call.dtype);
+      run_conv(conv, operands.dtype);
       if (!channel_sums)
         continue;
       double *sums = channel_sums->mutable_data_ptr<double>();
-      const int64_t lanes = lanes_of(call.dtype);
+      const int64_t lanes = lanes_of(operands.dtype);
       if (partial.scalar_type() == ScalarType::Double)
         add_tile_sums(sums, partial.const_data_ptr<double>(), conv, lanes);
       else
@@ -113,48 +114,47 @@ void input_and_channel_grad(const Call &call, Tensor &grad_input, Tensor *channe
     }
 }
 
-bool is_depthwise(const ConvShape &shape) { return shape.groups > 1 && shape.in_channels == shape.groups; }
-
 // Beside the gradient of the input, that of c reads x once more: its pixels for each channel. Beside that of the weight
 // it reads nothing, but products are finished sample by sample: a group's filters times taps for each channel.
 bool channel_grad_with_weight(const ConvShape &shape, bool wants_input) {
   const int64_t pixels = shape.in_height * shape.in_width;
-  const int64_t products = shape.out_channels / shape.groups * shape.kernel_height * shape.kernel_width;
-  return !is_depthwise(shape) && (!wants_input || kPixelsPerProduct * double(products) <= double(pixels));
+  const int64_t products = shape.out_channels / shape.groups * shape.taps();
+  return !shape.depthwise() && (!wants_input || kPixelsPerProduct * double(products) <= double(pixels));
 }
 
 struct WeightGrads {
   Tensor *weight, *channel_partial, *filter_partial, *tap_partial; // null where not wanted
 };
 
-void weight_and_modulation_grad(const Call &call, const WeightGrads &wanted) {
-  const ConvShape &shape = call.shape;
-  const std::vector<Tap> tap_list = taps_of(shape, call.weight);
+// `per_sample`: f or s is, or c where its gradient is wanted.
+void weight_and_modulation_grad(const Operands &operands, const WeightGrads &wanted, bool per_sample) {
+  const ConvShape &shape = operands.shape;
+  const std::vector<Tap> tap_list = taps_of(shape, operands.weight);
   WeightGradParams grad{};
   grad.batch = shape.batch;
   grad.groups = shape.groups;
   grad.in_channels = shape.in_channels / shape.groups;
   grad.out_channels = shape.out_channels / shape.groups;
-  grad.source = image_of(call.input);
-  grad.grad = image_of(call.grad_output);
+  grad.source = image_of(operands.input);
+  grad.grad = image_of(operands.grad_output);
   grad.source_step[0] = shape.stride[0];
   grad.source_step[1] = shape.stride[1];
   grad.taps = tap_list.data();
   grad.tap_count = int64_t(tap_list.size());
-  grad.weight = call.weight.data_ptr();
+  grad.weight = operands.weight.data_ptr();
   grad.weight_grad = wanted.weight ? wanted.weight->data_ptr() : nullptr;
-  grad.weight_out = call.weight.stride(0);
-  grad.weight_channel = call.weight.stride(1);
-  grad.in_scale = call.channel.scale;
-  grad.tap_scale = call.spatial.scale;
-  grad.out_scale = call.filter.scale;
-  grad.per_sample = !call.static_filter || !call.static_spatial || (wanted.channel_partial && !call.static_channel);
+  grad.weight_out = operands.weight.stride(0);
+  grad.weight_channel = operands.weight.stride(1);
+  grad.in_scale = operands.channel.scale;
+  grad.tap_scale = operands.spatial.scale;
+  grad.out_scale = operands.filter.scale;
+  grad.per_sample = per_sample;
 
-  const bool depthwise = is_depthwise(shape);
+  const bool depthwise = shape.depthwise();
   const bool nhwc =
       depthwise && grad.out_channels == 1 && has_adjacent_channels(grad.source) && has_adjacent_channels(grad.grad);
   // The cut does not depend on the number of threads.
-  const int64_t lanes = lanes_of(call.dtype),
+  const int64_t lanes = lanes_of(operands.dtype),
                 width = std::min((grad.in_channels + lanes - 1) / lanes, int64_t(3)) * lanes;
   const int64_t elements = (shape.out_height * shape.out_width <= kBandPixels ? 2 : 1) * kProductElements;
   int64_t block = elements / (grad.tap_count * width) / kernels().rows * kernels().rows;
@@ -180,18 +180,20 @@ void weight_and_modulation_grad(const Call &call, const WeightGrads &wanted) {
   const auto &by_stored = nhwc        ? kernels().depthwise_nhwc_weight_grad
                           : depthwise ? kernels().depthwise_nchw_weight_grad
                                       : kernels().gemm_weight_grad;
-  const auto kernel = by_stored[int(stored_of(call.dtype))];
+  const auto kernel = by_stored[int(stored_of(operands.dtype))];
   torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) { kernel(grad, begin, end); });
 }
 
-Tensor bias_grad(const Call &call) {
-  Tensor sums = torch::stable::empty(std::array<int64_t, 1>{call.shape.out_channels}, compute_dtype(call.dtype));
-  const ChannelSums work{image_of(call.grad_output), call.shape.batch, call.shape.out_channels, sums.data_ptr()};
-  const auto kernel = kernels().channel_sums[int(stored_of(call.dtype))];
-  const int64_t lanes = lanes_of(call.dtype);
+Tensor bias_grad(const Operands &operands) {
+  Tensor sums =
+      torch::stable::empty(std::array<int64_t, 1>{operands.shape.out_channels}, compute_dtype(operands.dtype));
+  const ChannelSums work{image_of(operands.grad_output), operands.shape.batch, operands.shape.out_channels,
+                         sums.data_ptr()};
+  const auto kernel = kernels().channel_sums[int(stored_of(operands.dtype))];
+  const int64_t lanes = lanes_of(operands.dtype);
   torch::stable::parallel_for(0, (work.channels + lanes - 1) / lanes, 1,
                               [&](int64_t begin, int64_t end) { kernel(work, begin, end); });
-  return sums.scalar_type() == call.dtype ? sums : torch::stable::to(sums, call.dtype);
+  return sums.scalar_type() == operands.dtype ? sums : torch::stable::to(sums, operands.dtype);
 }
 
 // A dense weight may be written through the strides that it is read with; any other is made dense first.
@@ -200,59 +202,56 @@ Tensor dense_weight(const Tensor &weight) {
   return converted.is_contiguous() || is_channels_last(converted) ? converted : torch::stable::contiguous(converted);
 }
 
-Gradients run(const ConvShape &shape, const Tensor &grad_output, const Tensor &input, const Tensor &weight,
-              const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
-              const OptionalTensor &spatial_attention, const std::vector<bool> &output_mask) {
-  const ScalarType dtype = input.scalar_type();
-  const int64_t taps = shape.kernel_height * shape.kernel_width;
-  auto is_static = [](const OptionalTensor &attention, int64_t dim) { return !attention || attention->dim() == dim; };
-  const Call call{shape,
-                  dtype,
-                  addressable(grad_output),
-                  addressable(input),
-                  dense_weight(weight),
-                  factors_of(channel_attention, shape.in_channels, 1, input),
-                  factors_of(filter_attention, shape.out_channels, 1, input),
-                  factors_of(spatial_attention, taps, 2, input),
-                  is_static(channel_attention, 1),
-                  is_static(filter_attention, 1),
-                  is_static(spatial_attention, 2)};
-  const bool wants_channel = output_mask[3], wants_filter = output_mask[4], wants_spatial = output_mask[5];
-
+Gradients native_conv_backward(const ConvBackwardCall &call) {
+  const ConvShape &shape = call.shape;
+  const ScalarType dtype = call.dtype();
+  const Operands operands{shape,
+                          dtype,
+                          addressable(call.grad_output),
+                          addressable(call.input),
+                          dense_weight(call.weight),
+                          factors_of(call.channel_attention, call.channel, shape.in_channels, call.input),
+                          factors_of(call.filter_attention, call.filter, shape.out_channels, call.input),
+                          factors_of(call.spatial_attention, call.spatial, shape.taps(), call.input)};
   Gradients gradients;
-  if (output_mask[2])
-    std::get<2>(gradients) = bias_grad(call);
-  const bool second_pass = output_mask[1] || wants_filter || wants_spatial;
-  const bool channel_with_weight = wants_channel && second_pass && channel_grad_with_weight(shape, output_mask[0]);
+  if (call.wants_bias())
+    std::get<2>(gradients) = bias_grad(operands);
+  const bool second_pass = call.wants_weight() || call.wants_filter() || call.wants_spatial();
+  const bool channel_with_weight =
+      call.wants_channel() && second_pass && channel_grad_with_weight(shape, call.wants_input());
   Tensor channel_partial;
-  if (output_mask[0] || (wants_channel && !channel_with_weight)) {
-    Tensor grad_input =
-        empty_image({shape.batch, shape.in_channels, shape.in_height, shape.in_width}, input, is_channels_last(input));
-    const bool with_channel = wants_channel && !channel_with_weight;
+  if (call.wants_input() || (call.wants_channel() && !channel_with_weight)) {
+    Tensor grad_input = empty_image(shape.input_sizes(), call.input, call.channels_last);
+    const bool with_channel = call.wants_channel() && !channel_with_weight;
     if (with_channel)
       channel_partial = zeros(std::array<int64_t, 3>{1, shape.batch, shape.in_channels});
     if (shape.batch > 0)
-      input_and_channel_grad(call, grad_input, with_channel ? &channel_partial : nullptr);
-    if (output_mask[0])
+      input_and_channel_grad(operands, grad_input, with_channel ? &channel_partial : nullptr);
+    if (call.wants_input())
       std::get<0>(gradients) = grad_input;
   }
   if (second_pass) {
+    const Tensor &weight = operands.weight;
     Tensor grad_weight, filter_partial, tap_partial;
-    if (output_mask[1])
-      grad_weight = empty_image({call.weight.size(0), call.weight.size(1), call.weight.size(2), call.weight.size(3)},
-                                call.weight, is_channels_last(call.weight));
+    if (call.wants_weight())
+      grad_weight = empty_image({weight.size(0), weight.size(1), weight.size(2), weight.size(3)}, weight,
+                                is_channels_last(weight));
+    const bool per_sample = call.filter == Kind::per_sample || call.spatial == Kind::per_sample ||
+                            (channel_with_weight && call.channel == Kind::per_sample);
     weight_and_modulation_grad(
-        call, {output_mask[1] ? &grad_weight : nullptr, channel_with_weight ? &channel_partial : nullptr,
-               wants_filter ? &filter_partial : nullptr, wants_spatial ? &tap_partial : nullptr});
-    if (output_mask[1])
+        operands,
+        {call.wants_weight() ? &grad_weight : nullptr, channel_with_weight ? &channel_partial : nullptr,
+         call.wants_filter() ? &filter_partial : nullptr, call.wants_spatial() ? &tap_partial : nullptr},
+        per_sample);
+    if (call.wants_weight())
       std::get<1>(gradients) = grad_weight.scalar_type() == dtype ? grad_weight : torch::stable::to(grad_weight, dtype);
-    if (wants_filter)
-      std::get<4>(gradients) = sum_partial(filter_partial, call.static_filter, *filter_attention);
-    if (wants_spatial)
-      std::get<5>(gradients) = sum_partial(tap_partial, call.static_spatial, *spatial_attention);
+    if (call.wants_filter())
+      std::get<4>(gradients) = sum_partial(filter_partial, call.filter, *call.filter_attention);
+    if (call.wants_spatial())
+      std::get<5>(gradients) = sum_partial(tap_partial, call.spatial, *call.spatial_attention);
   }
-  if (wants_channel)
-    std::get<3>(gradients) = sum_partial(channel_partial, call.static_channel, *channel_attention);
+  if (call.wants_channel())
+    std::get<3>(gradients) = sum_partial(channel_partial, call.channel, *call.channel_attention);
   const auto fill = [&](Tensor &gradient) {
     if (!gradient.defined())
       gradient = torch::stable::empty(std::array<int64_t, 1>{0}, dtype);
@@ -261,33 +260,14 @@ Gradients run(const ConvShape &shape, const Tensor &grad_output, const Tensor &i
   return gradients;
 }
 
-Gradients native_conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
-                               const OptionalTensor &bias, const OptionalTensor &channel_attention,
-                               const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
-                               const Ints &stride, const Ints &padding, const Ints &dilation, int64_t groups,
-                               const std::vector<bool> &output_mask) {
-  return run(check_conv_backward(grad_output, input, weight, bias, channel_attention, filter_attention,
-                                 spatial_attention, stride, padding, dilation, groups, output_mask),
-             grad_output, input, weight, channel_attention, filter_attention, spatial_attention, output_mask);
-}
-
-Gradients conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
-                        const OptionalTensor &bias, const OptionalTensor &channel_attention,
-                        const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
-                        const Ints &stride, const Ints &padding, const Ints &dilation, int64_t groups,
-                        const std::vector<bool> &output_mask) {
-  const ConvShape shape = check_conv_backward(grad_output, input, weight, bias, channel_attention, filter_attention,
-                                              spatial_attention, stride, padding, dilation, groups, output_mask);
-  if (selected_in_python(call_class(shape, input, spatial_attention)))
-    return selected_conv_backward(grad_output, input, weight, bias, channel_attention, filter_attention,
-                                  spatial_attention, stride, padding, dilation, groups, output_mask);
-  return run(shape, grad_output, input, weight, channel_attention, filter_attention, spatial_attention, output_mask);
+Gradients conv_backward(const ConvBackwardCall &call) {
+  return selected_in_python(call_class(call)) ? selected_conv_backward(call) : native_conv_backward(call);
 }
 
 } // namespace
 } // namespace kerneldna::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(kerneldna, CPU, m) {
-  m.impl("conv_backward", KERNELDNA_BOX(&kerneldna::cpu::conv_backward));
-  m.impl("_native_conv_backward", KERNELDNA_BOX(&kerneldna::cpu::native_conv_backward));
+  m.impl("conv_backward", KERNELDNA_BOX(&kerneldna::conv_backward_op<kerneldna::cpu::conv_backward>));
+  m.impl("_native_conv_backward", KERNELDNA_BOX(&kerneldna::conv_backward_op<kerneldna::cpu::native_conv_backward>));
 }

@@ -12,7 +12,7 @@ Stored stored_of(ScalarType dtype) {
     return Stored::f32;
   case ScalarType::Half:
     return Stored::f16;
-  default: // check_conv lets no other through
+  default: // ConvCall lets no other through
     return Stored::bf16;
   }
 }
@@ -48,8 +48,8 @@ Image image_of(const Tensor &image) {
   return view;
 }
 
-Factors factors_of(const OptionalTensor &attention, int64_t count, int64_t static_dim, const Tensor &like) {
-  if (!attention) {
+Factors factors_of(const OptionalTensor &attention, Kind kind, int64_t count, const Tensor &like) {
+  if (kind == Kind::absent) {
     const ScalarType dtype = compute_dtype(like.scalar_type());
     Tensor ones = torch::stable::empty({&count, 1}, dtype);
     if (dtype == ScalarType::Double)
@@ -59,7 +59,7 @@ Factors factors_of(const OptionalTensor &attention, int64_t count, int64_t stati
     return {ones, {ones.data_ptr(), 0}};
   }
   Tensor factors = as_contiguous(as_compute(*attention));
-  return {factors, {factors.data_ptr(), attention->dim() == static_dim || attention->size(0) == 1 ? 0 : count}};
+  return {factors, {factors.data_ptr(), kind == Kind::per_sample && attention->size(0) > 1 ? count : 0}};
 }
 
 int64_t lanes_of(ScalarType dtype) {

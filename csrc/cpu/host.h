@@ -1,7 +1,7 @@
 // Between tensors and the torch-free kernels: what forward and backward of the CPU ops share.
 #pragma once
 
-#include "../conv_shape.h"
+#include "../conv_call.h"
 #include "kernels/kernel_table.h"
 
 #include <torch/csrc/stable/ops.h>
@@ -11,7 +11,6 @@
 
 namespace kerneldna::cpu {
 
-using Ints = std::vector<int64_t>;
 using torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::headeronly::ScalarType;
 
@@ -33,7 +32,7 @@ struct Factors {
   Tensor tensor;
   Scale scale;
 };
-Factors factors_of(const OptionalTensor &attention, int64_t count, int64_t static_dim, const Tensor &like);
+Factors factors_of(const OptionalTensor &attention, Kind kind, int64_t count, const Tensor &like);
 
 int64_t lanes_of(ScalarType dtype);
 

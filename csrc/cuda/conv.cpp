@@ -15,8 +15,6 @@
 namespace kerneldna::cuda {
 namespace {
 
-constexpr const char *kOp = "kerneldna::conv";
-
 // [C_out, taps, C_in / groups] in memory, from a multiple of 16 bytes on: what a channels_last weight is.
 Tensor by_taps(const Tensor &weight) {
   const Tensor contiguous = torch::stable::contiguous(weight, torch::headeronly::MemoryFormat::ChannelsLast);
@@ -24,93 +22,81 @@ Tensor by_taps(const Tensor &weight) {
 }
 
 // The factors s * c along K of each tap and channel, which must live as long as the call.
-Tensor scale_by_taps(ConvGemm &call, const Scale &spatial, const Tensor &like, Stream stream) {
-  const Geometry &g = call.geometry;
+Tensor scale_by_taps(ConvGemm &gemm, const Scale &spatial, const Tensor &like, Stream stream) {
+  const Geometry &g = gemm.geometry;
   const int taps = g.kernel_height * g.kernel_width;
   const Tensor product = empty({g.batch, taps, g.in_channels}, like.scalar_type(), like);
-  reduction_scale({g.batch, taps, g.in_channels, spatial, call.input_scale, product.mutable_data_ptr()},
+  reduction_scale({g.batch, taps, g.in_channels, spatial, gemm.input_scale, product.mutable_data_ptr()},
                   stored_of(like.scalar_type()), stream);
-  call.input_scale = {product.const_data_ptr(), int64_t(taps) * g.in_channels};
-  call.tap_stride = g.in_channels;
+  gemm.input_scale = {product.const_data_ptr(), int64_t(taps) * g.in_channels};
+  gemm.tap_stride = g.in_channels;
   return product;
 }
 
-// The attentions and the bias are copied where the kernels cannot read them as they are.
-void run_gemm(const Geometry &geometry, const Tensor &input, const Tensor &weight, const Image &output,
-              OptionalTensor bias, OptionalTensor channel_attention, OptionalTensor filter_attention,
-              OptionalTensor spatial_attention, Stream stream) {
-  const Tensor kernel = by_taps(weight);
-  ConvGemm call{};
-  call.geometry = geometry;
-  call.input = image_of(input);
-  call.weight = kernel.const_data_ptr();
-  call.input_scale = scale_of(channel_attention, 1);
+// As the kernels read them.
+struct Operands {
+  explicit Operands(const ConvCall &call)
+      : geometry(geometry_of(call.shape)), input(in_vectors(call.input)),
+        channel(Factors::of_channels(call.channel_attention, call.channel)),
+        filter(Factors::of_channels(call.filter_attention, call.filter)),
+        spatial(Factors::of_taps(call.spatial_attention, call.spatial)),
+        bias(Factors::of_channels(call.bias, call.bias ? Kind::is_static : Kind::absent)) {}
+
+  Geometry geometry;
+  Tensor input;
+  Factors channel, filter, spatial, bias;
+};
+
+void run_gemm(const ConvCall &call, const Operands &operands, const Tensor &output, Stream stream) {
+  const Tensor kernel = by_taps(call.weight);
+  ConvGemm gemm{};
+  gemm.geometry = operands.geometry;
+  gemm.input = image_of(operands.input);
+  gemm.weight = kernel.const_data_ptr();
+  gemm.input_scale = operands.channel;
   Tensor factors, partial;
-  if (spatial_attention)
-    factors = scale_by_taps(call, scale_of(spatial_attention, 2), input, stream);
-  call.output = output;
-  call.output_scale = scale_of(filter_attention, 1);
-  call.bias = scale_of(bias, 1).data;
-  const ConvGemmPlan plan = plan_conv_gemm(call, limits_of(stream.device));
+  if (call.spatial != Kind::absent)
+    factors = scale_by_taps(gemm, operands.spatial, operands.input, stream);
+  gemm.output = image_of(output);
+  gemm.output_scale = operands.filter;
+  gemm.bias = operands.bias.data();
+  const ConvGemmPlan plan = plan_conv_gemm(gemm, limits_of(stream.device));
   if (plan.partials)
-    partial = empty({plan.partials}, ScalarType::Float, input);
-  conv_gemm(call, stored_of(input.scalar_type()), plan, plan.partials ? partial.mutable_data_ptr<float>() : nullptr,
-            stream);
+    partial = empty({plan.partials}, ScalarType::Float, call.input);
+  conv_gemm(gemm, stored_of(call.dtype()), plan, plan.partials ? partial.mutable_data_ptr<float>() : nullptr, stream);
 }
 
-void run_depthwise(const Geometry &geometry, const Tensor &input, const Tensor &weight, const Image &output,
-                   OptionalTensor bias, OptionalTensor channel_attention, OptionalTensor filter_attention,
-                   OptionalTensor spatial_attention, Stream stream) {
+void run_depthwise(const ConvCall &call, const Operands &operands, const Tensor &output, Stream stream) {
   Depthwise conv{};
-  conv.geometry = geometry;
-  conv.source = image_of(input);
-  conv.target = output;
-  conv.weight = depthwise_weight_of(weight);
-  conv.source_scale = scale_of(channel_attention, 1);
-  conv.target_scale = scale_of(filter_attention, 1);
-  conv.spatial = scale_of(spatial_attention, 2);
-  conv.bias = scale_of(bias, 1).data;
-  depthwise_conv(conv, stored_of(input.scalar_type()), stream);
+  conv.geometry = operands.geometry;
+  conv.source = image_of(operands.input);
+  conv.target = image_of(output);
+  conv.weight = depthwise_weight_of(call.weight);
+  conv.source_scale = operands.channel;
+  conv.target_scale = operands.filter;
+  conv.spatial = operands.spatial;
+  conv.bias = operands.bias.data();
+  depthwise_conv(conv, stored_of(call.dtype()), stream);
 }
 
-Tensor run(const ConvShape &shape, const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
-           const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
-           const OptionalTensor &spatial_attention) {
-  check_taken(kOp, shape, input);
-  const Tensor output = empty_image({shape.batch, shape.out_channels, shape.out_height, shape.out_width}, input);
-  if (shape.batch > 0) {
-    const StreamGuard guard(input);
-    (is_depthwise(shape) ? run_depthwise : run_gemm)(geometry_of(shape), in_vectors(input), weight, image_of(output),
-                                                     bias, channel_attention, filter_attention, spatial_attention,
-                                                     guard);
+Tensor native_conv(const ConvCall &call) {
+  check_taken(call);
+  const Tensor output = empty_image(call.shape.output_sizes(), call.input);
+  if (call.shape.batch > 0) {
+    const StreamGuard guard(call.input);
+    (call.shape.depthwise() ? run_depthwise : run_gemm)(call, Operands(call), output, guard);
   }
-  return in_layout_of(output, input);
-}
-
-Tensor native_conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
-                   const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
-                   const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding,
-                   const Ints &dilation, int64_t groups) {
-  const ConvShape shape = check_conv(kOp, input, weight, bias, channel_attention, filter_attention, spatial_attention,
-                                     stride, padding, dilation, groups);
-  return run(shape, input, weight, bias, channel_attention, filter_attention, spatial_attention);
+  return in_layout(output, call.channels_last);
 }
 
 #ifndef KERNELDNA_HOST_EXECUTION
-Tensor conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
-            const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
-            const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding, const Ints &dilation,
-            int64_t groups) {
-  const ConvShape shape = check_conv(kOp, input, weight, bias, channel_attention, filter_attention, spatial_attention,
-                                     stride, padding, dilation, groups);
-  if (selected_in_python(call_class(shape, input, spatial_attention)))
-    return selected_conv(input, weight, bias, channel_attention, filter_attention, spatial_attention, stride, padding,
-                         dilation, groups);
+Tensor conv(const ConvCall &call) {
+  if (selected_in_python(call_class(call)))
+    return selected_conv(call);
   // Only a process with no Python comes here.
-  if (!conv_refusal(shape, input.element_size()).empty() || !refusal(input.get_device_index()).empty())
-    return plain_conv(input, weight, bias, channel_attention, filter_attention, spatial_attention, stride, padding,
-                      dilation, groups);
-  return run(shape, input, weight, bias, channel_attention, filter_attention, spatial_attention);
+  if (!conv_refusal(call.shape, call.input.element_size()).empty() || !refusal(call.input.get_device_index()).empty())
+    return plain_conv(call);
+  return native_conv(call);
 }
 #endif
 
@@ -119,10 +105,10 @@ Tensor conv(const Tensor &input, const Tensor &weight, const OptionalTensor &bia
 
 KERNELDNA_CUDA_KERNELS(m) {
 #ifdef KERNELDNA_HOST_EXECUTION
-  m.impl("conv", KERNELDNA_BOX(&kerneldna::cuda::native_conv));
+  m.impl("conv", KERNELDNA_BOX(&kerneldna::conv_op<kerneldna::cuda::native_conv>));
 #else
-  m.impl("conv", KERNELDNA_BOX(&kerneldna::cuda::conv));
-  m.impl("_native_conv", KERNELDNA_BOX(&kerneldna::cuda::native_conv));
+  m.impl("conv", KERNELDNA_BOX(&kerneldna::conv_op<kerneldna::cuda::conv>));
+  m.impl("_native_conv", KERNELDNA_BOX(&kerneldna::conv_op<kerneldna::cuda::native_conv>));
 #endif
 }
 

@@ -12,70 +12,70 @@
 namespace kerneldna::cuda {
 namespace {
 
-constexpr const char *kOp = "kerneldna::conv_backward";
+struct Scales {
+  Scale channel, filter, spatial;
+};
 
-Tensor grad_input(const ConvShape &shape, const Tensor &grad_output, const Tensor &like, const DepthwiseWeight &weight,
-                  const Scale &channel, const Scale &filter, const Scale &spatial, Stream stream) {
-  const Tensor gradient = empty_image({shape.batch, shape.in_channels, shape.in_height, shape.in_width}, like);
+Tensor grad_input(const ConvBackwardCall &call, const Tensor &grad_output, const Scales &scales, Stream stream) {
+  const Tensor gradient = empty_image(call.shape.input_sizes(), call.input);
   Depthwise conv{};
-  conv.geometry = geometry_of(shape);
+  conv.geometry = geometry_of(call.shape);
   conv.source = image_of(grad_output);
   conv.target = image_of(gradient);
-  conv.weight = weight;
-  conv.source_scale = filter;
-  conv.target_scale = channel;
-  conv.spatial = spatial;
-  depthwise_conv_transposed(conv, stored_of(like.scalar_type()), stream);
-  return in_layout_of(gradient, like);
+  conv.weight = depthwise_weight_of(call.weight);
+  conv.source_scale = scales.filter;
+  conv.target_scale = scales.channel;
+  conv.spatial = scales.spatial;
+  depthwise_conv_transposed(conv, stored_of(call.dtype()), stream);
+  return in_layout(gradient, call.channels_last);
 }
 
-Gradients run(const ConvShape &shape, const Tensor &grad_output, const Tensor &input, const Tensor &weight,
-              OptionalTensor channel_attention, OptionalTensor filter_attention, OptionalTensor spatial_attention,
-              const std::vector<bool> &output_mask) {
-  check_taken(kOp, shape, input);
-  check(is_depthwise(shape), kOp, ": the CUDA kernels make gradients of depthwise convolutions alone");
-  const ScalarType dtype = input.scalar_type();
-  const StreamGuard guard(input);
+Gradients native_conv_backward(const ConvBackwardCall &call) {
+  check_taken(call);
+  check(call.shape.depthwise(), call.op, ": the CUDA kernels make gradients of depthwise convolutions alone");
+  const ScalarType dtype = call.dtype();
+  const StreamGuard guard(call.input);
   const Stream stream = guard;
-  const Tensor grad = in_vectors(grad_output);
-  const Scale channel = scale_of(channel_attention, 1), filter = scale_of(filter_attention, 1),
-              spatial = scale_of(spatial_attention, 2);
+  const Tensor grad_output = in_vectors(call.grad_output);
+  const Factors channel = Factors::of_channels(call.channel_attention, call.channel),
+                filter = Factors::of_channels(call.filter_attention, call.filter),
+                spatial = Factors::of_taps(call.spatial_attention, call.spatial);
+  const Scales scales{channel, filter, spatial};
 
-  const auto nothing = [&] { return empty({0}, dtype, input); };
+  const auto nothing = [&] { return empty({0}, dtype, call.input); };
   const auto like = [&](bool wanted, const OptionalTensor &tensor) {
-    return wanted ? torch::stable::empty(tensor->sizes(), dtype, std::nullopt, input.device()) : nothing();
+    return wanted ? torch::stable::empty(tensor->sizes(), dtype, std::nullopt, call.input.device()) : nothing();
   };
   Gradients gradients{nothing(),
-                      like(output_mask[1], weight),
+                      like(call.wants_weight(), call.weight),
                       nothing(),
-                      like(output_mask[3], channel_attention),
-                      like(output_mask[4], filter_attention),
-                      like(output_mask[5], spatial_attention)};
-  if (output_mask[0])
-    std::get<0>(gradients) =
-        grad_input(shape, grad, input, depthwise_weight_of(weight), channel, filter, spatial, stream);
-  if (output_mask[2])
-    std::get<2>(gradients) = torch::stable::sum(grad_output, std::array<int64_t, 3>{0, 2, 3});
-  if (!output_mask[1] && !output_mask[3] && !output_mask[4] && !output_mask[5])
+                      like(call.wants_channel(), call.channel_attention),
+                      like(call.wants_filter(), call.filter_attention),
+                      like(call.wants_spatial(), call.spatial_attention)};
+  if (call.wants_input())
+    std::get<0>(gradients) = grad_input(call, grad_output, scales, stream);
+  if (call.wants_bias())
+    std::get<2>(gradients) = torch::stable::sum(call.grad_output, std::array<int64_t, 3>{0, 2, 3});
+  if (!call.wants_weight() && !call.wants_channel() && !call.wants_filter() && !call.wants_spatial())
     return gradients;
 
-  const Tensor source = in_vectors(input);
+  const Tensor input = in_vectors(call.input);
   const auto target = [](bool wanted, Tensor &gradient) { return wanted ? gradient.mutable_data_ptr() : nullptr; };
   DepthwiseGrads grads{};
-  grads.geometry = geometry_of(shape);
-  grads.input = image_of(source);
-  grads.grad_output = image_of(grad);
-  grads.weight = depthwise_weight_of(weight);
-  grads.channel = channel;
-  grads.filter = filter;
-  grads.spatial = spatial;
-  grads.channel_per_sample = is_per_sample(channel_attention, 1);
-  grads.filter_per_sample = is_per_sample(filter_attention, 1);
-  grads.spatial_per_sample = is_per_sample(spatial_attention, 2);
-  grads.grad_weight = target(output_mask[1], std::get<1>(gradients));
-  grads.grad_channel = target(output_mask[3], std::get<3>(gradients));
-  grads.grad_filter = target(output_mask[4], std::get<4>(gradients));
-  grads.grad_spatial = target(output_mask[5], std::get<5>(gradients));
+  grads.geometry = geometry_of(call.shape);
+  grads.input = image_of(input);
+  grads.grad_output = image_of(grad_output);
+  grads.weight = depthwise_weight_of(call.weight);
+  grads.channel = scales.channel;
+  grads.filter = scales.filter;
+  grads.spatial = scales.spatial;
+  grads.channel_per_sample = call.channel == Kind::per_sample;
+  grads.filter_per_sample = call.filter == Kind::per_sample;
+  grads.spatial_per_sample = call.spatial == Kind::per_sample;
+  grads.grad_weight = target(call.wants_weight(), std::get<1>(gradients));
+  grads.grad_channel = target(call.wants_channel(), std::get<3>(gradients));
+  grads.grad_filter = target(call.wants_filter(), std::get<4>(gradients));
+  grads.grad_spatial = target(call.wants_spatial(), std::get<5>(gradients));
   const Stored stored = stored_of(dtype);
   const Tensor workspace = empty({depthwise_workspace(grads, stored, stream.device)}, ScalarType::Float, input);
   grads.workspace = workspace.mutable_data_ptr<float>();
@@ -83,28 +83,9 @@ Gradients run(const ConvShape &shape, const Tensor &grad_output, const Tensor &i
   return gradients;
 }
 
-Gradients native_conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
-                               const OptionalTensor &bias, const OptionalTensor &channel_attention,
-                               const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
-                               const Ints &stride, const Ints &padding, const Ints &dilation, int64_t groups,
-                               const std::vector<bool> &output_mask) {
-  return run(check_conv_backward(grad_output, input, weight, bias, channel_attention, filter_attention,
-                                 spatial_attention, stride, padding, dilation, groups, output_mask),
-             grad_output, input, weight, channel_attention, filter_attention, spatial_attention, output_mask);
-}
-
 #ifndef KERNELDNA_HOST_EXECUTION
-Gradients conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
-                        const OptionalTensor &bias, const OptionalTensor &channel_attention,
-                        const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
-                        const Ints &stride, const Ints &padding, const Ints &dilation, int64_t groups,
-                        const std::vector<bool> &output_mask) {
-  const ConvShape shape = check_conv_backward(grad_output, input, weight, bias, channel_attention, filter_attention,
-                                              spatial_attention, stride, padding, dilation, groups, output_mask);
-  if (selected_in_python(call_class(shape, input, spatial_attention)))
-    return selected_conv_backward(grad_output, input, weight, bias, channel_attention, filter_attention,
-                                  spatial_attention, stride, padding, dilation, groups, output_mask);
-  return run(shape, grad_output, input, weight, channel_attention, filter_attention, spatial_attention, output_mask);
+Gradients conv_backward(const ConvBackwardCall &call) {
+  return selected_in_python(call_class(call)) ? selected_conv_backward(call) : native_conv_backward(call);
 }
 #endif
 
@@ -113,10 +94,10 @@ Gradients conv_backward(const Tensor &grad_output, const Tensor &input, const Te
 
 KERNELDNA_CUDA_KERNELS(m) {
 #ifdef KERNELDNA_HOST_EXECUTION
-  m.impl("conv_backward", KERNELDNA_BOX(&kerneldna::cuda::native_conv_backward));
+  m.impl("conv_backward", KERNELDNA_BOX(&kerneldna::conv_backward_op<kerneldna::cuda::native_conv_backward>));
 #else
-  m.impl("conv_backward", KERNELDNA_BOX(&kerneldna::cuda::conv_backward));
-  m.impl("_native_conv_backward", KERNELDNA_BOX(&kerneldna::cuda::native_conv_backward));
+  m.impl("conv_backward", KERNELDNA_BOX(&kerneldna::conv_backward_op<kerneldna::cuda::conv_backward>));
+  m.impl("_native_conv_backward", KERNELDNA_BOX(&kerneldna::conv_backward_op<kerneldna::cuda::native_conv_backward>));
 #endif
 }
 

@@ -23,7 +23,7 @@ template <typename... Parts> std::string clause(const Parts &...parts) {
 // What the kernels count in 32 bits.
 std::string too_large(const ConvShape &shape) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
-  const int64_t taps = shape.kernel_height * shape.kernel_width;
+  const int64_t taps = shape.taps();
   const std::pair<const char *, int64_t> sizes[] = {
       {"elements in a sample", std::max(shape.in_channels * shape.in_height * shape.in_width,
                                         shape.out_channels * shape.out_height * shape.out_width)},
@@ -67,27 +67,25 @@ std::string of_groups(const ConvShape &shape, int64_t channels, int64_t filters)
 
 } // namespace
 
-bool is_depthwise(const ConvShape &shape) { return shape.groups > 1 && shape.groups == shape.in_channels; }
-
-void check_taken(const char *op, const ConvShape &shape, const Tensor &input) {
-  const std::string reason = conv_refusal(shape, input.element_size());
-  check(reason.empty(), op, ": the CUDA kernels do not take this call: ", reason);
+void check_taken(const ConvCall &call) {
+  const std::string reason = conv_refusal(call.shape, call.input.element_size());
+  check(reason.empty(), call.op, ": the CUDA kernels do not take this call: ", reason);
 }
 
 std::string conv_refusal(const ConvShape &shape, int64_t element_bytes) {
   if (element_bytes == 8)
     return "it has no kernel for float64";
-  if (element_bytes == 4 && !is_depthwise(shape))
+  if (element_bytes == 4 && !shape.depthwise())
     return "its kernels for float32 are depthwise ones";
   if (std::string reason = too_large(shape); !reason.empty())
     return reason;
   // In a depthwise convolution the vectors are of channels of different groups.
-  const int64_t together = is_depthwise(shape) ? 1 : shape.groups, vector = 16 / element_bytes;
+  const int64_t together = shape.depthwise() ? 1 : shape.groups, vector = 16 / element_bytes;
   const int64_t channels = shape.in_channels / together, filters = shape.out_channels / together;
   if (channels % vector || filters % vector)
     return clause("it reads ", vector, " channels at a time, and ", together > 1 ? "a group" : "the call", " has ",
                   channels, " channels and ", filters, " filters");
-  return is_depthwise(shape) ? of_depthwise(shape) : of_groups(shape, channels, filters);
+  return shape.depthwise() ? of_depthwise(shape) : of_groups(shape, channels, filters);
 }
 
 #ifndef KERNELDNA_HOST_EXECUTION
@@ -97,7 +95,7 @@ namespace {
 std::string conv_refusal_of_sizes(const std::vector<int64_t> &input, const std::vector<int64_t> &weight,
                                   const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
                                   const std::vector<int64_t> &dilation, int64_t groups, int64_t element_bytes) {
-  return conv_refusal(shape_of_sizes(input, weight, stride, padding, dilation, groups), element_bytes);
+  return conv_refusal(ConvShape::of(input, weight, stride, padding, dilation, groups), element_bytes);
 }
 
 } // namespace

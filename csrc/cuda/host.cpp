@@ -77,30 +77,25 @@ Image image_of(const Tensor &image) {
           stepped_stride(image, 3)};
 }
 
-bool is_per_sample(const OptionalTensor &attention, int64_t static_dim) {
-  return attention && attention->dim() > static_dim;
-}
-
-Scale scale_of(OptionalTensor &attention, int64_t static_dim) {
-  if (!attention)
-    return {nullptr, 0};
-  const bool per_sample = is_per_sample(attention, static_dim);
-  const auto sample_stride = [&] { return per_sample ? stepped_stride(*attention, 0) : 0; };
+Factors::Factors(const OptionalTensor &attention, Kind kind, bool in_vectors) : tensor(attention) {
+  if (kind == Kind::absent)
+    return;
+  const bool per_sample = kind == Kind::per_sample;
+  const auto sample_stride = [&] { return per_sample ? stepped_stride(*tensor, 0) : 0; };
   const auto is_readable = [&] {
     int64_t expected = 1;
-    for (int64_t dim = attention->dim() - 1; dim >= int64_t(per_sample); --dim) {
-      if (attention->stride(dim) != expected && attention->size(dim) != 1)
+    for (int64_t dim = tensor->dim() - 1; dim >= int64_t(per_sample); --dim) {
+      if (tensor->stride(dim) != expected && tensor->size(dim) != 1)
         return false;
-      expected *= attention->size(dim);
+      expected *= tensor->size(dim);
     }
-    // Factors of channels and filters are read 16 bytes at a time, those of taps one by one.
-    return static_dim > 1 || is_aligned(attention->const_data_ptr(), {sample_stride()}, attention->element_size());
+    return !in_vectors || is_aligned(tensor->const_data_ptr(), {sample_stride()}, tensor->element_size());
   };
   if (!is_readable())
-    attention = torch::stable::contiguous(*attention);
+    tensor = torch::stable::contiguous(*tensor);
   if (!is_readable()) // it was contiguous already
-    attention = torch::stable::clone(*attention);
-  return {attention->const_data_ptr(), sample_stride()};
+    tensor = torch::stable::clone(*tensor);
+  scale = {tensor->const_data_ptr(), sample_stride()};
 }
 
 Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype, const Tensor &like) {
@@ -112,8 +107,8 @@ Tensor empty_image(const std::array<int64_t, 4> &sizes, const Tensor &like) {
                               std::nullopt, MemoryFormat::ChannelsLast);
 }
 
-Tensor in_layout_of(const Tensor &image, const Tensor &like) {
-  if (is_channels_last(like))
+Tensor in_layout(const Tensor &image, bool channels_last) {
+  if (channels_last)
     return image;
   // An empty tensor counts as contiguous whatever its strides are.
   return image.numel() ? torch::stable::contiguous(image) : torch::stable::new_empty(image, image.sizes());

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "../box.h"
-#include "../conv_shape.h"
+#include "../conv_call.h"
 #include "kernels/conv_depthwise.h"
 #include "kernels/dtypes.h"
 #include "kernels/geometry.h"
@@ -25,7 +25,6 @@
 
 namespace kerneldna::cuda {
 
-using Ints = std::vector<int64_t>;
 using torch::headeronly::ScalarType;
 
 // The stream that torch runs on at the moment, on the device of the tensor, which is current as long as this lives.
@@ -52,17 +51,27 @@ int64_t stepped_stride(const Tensor &tensor, int64_t dim);
 Tensor in_vectors(const Tensor &image);
 Image image_of(const Tensor &image);
 
-// Whether an attention has a factor for each sample; static_dim is the number of its dimensions without them.
-bool is_per_sample(const OptionalTensor &attention, int64_t static_dim);
+// The factors of an attention of channels, filters or taps, each of them a copy where the kernels cannot read the
+// attention as it stands: where its last dimensions are not contiguous, or factors of channels, which are read 16 bytes
+// at a time, not aligned. The copy lives as long as this.
+class Factors {
+public:
+  static Factors of_channels(const OptionalTensor &attention, Kind kind) { return {attention, kind, true}; }
+  static Factors of_taps(const OptionalTensor &attention, Kind kind) { return {attention, kind, false}; }
+  operator Scale() const { return scale; }
+  const void *data() const { return scale.data; }
 
-// The factors of an attention where they stand, or null if there is none. Where its last dimensions are not contiguous,
-// or factors of channels not aligned to 16 bytes, `attention` becomes a copy, which must live as long as the scale.
-Scale scale_of(OptionalTensor &attention, int64_t static_dim);
+private:
+  Factors(const OptionalTensor &attention, Kind kind, bool in_vectors);
+
+  OptionalTensor tensor;
+  Scale scale{}; // null where there is none
+};
 
 Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype, const Tensor &like);
 Tensor empty_image(const std::array<int64_t, 4> &sizes, const Tensor &like); // channels_last
 
 // For NCHW tensors: what the kernels wrote in channels_last, brought into the layout that the op promises.
-Tensor in_layout_of(const Tensor &image, const Tensor &like);
+Tensor in_layout(const Tensor &image, bool channels_last);
 
 } // namespace kerneldna::cuda

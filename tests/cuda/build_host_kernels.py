@@ -16,7 +16,7 @@ from torch.utils.cpp_extension import CppExtension
 import setup as project
 
 # Of the library's other sources, those that the host files of the CUDA ops call.
-SHARED = ["csrc/checks.cpp", "csrc/conv_shape.cpp", "csrc/squeeze_excite_checks.cpp"]
+SHARED = ["csrc/checks.cpp", "csrc/conv_call.cpp", "csrc/squeeze_excite_checks.cpp"]
 
 
 def extension(sanitize: str | None) -> CppExtension:

@@ -25,6 +25,8 @@ def test_output_keeps_the_memory_format_of_the_input(device, layout, case):
 
 
 def test_an_error_of_pytorch_keeps_its_text(device):
-    x, weight = torch.ones(1, 1, 2, 2, device=device), torch.ones(1, 1, 3, 3, device=device)
-    with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
-        torch.ops.kerneldna._plain_conv(x, weight, None, None, None, None, [1, 1], [0, 0], [1, 1], 1)
+    x, weight = torch.ones(1, 1, 1, 1, device=device), torch.ones(1, 1, 1, 1, device=device)
+    x, weight = x.expand(1, 1 << 48, 1, 1), weight.expand(1, 1 << 48, 1, 1)  # 2^50 bytes, were it a copy
+    channel = x.view(1, 1 << 48)
+    with pytest.raises(RuntimeError, match="allocate"):
+        torch.ops.kerneldna._plain_conv(x, weight, None, channel, None, None, [1, 1], [0, 0], [1, 1], 1)

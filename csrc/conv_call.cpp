@@ -1,4 +1,4 @@
-#include "conv_shape.h"
+#include "conv_call.h"
 
 #include <algorithm>
 
@@ -8,8 +8,7 @@ namespace {
 // A padded map is counted in 64 bits, and by its pixels.
 constexpr int64_t kLargestPadding = int64_t(1) << 24;
 
-std::array<int64_t, 2> check_pair(const char *op, const char *name, const std::vector<int64_t> &values,
-                                  int64_t minimum) {
+std::array<int64_t, 2> check_pair(const char *op, const char *name, const Ints &values, int64_t minimum) {
   check(values.size() == 2, op, ": ", name, " must have 2 values (height, width), got ", values.size());
   check(values[0] >= minimum && values[1] >= minimum, op, ": ", name, " must be at least ", minimum, ", got ",
         Bracketed{values.data(), 2});
@@ -17,26 +16,34 @@ std::array<int64_t, 2> check_pair(const char *op, const char *name, const std::v
 }
 
 // Per sample: `per_sample`; static: the same without the leading batch size.
-void check_attention(const char *op, const char *name, const OptionalTensor &attention, const Tensor &input,
+Kind check_attention(const char *op, const char *name, const OptionalTensor &attention, const Tensor &input,
                      std::initializer_list<int64_t> per_sample, std::initializer_list<int64_t> fixed) {
   if (!attention)
-    return;
+    return Kind::absent;
   check_like_input(op, name, *attention, input);
-  check(has_shape(*attention, per_sample) || has_shape(*attention, fixed), op, ": ", name, " must have shape ",
-        bracketed(per_sample), " (per sample) or ", bracketed(fixed), " (static), got ", shape_of(*attention));
+  if (has_shape(*attention, per_sample))
+    return Kind::per_sample;
+  check(has_shape(*attention, fixed), op, ": ", name, " must have shape ", bracketed(per_sample), " (per sample) or ",
+        bracketed(fixed), " (static), got ", shape_of(*attention));
+  return Kind::is_static;
 }
 
-} // namespace
-
+// Along an axis; 0 where the kernel does not fit into the input.
 int64_t out_size(int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
   using Wide = __int128; // a huge dilation must not wrap into a plausible size
   const Wide span = Wide(in) + 2 * Wide(padding) - Wide(dilation) * (kernel - 1) - 1;
   return span < 0 ? 0 : int64_t(span / stride) + 1;
 }
 
-ConvShape shape_of_sizes(const std::vector<int64_t> &input, const std::vector<int64_t> &weight,
-                         const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
-                         const std::vector<int64_t> &dilation, int64_t groups) {
+void set_output(ConvShape &s) {
+  s.out_height = out_size(s.in_height, s.kernel_height, s.stride[0], s.padding[0], s.dilation[0]);
+  s.out_width = out_size(s.in_width, s.kernel_width, s.stride[1], s.padding[1], s.dilation[1]);
+}
+
+} // namespace
+
+ConvShape ConvShape::of(const Ints &input, const Ints &weight, const Ints &stride, const Ints &padding,
+                        const Ints &dilation, int64_t groups) {
   ConvShape shape{};
   shape.batch = input.at(0);
   shape.in_channels = input.at(1);
@@ -51,22 +58,23 @@ ConvShape shape_of_sizes(const std::vector<int64_t> &input, const std::vector<in
     shape.dilation[axis] = dilation.at(axis);
   }
   shape.groups = groups;
-  shape.out_height = out_size(shape.in_height, shape.kernel_height, stride[0], padding[0], dilation[0]);
-  shape.out_width = out_size(shape.in_width, shape.kernel_width, stride[1], padding[1], dilation[1]);
+  set_output(shape);
   return shape;
 }
 
-ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
-                     const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
-                     const OptionalTensor &spatial_attention, const std::vector<int64_t> &stride,
-                     const std::vector<int64_t> &padding, const std::vector<int64_t> &dilation, int64_t groups) {
+ConvCall::ConvCall(const char *op, const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
+                   const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
+                   const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding,
+                   const Ints &dilation, int64_t groups)
+    : op(op), input(input), weight(weight), bias(bias), channel_attention(channel_attention),
+      filter_attention(filter_attention), spatial_attention(spatial_attention), stride(stride), padding(padding),
+      dilation(dilation), shape{} {
   check(input.dim() == 4, op, ": input must be 4-D [N, C_in, H, W], got ", input.dim(), "-D ", shape_of(input));
   check_input(op, "input", input);
   check(weight.dim() == 4, op, ": weight must be 4-D [C_out, C_in/groups, kh, kw], got ", weight.dim(), "-D ",
         shape_of(weight));
   check_like_input(op, "weight", weight, input);
 
-  ConvShape shape{};
   shape.batch = input.size(0);
   shape.in_channels = input.size(1);
   shape.in_height = input.size(2);
@@ -97,35 +105,28 @@ ConvShape check_conv(const char *op, const Tensor &input, const Tensor &weight, 
     check_like_input(op, "bias", *bias, input);
     check(has_shape(*bias, {o}), op, ": bias must have shape ", bracketed({o}), ", got ", shape_of(*bias));
   }
-  check_attention(op, "channel_attention", channel_attention, input, {n, c}, {c});
-  check_attention(op, "filter_attention", filter_attention, input, {n, o}, {o});
-  check_attention(op, "spatial_attention", spatial_attention, input, {n, kh, kw}, {kh, kw});
+  channel = check_attention(op, "channel_attention", channel_attention, input, {n, c}, {c});
+  filter = check_attention(op, "filter_attention", filter_attention, input, {n, o}, {o});
+  spatial = check_attention(op, "spatial_attention", spatial_attention, input, {n, kh, kw}, {kh, kw});
 
-  shape.out_height = out_size(shape.in_height, kh, stride[0], padding[0], dilation[0]);
-  shape.out_width = out_size(shape.in_width, kw, stride[1], padding[1], dilation[1]);
+  set_output(shape);
   check(shape.out_height > 0 && shape.out_width > 0, op, ": the output would be empty: a kernel of ",
         bracketed({kh, kw}), " with dilation ", Bracketed{shape.dilation.data(), 2}, " does not fit into an input of ",
         bracketed({shape.in_height, shape.in_width}), " with padding ", Bracketed{shape.padding.data(), 2});
   // Any stride that leaves the padded input is as good as the next, but not all can be multiplied.
   shape.stride[0] = std::min(stride[0], shape.in_height + 2 * padding[0]);
   shape.stride[1] = std::min(stride[1], shape.in_width + 2 * padding[1]);
-  return shape;
+  channels_last = is_channels_last(input);
 }
 
-namespace {
-
-void check_grad_output(const char *op, const Tensor &grad_output, const Tensor &input, const ConvShape &shape) {
+ConvBackwardCall::ConvBackwardCall(const Tensor &grad_output, const ConvCall &call,
+                                   const std::vector<bool> &output_mask)
+    : ConvCall(call), grad_output(grad_output), output_mask(output_mask) {
   check_like_input(op, "grad_output", grad_output, input);
-  check(has_shape(grad_output, {shape.batch, shape.out_channels, shape.out_height, shape.out_width}), op,
-        ": grad_output must have shape ",
-        bracketed({shape.batch, shape.out_channels, shape.out_height, shape.out_width}), ", got ",
-        shape_of(grad_output));
-}
+  const auto [n, o, height, width] = shape.output_sizes();
+  check(has_shape(grad_output, {n, o, height, width}), op, ": grad_output must have shape ",
+        bracketed({n, o, height, width}), ", got ", shape_of(grad_output));
 
-// Only the gradient of an argument that is there can be asked for.
-void check_output_mask(const char *op, const std::vector<bool> &output_mask, const OptionalTensor &bias,
-                       const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
-                       const OptionalTensor &spatial_attention) {
   check(output_mask.size() == 6, op, ": output_mask must have 6 values, got ", output_mask.size());
   const std::pair<const char *, const OptionalTensor *> optional[] = {{"bias", &bias},
                                                                       {"channel_attention", &channel_attention},
@@ -134,22 +135,6 @@ void check_output_mask(const char *op, const std::vector<bool> &output_mask, con
   for (int i = 0; i < 4; ++i)
     check(*optional[i].second || !output_mask[2 + i], op, ": output_mask asks for the gradient of ", optional[i].first,
           ", which is None");
-}
-
-} // namespace
-
-ConvShape check_conv_backward(const Tensor &grad_output, const Tensor &input, const Tensor &weight,
-                              const OptionalTensor &bias, const OptionalTensor &channel_attention,
-                              const OptionalTensor &filter_attention, const OptionalTensor &spatial_attention,
-                              const std::vector<int64_t> &stride, const std::vector<int64_t> &padding,
-                              const std::vector<int64_t> &dilation, int64_t groups,
-                              const std::vector<bool> &output_mask) {
-  constexpr const char *op = "kerneldna::conv_backward";
-  const ConvShape shape = check_conv(op, input, weight, bias, channel_attention, filter_attention, spatial_attention,
-                                     stride, padding, dilation, groups);
-  check_grad_output(op, grad_output, input, shape);
-  check_output_mask(op, output_mask, bias, channel_attention, filter_attention, spatial_attention);
-  return shape;
 }
 
 } // namespace kerneldna
