@@ -17,7 +17,7 @@ OURS = tuple(f"{ROOT / folder}{os.sep}" for folder in ("kerneldna_ops", "triton_
 CPP = {
     "C++ to the kernel": (
         "cpu/conv.cpp",
-        "conv_shape.cpp",
+        "conv_call.cpp",
         "checks.cpp",
         "selection.cpp",
         "cpu/host.cpp",
