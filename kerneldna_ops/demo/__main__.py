@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from .._extras import how_to_install
 from ..commands.options import path, positive
 
 EXTRA = ("sklearn", "matplotlib", "tqdm")
@@ -22,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in EXTRA:
             raise
-        sys.exit(f"The demo needs {error.name}, which is not installed: pip install 'kerneldna-ops[demo]'")
+        sys.exit(f"The demo needs {error.name}, which is not installed: {how_to_install('demo')}")
     try:
         run(digits, options.output, options.seeds, options.epochs)
     except KeyboardInterrupt:

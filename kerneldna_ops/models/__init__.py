@@ -4,6 +4,9 @@
 Models for dense prediction are in `.detection` and `.segmentation`; importing `.timm` registers the networks in timm.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .convnext import kerneldna_convnext_tiny
 from .counting import count_macs, count_parameters
 from .mobilenet_v2 import kerneldna_mobilenet_v2, kerneldna_mobilenet_v2_050
@@ -12,10 +15,15 @@ from .registry import create_model, list_models
 from .resnet import kerneldna_resnet18, kerneldna_resnet50
 from .weights import load_weights
 
+if TYPE_CHECKING:
+    from . import detection as detection
+    from . import segmentation as segmentation
+
 __all__ = [
     "count_macs",
     "count_parameters",
     "create_model",
+    "detection",
     "kerneldna_convnext_tiny",
     "kerneldna_mobilenet_v2",
     "kerneldna_mobilenet_v2_050",
@@ -23,5 +31,12 @@ __all__ = [
     "kerneldna_resnet50",
     "list_models",
     "load_weights",
+    "segmentation",
     "to_published",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("detection", "segmentation"):
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

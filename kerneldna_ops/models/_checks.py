@@ -2,6 +2,8 @@
 
 import torch
 
+from .._extras import TOGETHER, missing
+
 
 def check_counts(builder: str, **counts: int) -> None:
     """Every argument must be a whole number of at least 1."""
@@ -16,9 +18,9 @@ def need_torchvision(user: str, operators: bool = False) -> None:
         import torchvision.extension
     except (ImportError, RuntimeError, AttributeError) as error:
         # torchvision built for another torch fails with RuntimeError as soon as it is imported.
-        raise ModuleNotFoundError(f"{user}: needs torchvision, which cannot be imported: {error}") from error
+        raise missing(f"{user}: needs torchvision", "train", error) from error
     if operators and not torchvision.extension._has_ops():
         raise ModuleNotFoundError(
             f"{user}: needs the operators of torchvision (nms), and torchvision {torchvision.__version__} was built for"
-            f" another torch than {torch.__version__} and cannot load them"
+            f" another torch than {torch.__version__} and cannot load them; {TOGETHER}"
         )

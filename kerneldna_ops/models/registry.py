@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .._extras import missing
 from . import convnext, mobilenet_v2, resnet
 from ._checks import check_counts, need_torchvision
 from .weights import load_weights
@@ -74,9 +75,7 @@ def _timm(name: str, arguments: dict[str, Any]) -> nn.Module:
     try:
         import timm
     except (ImportError, RuntimeError, AttributeError) as error:  # the last two from the torchvision that it imports
-        raise ModuleNotFoundError(
-            f"create_model: timm/{name}: needs timm, which cannot be imported: {error}"
-        ) from error
+        raise missing(f"create_model: timm/{name}: needs timm", "timm", error) from error
     if not timm.is_model(name):
         raise ValueError(f"create_model: timm has no classification network named {name!r}")
     arguments = {"in_chans" if key == "in_channels" else key: value for key, value in arguments.items()}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._extras import missing
 from .data import Augmentation, Data, DataError
 from .randomness import seed_of
 
@@ -27,7 +28,7 @@ def import_torchvision() -> Any:
         import torchvision.transforms.v2
     except (ImportError, RuntimeError, AttributeError) as error:
         # torchvision built for another torch fails with RuntimeError.
-        raise ModuleNotFoundError(f"images in files need torchvision, which cannot be imported: {error}") from error
+        raise missing("images in files need torchvision", "train", error) from error
     return torchvision
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._extras import missing
 from . import idx
 from .data import Augmentation, Data, DataError
 from .randomness import generator
@@ -103,7 +104,7 @@ def open_digits(image_size: int | None) -> Data:
         from sklearn import datasets
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise ModuleNotFoundError(f"the digits need scikit-learn, which cannot be imported: {error}") from error
+        raise missing("the digits need scikit-learn", "train", error) from error
     side = DIGITS_SIDE if image_size is None else image_size
     source = datasets.load_digits()
     pixels = torch.tensor(source.images, dtype=torch.float32)[:, None]

@@ -9,6 +9,7 @@ from statistics import mean, stdev
 import pytest
 from matplotlib.image import imread
 
+from kerneldna_ops._extras import how_to_install
 from kerneldna_ops._latency import Spread
 from kerneldna_ops.demo import experiment
 from kerneldna_ops.demo.__main__ import main
@@ -155,7 +156,7 @@ def test_a_missing_library_is_one_sentence():
     code = "import sys; sys.modules['sklearn'] = None; from kerneldna_ops.demo.__main__ import main; main([])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
-    assert result.stderr == "The demo needs sklearn, which is not installed: pip install 'kerneldna-ops[demo]'\n"
+    assert result.stderr == f"The demo needs sklearn, which is not installed: {how_to_install('demo')}\n"
 
 
 def test_ctrl_c_before_there_is_anything_says_so(tmp_path, monkeypatch, capsys):

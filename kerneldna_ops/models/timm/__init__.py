@@ -21,11 +21,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ..._extras import missing
+
 try:
     from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 except (ImportError, RuntimeError, AttributeError) as error:
     # torchvision, which timm imports, fails with RuntimeError if it was built for another torch.
-    raise ModuleNotFoundError(f"kerneldna_ops.models.timm: needs timm, which cannot be imported: {error}") from error
+    raise missing("kerneldna_ops.models.timm: needs timm", "timm", error) from error
 
 from torch import nn
 
