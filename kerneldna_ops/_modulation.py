@@ -15,7 +15,7 @@ _EPSILON = 1e-8
 def attentions(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """(weight, c [N, C_in], f [N, C_out] or None) in the dtype that the convolution runs in.
 
-    Without weights for each sample: sum_iuv (w[o,i,u,v] * s[n,i])^2 is the matrix product of s^2 and w^2.
+    Without weights for each sample: sum_iuv (w[o,i,u,v] * s[n,i])^2 is the matrix product of s^2 and sum_uv w^2.
     """
     autocast = _in_autocast(x)
     if torch._C._get_tracing_state() is None:  # to compare sizes would be recorded, with a warning
@@ -31,21 +31,23 @@ def attentions(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool) -> t
         # Nor must a sum over as many products overflow.
         fan_in = math.prod(weight.shape[1:])
         styles = styles / fan_in**0.5
-        energy = styles.square().repeat_interleave(math.prod(weight.shape[2:]), 1) @ weight.square().flatten(1).T
-        epsilon = _EPSILON / fan_in / (sample_scale.double() * filter_scale.double().T).square()
-        return weight.to(dtype), styles.to(dtype), torch.rsqrt(energy.double() + epsilon).to(dtype)
+        squares = weight.square().flatten(2)
+        energy = styles.square() @ (squares @ squares.new_ones(squares.shape[2])).T  # sum() of few taps is slower
+        epsilon = _EPSILON / fan_in / (sample_scale.double() * filter_scale.flatten()).square()
+        return weight.to(dtype), styles.to(dtype), torch.rsqrt(energy + epsilon).to(dtype)
 
 
 def _scaled(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Each tensor[i] divided by its largest absolute value, and these values [.., 1].
+    """Each tensor[i] divided by its largest absolute value, and these values [.., 1, ..].
 
     So neither the tensors nor their products overflow (StyleGAN2-ADA, arXiv 2006.06676, for float16). Demodulation
     divides by the size of both, so that their scale is of no account, but for epsilon, which follows it. Therefore it
     is no variable of the gradient either.
     """
-    values = tensor.detach().flatten(1)
-    largest = torch.maximum(values.amax(1, True), -values.amin(1, True)).clamp_min(torch.finfo(tensor.dtype).tiny)
-    return tensor / largest.view(-1, *[1] * (tensor.dim() - 1)), largest
+    values, dims = tensor.detach(), tuple(range(1, tensor.dim()))
+    # Not of abs(), which would be another pass over the weight.
+    largest = torch.maximum(values.amax(dims, True), -values.amin(dims, True)).clamp_min(torch.finfo(tensor.dtype).tiny)
+    return tensor / largest, largest
 
 
 def _in_autocast(x: Any) -> bool:
