@@ -1,17 +1,17 @@
-"""The op and its rivals, each a function of the same operands."""
+"""The op and its rivals, each a function of the same call."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import kerneldna_ops.functional
+from kerneldna_ops.call import Call
 
-from .cases import DIFFERENTIABLE, Operands
+from .cases import DIFFERENTIABLE
 
 STATIC = "static"
 
@@ -22,38 +22,22 @@ class Candidate:
     `backend` is the one that it needs."""
 
     about: str
-    call: Callable[[Operands], Tensor]
+    call: Callable[[Call], Tensor]
     gradients: tuple[str, ...] = DIFFERENTIABLE
     static_modulation: bool = False
     backend: str | None = None
 
 
-def static(o: Operands) -> Tensor:
-    return F.conv2d(o.input, o.weight, None, o.stride, o.padding, 1, o.groups)
+def static(call: Call) -> Tensor:
+    return F.conv2d(call.input, call.weight, None, *call.geometry)
 
 
-def op(o: Operands) -> Tensor:
-    stride, padding = [o.stride] * 2, [o.padding] * 2
-    return torch.ops.kerneldna.conv(
-        o.input, o.weight, None, o.channel, o.filter, o.spatial, stride, padding, [1, 1], o.groups
-    )
+def op(call: Call) -> Tensor:
+    return torch.ops.kerneldna.conv(*call)
 
 
-def arguments(o: Operands) -> dict[str, Any]:
-    """Those of kerneldna_ops.functional.conv2d, all but the backend."""
-    attentions = {"channel_attention": o.channel, "filter_attention": o.filter, "spatial_attention": o.spatial}
-    return {
-        "input": o.input,
-        "weight": o.weight,
-        **attentions,
-        "stride": o.stride,
-        "padding": o.padding,
-        "groups": o.groups,
-    }
-
-
-def backend(o: Operands, name: str) -> Tensor:
-    return kerneldna_ops.functional.conv2d(**arguments(o), backend=name)
+def backend(call: Call, name: str) -> Tensor:
+    return kerneldna_ops.functional.conv2d(**call._asdict(), backend=name)
 
 
 def by(name: str) -> Candidate:
@@ -64,31 +48,32 @@ reference = partial(backend, name="reference")
 composite = partial(backend, name="composite")
 
 
-def per_sample_weight(o: Operands) -> Tensor:
+def per_sample_weight(call: Call) -> Tensor:
     """[N, C_out, C_in / groups, kh, kw]: what the published dynamic convolutions build."""
-    batch, groups = o.input.shape[0], o.groups
-    channel = o.channel.view(batch, groups, 1, -1, 1, 1)
-    weight = o.weight.view(1, groups, -1, *o.weight.shape[1:]) * channel
-    weight = weight.view(batch, *o.weight.shape) * o.spatial.view(batch, 1, 1, *o.weight.shape[2:])
-    return weight * o.filter.view(batch, -1, 1, 1, 1)
+    batch, (_, _, height, width) = len(call.input), call.weight.shape
+    channel = call.channel_attention.view(batch, call.groups, 1, -1, 1, 1)
+    weight = call.weight.view(1, call.groups, -1, *call.weight.shape[1:]) * channel
+    weight = weight.view(batch, *call.weight.shape) * call.spatial_attention.view(batch, 1, 1, height, width)
+    return weight * call.filter_attention.view(batch, -1, 1, 1, 1)
 
 
-def grouped(o: Operands) -> Tensor:
-    batch = o.input.shape[0]
-    weight = per_sample_weight(o).flatten(0, 1)
-    y = F.conv2d(o.input.reshape(1, -1, *o.input.shape[2:]), weight, None, o.stride, o.padding, 1, o.groups * batch)
+def grouped(call: Call) -> Tensor:
+    batch, _, height, width = call.input.shape
+    weight = per_sample_weight(call).flatten(0, 1)
+    *geometry, groups = call.geometry
+    y = F.conv2d(call.input.reshape(1, -1, height, width), weight, None, *geometry, groups * batch)
     return y.view(batch, -1, *y.shape[2:])
 
 
-def loop(o: Operands) -> Tensor:
+def loop(call: Call) -> Tensor:
     """One convolution per sample, with f and c outside the weight: the leaner of the two loops."""
-    x = o.input * o.channel[:, :, None, None]
-    y = [F.conv2d(x[i : i + 1], o.weight * o.spatial[i], None, o.stride, o.padding, 1, o.groups) for i in range(len(x))]
-    return torch.cat(y) * o.filter[:, :, None, None]
+    x, weight, s = call.input * call.channel_attention[:, :, None, None], call.weight, call.spatial_attention
+    y = [F.conv2d(x[i : i + 1], weight * s[i], None, *call.geometry) for i in range(len(x))]
+    return torch.cat(y) * call.filter_attention[:, :, None, None]
 
 
 @cache
-def compiled(call: Callable[[Operands], Tensor]) -> Callable[[Operands], Tensor]:
+def compiled(call: Callable[[Call], Tensor]) -> Callable[[Call], Tensor]:
     return torch.compile(call, dynamic=False)
 
 
@@ -103,10 +88,10 @@ CANDIDATES = {
     "grouped": Candidate("weights per sample, groups = batch", grouped),
     "loop": Candidate("F.conv2d per sample", loop),
     "compiled_static": Candidate(
-        "torch.compile of static", lambda o: compiled(static)(o), gradients=("input", "weight")
+        "torch.compile of static", lambda call: compiled(static)(call), gradients=("input", "weight")
     ),
-    "compiled_reference": Candidate("torch.compile of the reference", lambda o: compiled(reference)(o)),
-    "compiled_composite": Candidate("torch.compile of composite", lambda o: compiled(composite)(o)),
+    "compiled_reference": Candidate("torch.compile of the reference", lambda call: compiled(reference)(call)),
+    "compiled_composite": Candidate("torch.compile of composite", lambda call: compiled(composite)(call)),
 }
 COMPILED = tuple(name for name in CANDIDATES if name.startswith("compiled"))
 GPU_BACKENDS = ("triton", "cuda")

@@ -4,10 +4,13 @@ backward."""
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from kerneldna_ops.call import Call
 
 from .devices import CPU, torch_device
 
@@ -98,22 +101,14 @@ class Case:
         return "" if self.dtype == "float32" else f" {self.dtype}"
 
 
-@dataclass(frozen=True)
-class Operands:
-    """The arguments of one call, and the gradient of its output."""
+class Operands(NamedTuple):
+    """A call of the op, and the gradient of its output."""
 
-    input: Tensor
-    weight: Tensor
-    channel: Tensor
-    filter: Tensor
-    spatial: Tensor
+    call: Call
     grad_output: Tensor
-    stride: int
-    padding: int
-    groups: int
 
 
-DIFFERENTIABLE = ("input", "weight", "channel", "filter", "spatial")
+DIFFERENTIABLE = ("input", "weight", "channel_attention", "filter_attention", "spatial_attention")
 
 
 def make_operands(case: Case, static_modulation: bool = False) -> Operands:
@@ -133,26 +128,24 @@ def make_operands(case: Case, static_modulation: bool = False) -> Operands:
     fan_in = shape.in_channels // shape.groups
     x = normal(case.batch, shape.in_channels, shape.size, shape.size)
     grad_output = normal(case.batch, shape.out_channels, shape.out_size, shape.out_size)
-    operands = Operands(
+    call = Call(
         input=x,
         weight=normal(shape.out_channels, fan_in, shape.kernel, shape.kernel, scale=(fan_in * shape.kernel**2) ** -0.5),
-        channel=factors(case.batch, shape.in_channels),
-        filter=factors(*per_sample, shape.out_channels),
-        spatial=factors(*per_sample, shape.kernel, shape.kernel),
-        grad_output=grad_output,
-        stride=shape.stride,
-        padding=shape.padding,
+        channel_attention=factors(case.batch, shape.in_channels),
+        filter_attention=factors(*per_sample, shape.out_channels),
+        spatial_attention=factors(*per_sample, shape.kernel, shape.kernel),
+        stride=(shape.stride, shape.stride),
+        padding=(shape.padding, shape.padding),
         groups=shape.groups,
     )
-    return with_tensors(operands, lambda tensor: tensor, case.mode == "training")
+    return with_tensors(Operands(call, grad_output), lambda tensor: tensor, case.mode == "training")
 
 
 def with_tensors(operands: Operands, change: Callable[[Tensor], Tensor], differentiable: bool) -> Operands:
     """The operands with each tensor changed, as leaves that get a gradient or not."""
-    tensors = {name: change(getattr(operands, name).detach()) for name in (*DIFFERENTIABLE, "grad_output")}
-    for name in DIFFERENTIABLE:
-        tensors[name].requires_grad_(differentiable)
-    return replace(operands, **tensors)
+    call, grad_output = operands
+    tensors = {name: change(getattr(call, name).detach()).requires_grad_(differentiable) for name in DIFFERENTIABLE}
+    return Operands(call._replace(**tensors), change(grad_output.detach()))
 
 
 @contextmanager

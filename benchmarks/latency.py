@@ -12,7 +12,6 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,11 @@ class Layer(nn.Module):
         super().__init__()
         self.operands = operands
         for name in DIFFERENTIABLE:
-            self.register_parameter(name, nn.Parameter(getattr(operands, name).detach()))
+            self.register_parameter(name, nn.Parameter(getattr(operands.call, name).detach()))
 
     def forward(self) -> Tensor:
         parameters = {name: getattr(self, name) for name in DIFFERENTIABLE}
-        return op(replace(self.operands, **parameters)) * self.operands.grad_output
+        return op(self.operands.call._replace(**parameters)) * self.operands.grad_output
 
 
 def tune(case: Case, candidates: list[str]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import kerneldna_ops
 
-from .candidates import CANDIDATES, COMPILED, Candidate, arguments, reference
+from .candidates import CANDIDATES, COMPILED, Candidate, reference
 from .cases import DIFFERENTIABLE, MODES, Case, Operands, make_operands, tf32_as_in, with_tensors
 from .devices import CPU, clock_of, operand_sets, peak_bytes
 from .paired import Rounds, alternate, host_clock
@@ -45,14 +45,14 @@ def prepare(candidate: Candidate, operands: Operands, mode: str) -> Call:
 
         def forward() -> Sequence[Tensor]:
             with torch.no_grad():
-                return [candidate.call(operands)]
+                return [candidate.call(operands.call)]
 
         return forward
 
-    tensors = [getattr(operands, name) for name in candidate.gradients]
+    tensors = [getattr(operands.call, name) for name in candidate.gradients]
 
     def training() -> Sequence[Tensor]:
-        return torch.autograd.grad(candidate.call(operands), tensors, operands.grad_output)
+        return torch.autograd.grad(candidate.call(operands.call), tensors, operands.grad_output)
 
     return training
 
@@ -69,7 +69,7 @@ def in_turn(calls: Iterable[Call]) -> Call:
 def sets_of(case: Case, static_modulation: bool) -> list[Operands]:
     """Copies of the operands for the calls to take turns on."""
     first = make_operands(case, static_modulation)
-    moved = first.input.nbytes + first.weight.nbytes + first.grad_output.nbytes
+    moved = sum(tensor.nbytes for tensor in (first.call.input, first.call.weight, first.grad_output))
     copies = operand_sets(case.device, moved) - 1
     return [first, *(with_tensors(first, Tensor.clone, case.mode == "training") for _ in range(copies))]
 
@@ -85,7 +85,7 @@ class Check:
     def __call__(self, candidate: Candidate, operands: Operands) -> LeftOut | None:
         """Why the candidate is not to be timed: its output or one of its gradients is not the reference's, say."""
         if candidate.backend is not None:
-            runs, reason = kerneldna_ops.explain_backends(**arguments(operands))[candidate.backend]
+            runs, reason = kerneldna_ops.explain_backends(**operands.call._asdict())[candidate.backend]
             if not runs:
                 return LeftOut(reason, wrong=False)
         for mode in self.modes:
@@ -106,7 +106,7 @@ class Check:
         """By the reference, in float32 at least and without TF32."""
         key = candidate.static_modulation, mode
         if key not in self._truths:
-            wide = torch.promote_types(operands.input.dtype, torch.float32)
+            wide = torch.promote_types(operands.call.input.dtype, torch.float32)
             exact = with_tensors(operands, lambda tensor: tensor.to(wide), mode == "training")
             with tf32_as_in("float32"):
                 self._truths[key] = prepare(Candidate("truth", reference), exact, mode)()

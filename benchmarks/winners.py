@@ -20,9 +20,10 @@ from torch import Tensor
 
 from kerneldna_ops.backends import _winners
 from kerneldna_ops.backends._winners import AXES, NATIVE, Winner
+from kerneldna_ops.call import Call as OpCall
 
 from .candidates import Candidate, op
-from .cases import DTYPES, MODES, Case, Operands, Shape, make_operands
+from .cases import DTYPES, MODES, Case, Shape, make_operands
 from .measure import TOLERANCE, prepare
 from .options import listed, one_of
 from .paired import Call, alternate, geometric_mean, sample
@@ -54,11 +55,11 @@ def candidate(name: str) -> Candidate:
     classes = [] if name == NATIVE else list(range(_winners.CLASSES))
     select_in_python = torch.ops.kerneldna._select_in_python.default
 
-    def call(operands: Operands) -> Tensor:
+    def run(call: OpCall) -> Tensor:
         select_in_python(classes)
-        return op(operands)
+        return op(call)
 
-    return Candidate(name, call)
+    return Candidate(name, run)
 
 
 def check_agreement(calls: dict[str, Call], dtype: str) -> None:

@@ -49,7 +49,7 @@ def test_what_cannot_be_measured_is_refused(option, message, capsys):
 @pytest.mark.parametrize("name", ["8@5", "8@6s2", "8->4@5", "8@5s2", "8@6dw"])
 def test_the_gradient_has_the_shape_of_the_output(name):
     operands = make_operands(Case(Shape.parse(name), 2, "channels_last", "training"))
-    assert candidates.static(operands).shape == operands.grad_output.shape
+    assert candidates.static(operands.call).shape == operands.grad_output.shape
 
 
 @pytest.mark.parametrize("mode", ["forward", "training"])
@@ -88,7 +88,7 @@ def test_every_case_is_compiled_for_however_many_there_are(monkeypatch):
         assert counters["stats"]["unique_graphs"] == before + 1
 
 
-FORGETS_C = candidates.Candidate("forgets c", lambda o: candidates.static(o) * o.filter[:, :, None, None])
+FORGETS_C = candidates.Candidate("forgets c", lambda o: candidates.static(o) * o.filter_attention[:, :, None, None])
 
 
 def fault_of(candidate, monkeypatch, mode="forward", dtype="float32"):
@@ -110,9 +110,11 @@ def test_a_wrong_candidate_is_not_timed(monkeypatch):
 def test_a_wrong_gradient_is_not_timed(monkeypatch):
     def call(o):
         y = candidates.composite(o)
-        return y + (o.channel - o.channel.detach()).sum()
+        return y + (o.channel_attention - o.channel_attention.detach()).sum()
 
-    assert fault_of(candidates.Candidate("", call), monkeypatch, "training").why.startswith("channel is off by ")
+    assert fault_of(candidates.Candidate("", call), monkeypatch, "training").why.startswith(
+        "channel_attention is off by "
+    )
 
 
 def test_a_candidate_that_raises_is_left_out_and_the_others_are_timed(monkeypatch):
@@ -319,5 +321,5 @@ def test_peak_memory_of_a_call_is_seen(monkeypatch):
     case = Case(Shape.parse("8@5"), 2, "nchw", "forward")
     greedy = candidates.Candidate("takes 64 MiB", lambda o: torch.ones(16, 2**20))
     monkeypatch.setitem(candidates.CANDIDATES, "greedy", greedy)
-    monkeypatch.setattr(memory, "prepare", lambda candidate, operands, mode: lambda: candidate.call(operands))
+    monkeypatch.setattr(memory, "prepare", lambda candidate, operands, mode: lambda: candidate.call(operands.call))
     assert 60 * memory.MEBI < memory.peak(case, "greedy") < 140 * memory.MEBI
