@@ -10,6 +10,7 @@ from torch import Tensor
 from .checks import check_modulated_conv
 
 _EPSILON = 1e-8
+_LARGEST_SQUARE = 1e18  # times the smallest number of float32 still far below epsilon
 
 
 def attentions(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -26,15 +27,35 @@ def attentions(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool) -> t
     # A matrix product of float32 stays in float32 outside of autocast only.
     with torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
         high = torch.promote_types(dtype, torch.float32)
+        if dtype == high and x.dtype == high:
+            squares = styles.square(), weight.square().sum((2, 3))
+            if _are_moderate(*squares):
+                return weight, styles, torch.rsqrt(squares[0] @ squares[1].T + _EPSILON)
         weight, filter_scale = _scaled(weight.to(high))
         styles, sample_scale = _scaled(styles.to(high))
         # Nor must a sum over as many products overflow.
         fan_in = math.prod(weight.shape[1:])
         styles = styles / fan_in**0.5
-        squares = weight.square().flatten(2)
-        energy = styles.square() @ (squares @ squares.new_ones(squares.shape[2])).T  # sum() of few taps is slower
+        energy = styles.square() @ weight.square().sum((2, 3)).T
         epsilon = _EPSILON / fan_in / (sample_scale.double() * filter_scale.flatten()).square()
         return weight.to(dtype), styles.to(dtype), torch.rsqrt(energy + epsilon).to(dtype)
+
+
+def _are_moderate(*squares: Tensor) -> bool:
+    """Whether sums of products of these neither overflow nor lose beside epsilon what is too small for float32.
+
+    Then nothing has to be scaled, which passes over the weight. Only eager calls on the CPU may look at values: on a
+    GPU the host would wait, and a graph would break.
+    """
+    if (
+        not all(tensor.is_cpu and tensor.numel() for tensor in squares)
+        or torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+    ):
+        return False
+    return all(tensor.detach().amax().item() <= _LARGEST_SQUARE for tensor in squares)
 
 
 def _scaled(tensor: Tensor) -> tuple[Tensor, Tensor]:
