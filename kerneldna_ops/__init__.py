@@ -37,13 +37,19 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ("models", "nn"):
-        return importlib.import_module(f".{name}", __name__)
+        return importlib.import_module(f".{name}", __name__)  # `from . import` would ask here again
     if name == "autotune":
-        return importlib.import_module(".backends._autotune", __name__).autotune
+        from .backends._autotune import autotune
+
+        return autotune
     if name == "warmup":
-        return importlib.import_module("._warmup", __name__).warmup
+        from ._warmup import warmup
+
+        return warmup
     if name in ("materialize", "share_kernels"):
-        return getattr(importlib.import_module(".sharing", __name__), name)
+        from . import sharing
+
+        return getattr(sharing, name)
     if name == "__version__":
         from importlib.metadata import version
 

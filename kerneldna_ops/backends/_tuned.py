@@ -9,7 +9,6 @@ shipped.
 """
 
 import functools
-import importlib
 import json
 import logging
 import os
@@ -119,7 +118,7 @@ def find(call: AnyCall) -> Entry | None:
 def table(device: torch.device) -> Table:
     """Of a CUDA device, or of the CPU, where Triton's kernels run interpreted."""
     try:
-        version = importlib.import_module("triton").__version__
+        from triton import __version__ as version
     except ImportError:
         version = "none"
     if device.type == "cpu":
