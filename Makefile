@@ -50,7 +50,7 @@ build/cuda_host/made: .venv/installed $(filter csrc/%,$(CXX_SOURCES)) tests/cuda
 	touch $@
 
 demo: build ## train on real images three ways and write runs/demo/ (5 minutes)
-	$(BIN)/python -m kerneldna_ops.demo
+	$(BIN)/python -m examples.demo
 
 # Where there is an NVIDIA card, what runs on it has a run of its own: see tests/test_cpu.py.
 test: build host-kernels ## all tests, in TEST_PROCESSES processes, on the CPU and on an NVIDIA card if there is one
@@ -72,7 +72,6 @@ bench: build ## all measurements on the CPU and their report in benchmarks/resul
 	mkdir -p $(RESULTS)
 	$(KEEP_MEMORY) $(BIN)/python -m pytest benchmarks/bench_latency.py -q --benchmark-json=$(RESULTS)/latency.json
 	$(BIN)/python -m benchmarks.memory --json $(RESULTS)/memory.json
-	$(BIN)/python -m benchmarks.odconv_resnet18 --json $(RESULTS)/odconv_resnet18.json
 	$(BIN)/python -m benchmarks.modulated --results $(RESULTS)
 	$(BIN)/python -m benchmarks.import_time
 	$(BIN)/python -m benchmarks.report $(RESULTS)

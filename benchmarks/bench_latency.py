@@ -13,12 +13,13 @@ from itertools import product
 import pytest
 import torch
 
+from kerneldna_ops.measure.time import Call
+
 from .candidates import COMPILED, GPU_BACKENDS, STATIC
 from .cases import BATCHES, GPU_BATCHES, LAYOUTS, MODES, PLAIN_SHAPES, SHAPES, Case, Shape, tf32_as_in
 from .devices import CPU
 from .entries import entry
 from .measure import Measured, checked_calls, measure
-from .paired import Call
 
 CANDIDATES = (STATIC, "op", "op_static", "composite", "composite_static")
 # Slow and far behind, so only where they are best known.

@@ -16,10 +16,10 @@ from time import perf_counter, process_time
 import torch
 from torch import Tensor
 
-from kerneldna_ops._peak_memory import resident
 from kerneldna_ops.analysis import cka
+from kerneldna_ops.measure.memory import resident
 
-from .networks.static import resnet50
+from .networks.candidates import NETWORKS, STATIC
 from .process import description
 
 MOST_SECONDS = 300
@@ -58,7 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    network = resnet50().eval()
+    network = NETWORKS["resnet50"][STATIC]().eval()
     setting = options.images, options.batch_size, options.image_size
 
     @torch.no_grad()

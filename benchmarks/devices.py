@@ -4,8 +4,9 @@ import math
 
 import torch
 
+from kerneldna_ops.measure.time import Call, Clock, device_clock, wall_clock
+
 from . import stand_in
-from .paired import Call, Clock, device_clock, wall_clock
 
 CPU, CUDA, STAND_IN = DEVICES = ("cpu", "cuda", "stand-in")
 
@@ -57,15 +58,3 @@ def graphed(call: Call) -> Call:
         return result  # which lives in the graph's memory
 
     return replay
-
-
-def peak_bytes(call: Call) -> int:
-    """What a call takes of the GPU's memory at most beside what is there already; its result counts."""
-    call()  # what is kept from one call to the next is there already
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    result = call()
-    torch.cuda.synchronize()
-    del result
-    return torch.cuda.max_memory_allocated() - before

@@ -1,12 +1,14 @@
 """What is saved of a candidate of a case: written by bench_latency.py and latency.py, read by report.py."""
 
+from dataclasses import asdict
 from typing import Any
+
+from kerneldna_ops.measure.time import Spread
 
 from .candidates import STATIC
 from .cases import Case, Shape
 from .devices import CPU
 from .measure import Measured
-from .paired import Spread
 
 Entry = dict[str, Any]
 
@@ -24,21 +26,18 @@ def entry(case: Case, name: str, measured: Measured) -> Entry:
         "device": case.device,
         "candidate": name,
         "undisturbed": rounds.undisturbed,
-        "seconds": saved(rounds.time(name)),
+        "rounds": len(rounds.seconds[name]),
+        "seconds": asdict(rounds.time(name)),
     }
-    found |= {f"to_{base}": saved(rounds.ratio(name, base)) for base in BASES if base in rounds.seconds}
+    found |= {f"to_{base}": asdict(rounds.ratio(name, base)) for base in BASES if base in rounds.seconds}
     if measured.host is not None:
-        found["host_seconds"] = saved(measured.host.time(name))
+        found["host_seconds"] = asdict(measured.host.time(name))
         found["peak_bytes"] = measured.peaks[name]
     return found
 
 
-def saved(values: Spread) -> dict[str, float | int]:
-    return {"median": values.median, "low": values.low, "high": values.high, "rounds": values.count}
-
-
 def spread(saved: Entry) -> Spread:
-    return Spread(saved["median"], saved["low"], saved["high"], saved["rounds"])
+    return Spread(saved["low"], saved["median"], saved["high"])
 
 
 def case_of(found: Entry) -> Case:

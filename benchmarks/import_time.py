@@ -5,7 +5,8 @@ python -m benchmarks.import_time"""
 import subprocess
 import sys
 
-from .paired import Spread
+from kerneldna_ops.measure.time import Spread
+
 from .process import environment
 
 PROCESSES = 11
@@ -23,11 +24,7 @@ def main() -> None:
         probe = [sys.executable, "-c", PROBE]
         answer = subprocess.run(probe, env=environment({}), capture_output=True, text=True, check=True)
         milliseconds.append(float(answer.stdout) * 1e3)
-    spread = Spread.of(milliseconds)
-    print(
-        f"import kerneldna_ops beyond import torch: {spread.median:.1f} ms"
-        f" [{spread.low:.1f}, {spread.high:.1f}], {spread.count} processes"
-    )
+    print(f"import kerneldna_ops beyond import torch: {Spread.of(milliseconds):.1f} ms, {PROCESSES} processes")
 
 
 if __name__ == "__main__":

@@ -66,8 +66,7 @@ class File:
 def line(case: Case, found: Measured, candidates: list[str]) -> str:
     columns = ""
     for name in candidates[1:]:
-        ratio = found.rounds.ratio(name, STATIC) if name in found.rounds.seconds else None
-        text = f"{ratio.median:.3f} [{ratio.low:5.3f}, {ratio.high:5.3f}]" if ratio else "-"
+        text = f"{found.rounds.ratio(name, STATIC):.3f}" if name in found.rounds.seconds else "-"
         columns += f"{text:>25}"
     note = "" if found.rounds.undisturbed else "   DISTURBED"
     return (

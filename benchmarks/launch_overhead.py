@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from statistics import median
 from types import ModuleType
 from typing import Any
 
@@ -19,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kerneldna_ops import use_backend
-from kerneldna_ops._latency import alternate, ratio
 from kerneldna_ops.backends import _plans
+from kerneldna_ops.measure.time import Call, Sample, alternate
 
-ROUNDS, CALLS = 30, 100
+WARMUPS, ROUNDS, CALLS = 3, 30, 100
 
 
 class Kernel:
@@ -92,12 +91,16 @@ def operands(dtype: torch.dtype = torch.float32) -> list[Tensor]:
     return [input.contiguous(memory_format=torch.channels_last), *others]
 
 
-def processor_time(call: Callable[[], object]) -> float:
-    """Milliseconds of this thread for a call."""
-    start = time.thread_time()
-    for _ in range(CALLS):
-        call()
-    return 1e3 * (time.thread_time() - start) / CALLS
+def processor_clock(call: Call, _: float) -> Callable[[], Sample]:
+    """What a call takes of this thread's time, whoever else has the processor meanwhile."""
+
+    def take() -> Sample:
+        start = time.thread_time()
+        for _ in range(CALLS):
+            call()
+        return (time.thread_time() - start) / CALLS, True
+
+    return take
 
 
 def main() -> None:
@@ -116,7 +119,7 @@ def main() -> None:
             with torch.inference_mode():
                 op(*args)
 
-        samples = alternate(
+        rounds = alternate(
             {
                 "F.conv2d on the CPU": lambda: F.conv2d(*plain),
                 "float32, channels_last": lambda: op(*args),
@@ -125,13 +128,13 @@ def main() -> None:
                 "float16, channels_last": lambda: op(*half),
             },
             ROUNDS,
+            clock=processor_clock,
+            warmups=WARMUPS,
             on_round=forget_launches,
-            stopwatch=processor_time,
         )
-    base = samples["F.conv2d on the CPU"]
-    for name, taken in samples.items():
-        found, microseconds = ratio(taken, base), 1e3 * median(taken)
-        print(f"{name:40} {microseconds:6.1f} us   {found.median:5.2f} ({found.low:.2f} to {found.high:.2f})")
+    for name in rounds.seconds:
+        ratio = rounds.ratio(name, "F.conv2d on the CPU")
+        print(f"{name:40} {1e6 * rounds.time(name).median:6.1f} us   {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 import kerneldna_ops
+from kerneldna_ops.measure.memory import highest_during, peak_on_gpu, resident
+from kerneldna_ops.measure.time import Rounds, alternate, host_clock
 
-from .candidates import CANDIDATES, COMPILED, Candidate, reference
-from .cases import DIFFERENTIABLE, MODES, Case, Operands, make_operands, tf32_as_in, with_tensors
-from .devices import CPU, clock_of, operand_sets, peak_bytes
-from .paired import Rounds, alternate, host_clock
+from .candidates import CANDIDATES, COMPILED, STATIC, Candidate, reference
+from .cases import DIFFERENTIABLE, LAYOUTS, MODES, Case, Operands, Shape, make_operands, tf32_as_in, with_tensors
+from .devices import CPU, clock_of, operand_sets
 
 # Relative to the largest value of the tensor: a gate against timing a wrong answer, not a test of accuracy.
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "tf32": 0.01, "float16": 0.01, "bfloat16": 0.05}
@@ -136,5 +137,36 @@ def measure(case: Case, calls: dict[str, Call], left_out: dict[str, LeftOut], ro
     measured = Measured(alternate(calls, rounds, clock=clock_of(case.device)), left_out)
     if case.device != CPU:
         measured.host = alternate(calls, min(rounds, HOST_ROUNDS), clock=host_clock)
-        measured.peaks = {name: peak_bytes(call) for name, call in calls.items()}
+        measured.peaks = {name: peak_on_gpu(call) for name, call in calls.items()}
     return measured
+
+
+def warm_up_torch() -> None:
+    """Convolution library, autograd engine and threads start before memory is looked at, for all candidates alike."""
+    for layout, mode in itertools.product(LAYOUTS, MODES):
+        prepare(CANDIDATES[STATIC], make_operands(tiny(layout, mode)), mode)()
+    torch.randn(64, 64) @ torch.randn(64, 64)
+
+
+def tiny(layout: str, mode: str) -> Case:
+    return Case(Shape.parse("16@5"), 1, layout, mode)
+
+
+def peak_with_scratch(small: Callable[[], object], call: Callable[[], object]) -> int:
+    """Bytes that a call takes at most in this process, which must have done nothing else yet. A small call first starts
+    what is started once; memory that it leaves behind is scratch and counts."""
+    before = resident("RssAnon")
+    small()
+    scratch = max(0, resident("RssAnon") - before)
+    return scratch + highest_during(call)
+
+
+def peak(case: Case, name: str) -> int:
+    """Of one call of a candidate on the CPU, for kerneldna_ops.measure.memory.in_a_process."""
+    candidate = CANDIDATES[name]
+
+    def call(of: Case) -> Call:
+        return prepare(candidate, make_operands(of, candidate.static_modulation), case.mode)
+
+    warm_up_torch()
+    return peak_with_scratch(lambda: call(tiny(case.layout, case.mode))(), call(case))

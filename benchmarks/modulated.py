@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kerneldna_ops.functional import modulated_conv2d
+from kerneldna_ops.measure.tables import markdown
+from kerneldna_ops.measure.time import Rounds, Spread, alternate
 
 from .cases import tf32_as_in
 from .devices import CPU, clock_of, torch_device
 from .options import add_device, listed, parsed
-from .paired import Rounds, alternate
 from .process import KEEP_MEMORY, description, restart_with
 
 CHANNELS = 512
@@ -121,23 +122,20 @@ def row(mode: str, batch: int, size: int, rounds: Rounds) -> dict[str, object]:
 
 
 def table(rows: Sequence[dict], machine: dict[str, str | int]) -> str:
-    lines = [
-        "Time of `modulated_conv2d` relative to StyleGAN's two forms and to a static convolution: medians of",
-        "interleaved rounds and their quartiles; below 1 the op is the faster. float32, 3x3, demodulated.",
-        "",
-        "| | op, ms | to fused (N groups) | to not fused | to static |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
+    lines = []
     for found in rows:
-        cells = []
-        for form in ("fused", "not fused", "static"):
-            ratio = found["ratios"].get(f"op to {form}")
-            cells.append("" if ratio is None else f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]")
+        ratios = [found["ratios"].get(f"op to {form}") for form in ("fused", "not fused", "static")]
         name = f"{found['mode']}, {CHANNELS}@{found['size']}, batch {found['batch']}"
         name += "" if found["undisturbed"] else ", disturbed"
-        lines.append(f"| {name} | {found['seconds']['op'] * 1e3:.1f} | {' | '.join(cells)} |")
+        cells = ("" if ratio is None else f"{Spread(**ratio):.2f}" for ratio in ratios)
+        lines.append([name, f"{found['seconds']['op'] * 1e3:.1f}", *cells])
     about = ", ".join(f"{name} {value}" for name, value in machine.items())
-    return "\n".join([*lines, "", f"Made by `python -m benchmarks.modulated`: {about}.", ""])
+    return (
+        "Time of `modulated_conv2d` relative to StyleGAN's two forms and to a static convolution: medians of\n"
+        "interleaved rounds and their quartiles; below 1 the op is the faster. float32, 3x3, demodulated.\n\n"
+        + markdown(["", "op, ms", "to fused (N groups)", "to not fused", "to static"], lines)
+        + f"\nMade by `python -m benchmarks.modulated`: {about}.\n"
+    )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,15 +8,16 @@ import json
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import geometric_mean, mean, stdev
 from typing import Any
+
+from kerneldna_ops.measure.tables import markdown
 
 from .candidates import STATIC
 from .cases import PLAIN_SHAPES, Case
 from .entries import spread
 from .frontier.variants import VARIANTS
-from .paired import geometric_mean
-from .report import MEBI, by_case, ratios, table
+from .report import MEBI, by_case, ratios
 from .summary import Ratio, summarise
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +73,7 @@ def latency_section(entries: list[Saved], machine: Saved) -> Iterator[str]:
             row = rows.setdefault(f"{case.mode}, {case.layout}, {case.shape.name}", {})
             for name in RIVALS:
                 row.setdefault(name, []).append(f"{spread(found[name]['to_static']).median:.2f}")
-    yield from table(
+    yield markdown(
         ["", *RIVALS.values()], ([title, *(" / ".join(row[name]) for name in RIVALS)] for title, row in rows.items())
     )
     found_ratios = list(ratios(entries))
@@ -103,7 +104,7 @@ def family_section(found: list[Ratio]) -> Iterator[str]:
             worst = max(of_candidate, key=lambda ratio: ratio.spread.median)
             cells.append(f"{average:.2f} / {worst.spread.median:.2f} ({worst.case.shape.name} b{worst.case.batch})")
         rows.append([f"{mode}, {layout}, {family}", *cells])
-    yield from table(["", "to static", "f, s static: to static", "to composed"], rows)
+    yield markdown(["", "to static", "f, s static: to static", "to composed"], rows)
 
 
 def memory_section(saved: Saved) -> Iterator[str]:
@@ -116,7 +117,7 @@ def memory_section(saved: Saved) -> Iterator[str]:
         for case, found in by_case(saved["peaks"]).items()
         if case.batch == PICTURED_BATCH and case.layout == "nchw" and case.shape.name in PLAIN_SHAPES
     ]
-    yield from table(["", STATIC, *RIVALS.values()], rows)
+    yield markdown(["", STATIC, *RIVALS.values()], rows)
     yield from made_by("python -m benchmarks.memory", saved["machine_info"])
 
 
@@ -138,7 +139,7 @@ def networks_section(saved: Saved, odconv: Saved) -> Iterator[str]:
             for figure in ("ratio", "per_mac"):
                 cells.append(" / ".join(f"{time[figure]['median']:.2f}" for time in chosen))
         rows.append([network, *cells])
-    yield from table(["", "forward", "per MAC", "training", "per MAC"], rows)
+    yield markdown(["", "forward", "per MAC", "training", "per MAC"], rows)
     yield from made_by("make networks", saved["machine_info"])
     folded = [1 - time["ratio"]["median"] for time in saved["times"] if time["candidate"] == "static folded"]
     yield from paragraph(
@@ -151,12 +152,16 @@ def networks_section(saved: Saved, odconv: Saved) -> Iterator[str]:
         "ResNet-18 with ODConv's attention (c, f and s per sample) in every 3x3 layer, to the static network:"
     )
     rows = [
-        [f"{model['candidate']}, {model['mode']}", f"{model['parameters']:,}", f"{model['ratio']['median']:.2f}"]
+        [f"{model['candidate']}, {model['mode']}", f"{model['parameters']:,}", f"{spread(model['ratio']):.2f}"]
         for model in odconv["models"]
         if model["candidate"] != "static"
     ]
-    yield from table(["", "parameters", "time to static"], rows)
-    yield from made_by("python -m benchmarks.odconv_resnet18", odconv["machine_info"])
+    yield markdown(["", "parameters", "time to static"], rows)
+    machine = odconv["machine_info"]
+    yield from paragraph(
+        f"With quartiles; measured at commit {machine['commit']}, batch 8, torch {machine['torch']}, before these were"
+        " among what `make networks` measures."
+    )
 
 
 def modulated_section(saved: Saved) -> Iterator[str]:
@@ -175,7 +180,7 @@ def modulated_section(saved: Saved) -> Iterator[str]:
             known = [ratio for ratio in found if ratio is not None]
             cells.append(f"{min(known):.2f} to {max(known):.2f}" if known else "")
         rows.append([mode, *cells])
-    yield from table(["", "to fused (N groups)", "to not fused", "to static"], rows)
+    yield markdown(["", "to fused (N groups)", "to not fused", "to static"], rows)
     yield from paragraph(
         "It loses in the path length penalty, whose double backward costs more than the fused form's "
         "from 32x32 on "
@@ -209,7 +214,7 @@ def frontier_section(saved: Saved) -> Iterator[str]:
             ]
         rows.append([VARIANTS[variant].label, *cells])
     heads = [head for network in networks for head in (f"small {network}: test accuracy, %", "parameters", "time")]
-    yield from table(["", *heads], rows)
+    yield markdown(["", *heads], rows)
     yield from made_by("make frontier", saved["machine_info"])
 
 

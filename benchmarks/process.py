@@ -11,8 +11,6 @@ ROOT = Path(__file__).resolve().parent.parent
 # glibc's allocator keeps what it is given. Otherwise tensors of a few MB are mapped and unmapped at every call, and the
 # page faults drown what is measured (static F.conv2d itself then varies by a factor of two).
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30)}
-# The opposite, for peak memory: what is freed leaves the process at once.
-RETURN_MEMORY = {"MALLOC_MMAP_MAX_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 
 
 def environment(allocator: Mapping[str, str]) -> dict[str, str]:

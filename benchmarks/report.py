@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from kerneldna_ops.measure.tables import markdown
+
 from .candidates import STATIC
 from .cases import PLAIN_SHAPES, Case
 from .entries import BASES, Entry, case_of, spread
@@ -24,14 +26,6 @@ def ratios(entries: Iterable[Entry]) -> Iterator[Ratio]:
                 yield Ratio(case_of(entry), entry["candidate"], base, saved, entry["undisturbed"])
 
 
-def table(heads: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(heads) + " |"
-    yield "| --- |" + " ---: |" * (len(heads) - 1)
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"
-    yield ""
-
-
 def machine(info: Entry) -> str:
     return ", ".join(f"{key} {value}" for key, value in info.items())
 
@@ -47,7 +41,7 @@ def summary_section(found: list[Ratio]) -> Iterator[str]:
         rows.append([label, figures, f"{cell.shape.name} b{cell.batch}", str(line.cells), target, verdict])
     yield "## Geometric mean / worst"
     yield ""
-    yield from table(["ratio", "mean / worst", "worst case", "cases", "target", "met"], rows)
+    yield markdown(["ratio", "mean / worst", "worst case", "cases", "target", "met"], rows)
 
 
 def by_case(entries: Iterable[Entry]) -> dict[Case, dict[str, Entry]]:
@@ -71,14 +65,13 @@ def latency_section(entries: list[Entry]) -> Iterator[str]:
         for case, found in chosen.items():
             cells = []
             for name in names:
-                s = spread(found[name]["to_static"]) if name in found else None
-                cells.append(f"{s.median:.2f} [{s.low:.2f}, {s.high:.2f}]" if s else "")
+                cells.append(f"{spread(found[name]['to_static']):.2f}" if name in found else "")
             milliseconds = found[STATIC]["seconds"]["median"] * 1e3
             label = f"{case.shape.name} b{case.batch}" + " (disturbed)" * (not found[STATIC]["undisturbed"])
             rows.append([label, f"{milliseconds:.{2 if milliseconds >= 1 else 4}f}", *cells])
         yield f"## {title.capitalize()}: ratio to static F.conv2d, median and quartiles"
         yield ""
-        yield from table(["", "static, ms", *names], rows)
+        yield markdown(["", "static, ms", *names], rows)
 
 
 def host_section(entries: list[Entry]) -> Iterator[str]:
@@ -93,7 +86,7 @@ def host_section(entries: list[Entry]) -> Iterator[str]:
     ]
     yield "## The host's time for a call, us, the device not awaited"
     yield ""
-    yield from table(["", *names], rows)
+    yield markdown(["", *names], rows)
 
 
 def memory_section(peaks: Iterable[Entry]) -> Iterator[str]:
@@ -107,25 +100,7 @@ def memory_section(peaks: Iterable[Entry]) -> Iterator[str]:
     ]
     yield "## Peak memory of one call, MiB"
     yield ""
-    yield from table(["", *names], rows)
-
-
-def model_section(saved: Entry) -> Iterator[str]:
-    rows = []
-    for entry in saved["models"]:
-        s = spread(entry["ratio"])
-        size, milliseconds = f"{entry['parameters'] / 1e6:.2f}", f"{entry['milliseconds']:.1f}"
-        rows.append(
-            [
-                f"{entry['candidate']}, {entry['mode']}",
-                size,
-                milliseconds,
-                f"{s.median:.2f} [{s.low:.2f}, {s.high:.2f}]",
-            ]
-        )
-    yield "## ResNet-18 with ODConv's attention"
-    yield ""
-    yield from table(["", "parameters, M", "ms", "ratio to static"], rows)
+    yield markdown(["", *names], rows)
 
 
 def lines(folder: Path) -> Iterator[str]:
@@ -137,9 +112,8 @@ def lines(folder: Path) -> Iterator[str]:
     yield from latency_section(entries)
     yield from host_section(entries)
     yield from memory_section({**entry, "bytes": entry["peak_bytes"]} for entry in entries if "peak_bytes" in entry)
-    for name, section in (("memory", lambda saved: memory_section(saved["peaks"])), ("odconv_resnet18", model_section)):
-        if (folder / f"{name}.json").exists():
-            yield from section(json.loads((folder / f"{name}.json").read_text()))
+    if (folder / "memory.json").exists():
+        yield from memory_section(json.loads((folder / "memory.json").read_text())["peaks"])
 
 
 def write(folder: Path) -> list[Ratio]:

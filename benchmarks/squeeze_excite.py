@@ -22,13 +22,13 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from kerneldna_ops import use_backend
 from kerneldna_ops.functional import conv2d
+from kerneldna_ops.measure.time import Call, alternate, host_clock
 from kerneldna_ops.nn import SqueezeExcite
 
 from .cases import DTYPES, PLAIN_SHAPES, Shape, tf32_as_in
 from .devices import CPU, clock_of, operand_sets, torch_device
 from .measure import HOST_ROUNDS, TOLERANCE, in_turn
 from .options import add_device, listed, one_of, parsed
-from .paired import Call, alternate, host_clock
 from .process import KEEP_MEMORY, description, restart_with
 
 MODES = ("inference", "training", "child layer")

@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
+from statistics import geometric_mean
+
+from kerneldna_ops.measure.time import Rounds, Spread
 
 from .candidates import STATIC
 from .cases import LAYOUTS, MODES, Case
-from .paired import Rounds, Spread, geometric_mean
 
 # (family of shapes, layout, mode, candidate, base) -> the geometric mean and the worst cell to reach.
 TARGETS: dict[tuple[str, ...], tuple[float, float]] = {

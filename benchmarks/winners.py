@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Iterator
 from itertools import product
+from statistics import geometric_mean
 from typing import Any
 
 import torch
@@ -21,12 +22,12 @@ from torch import Tensor
 from kerneldna_ops.backends import _winners
 from kerneldna_ops.backends._winners import AXES, NATIVE, Winner
 from kerneldna_ops.call import Call as OpCall
+from kerneldna_ops.measure.time import Call, alternate, wall_sample
 
 from .candidates import Candidate, op
 from .cases import DTYPES, MODES, Case, Shape, make_operands
 from .measure import TOLERANCE, prepare
 from .options import listed, one_of
-from .paired import Call, alternate, geometric_mean, sample
 from .process import KEEP_MEMORY, description, restart_with
 
 SHAPES = {
@@ -70,7 +71,7 @@ def check_agreement(calls: dict[str, Call], dtype: str) -> None:
 
 def measure(calls: dict[str, Call], rounds: int) -> tuple[float, bool]:
     """The native backend's time relative to composite's, and whether nobody disturbed. The calls have run before."""
-    once = {name: sample(call, 1) for name, call in calls.items()}
+    once = {name: wall_sample(call) for name, call in calls.items()}
     seconds = {name: spent for name, (spent, _) in once.items()}
     if max(seconds.values()) > max(LONG_SECONDS, FAR_APART * min(seconds.values())):
         return seconds[NATIVE] / seconds["composite"], all(undisturbed for _, undisturbed in once.values())

@@ -87,7 +87,7 @@ def test_runs_as_a_module():
 @pytest.fixture
 def copy(tmp_path):
     """The package, away from its installation and without its library."""
-    ignored = shutil.ignore_patterns("*.so", "__pycache__", "demo", "nn")
+    ignored = shutil.ignore_patterns("*.so", "__pycache__", "nn")
     return Path(shutil.copytree(PACKAGE, tmp_path / "kerneldna_ops", ignore=ignored))
 
 
@@ -135,7 +135,8 @@ def test_importing_needs_torch_alone_and_leaves_the_layers_for_later():
     assert done.returncode == 0, done.stderr
     others, own = (line.split() for line in done.stdout.splitlines())
     assert {name for name in others if "editable" not in name} <= {"kerneldna_ops", *sys.stdlib_module_names}
-    assert not {"kerneldna_ops.nn", "kerneldna_ops.models", "kerneldna_ops.demo", "kerneldna_ops.env"} & set(own)
+    later = {f"kerneldna_ops.{name}" for name in ("nn", "models", "measure.networks", "measure.memory", "env")}
+    assert not later & set(own)
 
 
 def test_an_unknown_attribute():

@@ -32,7 +32,7 @@ def test_a_package_that_does_not_load_was_built_for_another_torch(error):
 
 def calls():
     """(file, extra) of every call of how_to_install and missing with an extra in its words."""
-    for path in sorted((ROOT / "kerneldna_ops").rglob("*.py")):
+    for path in sorted([*(ROOT / "kerneldna_ops").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("how_to_install", "missing"):
                 extra = node.args[-2] if node.func.id == "missing" else node.args[0]

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch.func import grad, vmap
 
 from benchmarks import modulated
-from benchmarks.paired import Rounds
 from kerneldna_ops import _modulation, use_backend
 from kerneldna_ops.functional import modulated_conv2d
+from kerneldna_ops.measure.time import Rounds
 
 pytestmark = pytest.mark.usefixtures("threads")
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kerneldna_ops.measure import tables
+
 Row = dict[str, Any]
 
 _ROOT = Path(__file__).parents[2]
@@ -78,11 +80,8 @@ def _lines(cuda: str, rows: list[Row]) -> Iterator[str]:
     yield "  included that only some of its steps run. Of two such loops the shorter: with factors per sample, that of"
     yield "  warps whose rows are of several samples; where all are of one, it has 32-bit loads for some ldmatrix"
     yield ""
-    yield "| kernel | " + " | ".join(_COLUMNS.values()) + " |"
-    yield "| --- |" + " ---: |" * len(_COLUMNS)
-    for row in filter(_is_shown, rows):
-        yield f"| `{row['kernel']}` | " + " | ".join(_cell(name, row[name]) for name in _COLUMNS) + " |"
-    yield ""
+    shown = ([f"`{row['kernel']}`", *(_cell(name, row[name]) for name in _COLUMNS)] for row in filter(_is_shown, rows))
+    yield tables.markdown(["kernel", *_COLUMNS.values()], shown)
     spilling = sum(bool(row["stack"] or row["spills"]) for row in rows)
     yield f"{spilling} of all {len(rows)} use thread-local memory."
 

@@ -12,23 +12,28 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.devices import clock_of
 from benchmarks.process import KEEP_MEMORY, ROOT, description, restart_with
+from kerneldna_ops.measure.networks import Cost, costs
+from kerneldna_ops.measure.time import alternate
 from kerneldna_ops.training.checkpoint import TrainingError
 from kerneldna_ops.training.data import DataError
 
-from .costs import ROUNDS, costs
-from .networks import NETWORKS
+from .networks import NETWORKS, build
 from .plots import plot
 from .report import Row, make_rows, markdown
-from .settings import FULL, SHORT, Setting, runs
+from .settings import BATCH_SIZE, FULL, SHORT, Setting, runs
 from .train import WORKERS, Trained, load, train_all
+from .variants import STATIC, VARIANTS
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+ROUNDS, SAMPLE_SECONDS = 15, 0.05
 
 
 def frontier(
@@ -45,7 +50,7 @@ def frontier(
     measured = {}
     for network in NETWORKS:
         print(f"measuring the times of {network}", flush=True)
-        measured[network] = costs(network, data.image_size, data.classes, device, rounds)
+        measured[network] = costs_of(network, data.image_size, data.classes, device, rounds)
     machine = {name: value for name, value in description().items() if name != "package"}
     if device == "cuda":
         machine["gpu"] = torch.cuda.get_device_name()
@@ -57,6 +62,16 @@ def frontier(
         shutil.copyfile(done.run.folder(work) / "epochs.csv", output / "logs" / f"{done.run.name}.csv")
     print(f"\n{(output / 'table.md').read_text()}\n{output}")
     return rows
+
+
+def costs_of(network: str, side: int, classes: int, device: str, rounds: int) -> dict[str, Cost]:
+    """Of every variant, untrained: what the weights are makes no difference."""
+    torch.manual_seed(0)
+    images = torch.randn(BATCH_SIZE, 1, side, side, device=device)
+    labels = torch.arange(BATCH_SIZE, device=device) % classes
+    models = {name: build(network, name, 0, classes, 1).to(device) for name in VARIANTS}
+    take_turns = partial(alternate, rounds=rounds, sample_seconds=SAMPLE_SECONDS, clock=clock_of(device))
+    return costs(models, images, labels, STATIC, take_turns)
 
 
 def write_report(output: Path, rows: Sequence[Row], trained: Sequence[Trained], about: dict[str, Any]) -> None:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from .costs import Cost
+from kerneldna_ops.measure import tables
+from kerneldna_ops.measure.networks import Cost
+
 from .train import Trained
 from .variants import STATIC, VARIANTS
 
@@ -59,8 +61,7 @@ def markdown(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
     header = "variant", "test accuracy, %", "parameters", "MMAC", *times
     for network in dict.fromkeys(row.network for row in rows):
         chosen = [row for row in rows if row.network == network]
-        table = [header, ("---", *["---:"] * (len(header) - 1)), *map(_cells, chosen)]
-        lines += [f"## Small {network}", "", *(f"| {' | '.join(line)} |" for line in table), ""]
+        lines += [f"## Small {network}", "", tables.markdown(header, map(_cells, chosen))]
         lines += [f"* {sentence}" for sentence in losses(chosen)]
         lines.append("")
     return "\n".join(lines)
@@ -92,7 +93,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     cells = [row.label + mark, f"{row.accuracy:.2f}{deviation}", f"{cost.parameters:,}", f"{cost.macs / 1e6:.2f}"]
     for seconds, ratio in ((cost.forward_seconds, cost.forward_ratio), (cost.training_seconds, cost.training_ratio)):
         cells.append(f"{1e3 * seconds.median:.1f}")
-        cells.append("1" if row.variant == STATIC else f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]")
+        cells.append("1" if row.variant == STATIC else f"{ratio:.2f}")
     return tuple(cells)
 
 

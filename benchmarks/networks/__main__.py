@@ -1,12 +1,13 @@
-"""Time and peak memory of KernelDNA ResNet-18, ResNet-50, MobileNetV2 and ConvNeXt-Tiny beside their static twins.
+"""Time and peak memory of KernelDNA ResNet-18, ResNet-50, MobileNetV2 and ConvNeXt-Tiny beside torchvision's static
+ones, and the time of a ResNet-18 with ODConv's attention, through the op and through a grouped convolution.
 
     python -m benchmarks.networks --json benchmarks/results/networks.json
     python -m benchmarks.networks --device cuda --dtype bfloat16 --layouts channels_last --json networks.json
 
 On a GPU a pass is a CUDA graph, and its time the device's; weights and all have the dtype, without autocast.
-Targets: time per multiplication at most 1.02 times the static network's forward, 1.05 times in training; memory at most
-the static network's and the activations of the extra layers. The Markdown table is written beside the JSON file, both
-anew after every network."""
+Targets: time per multiplication at most 1.02 times the static network's forward, 1.05 times in training, with ODConv's
+attention 1.2 and 1.3 times; memory at most the static network's and the activations of the extra layers. The Markdown
+table is written beside the JSON file, both anew after every network."""
 
 import argparse
 import json
@@ -20,14 +21,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks.cases import DTYPES, LAYOUTS, tf32_as_in
-from benchmarks.devices import CPU, clock_of, graphed, peak_bytes, torch_device
+from benchmarks.devices import CPU, clock_of, graphed, torch_device
 from benchmarks.options import add_device, listed, one_of, parsed
-from benchmarks.paired import Call, Spread, alternate
 from benchmarks.process import KEEP_MEMORY, description, restart_with
-from kerneldna_ops.models.counting import count_macs, count_parameters
+from kerneldna_ops.measure.memory import in_a_process, peak_on_gpu
+from kerneldna_ops.measure.networks import count_macs, count_parameters
+from kerneldna_ops.measure.time import Call, alternate
 
-from .memory import activations_of_extra_layers, peak_in_its_own_process, weights
-from .pairs import KERNELDNA, MODES, PAIRS, RUN, STATIC, build, candidates, check, images
+from .candidates import KERNELDNA, MODES, NETWORKS, RUN, STATIC, build, candidates, check, images
+from .memory import activations_of_extra_layers, peak, weights
 from .table import TARGETS, Memory, Time, markdown
 
 # Of a batch: the reference has weights for each sample.
@@ -52,7 +54,7 @@ class Setting:
 
 
 def times(name: str, of: Setting, rounds: int) -> list[Time]:
-    networks = candidates(PAIRS[name], of.layout, of.dtype, of.device)
+    networks = candidates(name, of.layout, of.dtype, of.device)
     check(networks, of.images()[:CHECKED], of.dtype)
     macs = {which: count_macs(network, of.images()[:1]) for which, network in networks.items()}
     rows = []
@@ -61,8 +63,7 @@ def times(name: str, of: Setting, rounds: int) -> list[Time]:
         taken = alternate(of.calls(chosen, mode), rounds, sample_seconds=0.2, clock=clock_of(of.device))
         for which, network in chosen.items():
             ratio = taken.ratio(which, STATIC)
-            share = macs[which] / macs[STATIC]
-            per_mac = Spread(ratio.median / share, ratio.low / share, ratio.high / share, ratio.count)
+            per_mac = ratio * (macs[STATIC] / macs[which])
             counts = count_parameters(network), macs[which]
             of_rounds = taken.time(which), ratio, per_mac, taken.undisturbed
             rows.append(Time(name, of.layout, mode, which, *counts, *of_rounds))
@@ -71,22 +72,24 @@ def times(name: str, of: Setting, rounds: int) -> list[Time]:
 
 
 def show(time: Time) -> None:
-    goal = f"; target {TARGETS[time.mode]}" if time.candidate == KERNELDNA else ""
+    goal = f"; target {TARGETS[time.candidate][time.mode]}" if time.candidate in TARGETS else ""
     print(
-        f"{time.network:17}{time.layout:14}{time.mode:9}{time.candidate:14}{time.seconds.median * 1e3:8.1f} ms"
-        f"  to static {time.ratio.median:.3f} [{time.ratio.low:.3f}, {time.ratio.high:.3f}]"
-        f"  per MAC {time.per_mac.median:.3f}{goal}{'' if time.undisturbed else ' (disturbed)'}",
+        f"{time.network:17}{time.layout:14}{time.mode:9}{time.candidate:15}{time.seconds.median * 1e3:8.1f} ms"
+        f"  to static {time.ratio:.3f}  per MAC {time.per_mac.median:.3f}{goal}"
+        f"{'' if time.undisturbed else ' (disturbed)'}",
         flush=True,
     )
 
 
 def memory(name: str, of: Setting) -> list[Memory]:
+    if KERNELDNA not in NETWORKS[name]:
+        return []
     extra = activations_of_extra_layers(name, of.batch, of.size, of.dtype)
     own = {which: weights(name, which, of.dtype) for which in (STATIC, KERNELDNA)}
     rows = []
     for mode in MODES:
         if of.device == CPU:
-            static, ours = (peak_in_its_own_process(name, which, of.layout, mode, of.batch, of.size) for which in own)
+            static, ours = (in_a_process(peak, name, which, of.layout, mode, of.batch, of.size) for which in own)
         else:
             static, ours = (peak_on_a_gpu(name, which, mode, of) for which in own)
         allowed = own[STATIC] + static + (extra if mode == "training" else 0)
@@ -97,10 +100,9 @@ def memory(name: str, of: Setting) -> list[Memory]:
 
 
 def peak_on_a_gpu(name: str, which: str, mode: str, of: Setting) -> int:
-    pair = PAIRS[name]
-    network = build(pair.static if which == STATIC else pair.kerneldna, of.layout)
+    network = build(NETWORKS[name][which], of.layout)
     network.to(torch_device(of.device), DTYPES[of.dtype]).train(mode == "training")
-    return peak_bytes(partial(RUN[mode], network, of.images()))
+    return peak_on_gpu(partial(RUN[mode], network, of.images()))
 
 
 def write(file: Path, figures: dict[str, Any], timed: list[Time], peaks: list[Memory], setting: str) -> None:
@@ -111,7 +113,9 @@ def write(file: Path, figures: dict[str, Any], timed: list[Time], peaks: list[Me
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", type=listed(one_of(PAIRS)), default=list(PAIRS), help="of " + ", ".join(PAIRS))
+    parser.add_argument(
+        "--networks", type=listed(one_of(NETWORKS)), default=list(NETWORKS), help="of " + ", ".join(NETWORKS)
+    )
     parser.add_argument("--layouts", type=listed(one_of(LAYOUTS)), default=list(LAYOUTS))
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
     parser.add_argument("--batch", type=int, help="default: 8 on the CPU, else 128")

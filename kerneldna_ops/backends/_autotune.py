@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from .._latency import on_busy_cuda, on_cpu
 from ..call import AnyCall, Call
+from ..measure.time import device_sample, wall_sample
 from . import Reaction, _tuned, can_run, composite, cuda, reacting, triton
 from ._tuned import Entry
 
@@ -134,7 +134,7 @@ def measure(run: Callable[[], object], device: torch.device) -> float:
     """Median milliseconds of a run, with the device's caches as the run before left them; the first do not count."""
     run()
     if device.type == "cpu":
-        return statistics.median(on_cpu(run) for _ in range(_SERIES))
+        return 1e3 * statistics.median(wall_sample(run)[0] for _ in range(_SERIES))
     with torch.cuda.device(device):
         run()
-        return statistics.median(on_busy_cuda(run, _RUNS)[0] for _ in range(_SERIES))
+        return 1e3 * statistics.median(device_sample(run, _RUNS)[0] for _ in range(_SERIES))

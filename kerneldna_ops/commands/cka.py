@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure, and write CKA as CSV, JSON and PNG, and groups of layers of MODEL that could share a kernel as JSON."""
-    from ..training.data import open_data
     from ..training.distributed import setup
+    from ..training.sources import open_data
     from .evaluate import load_network
 
     if options.after_weights is not None and options.after is None:
@@ -112,7 +112,7 @@ def _network(
     files: Mapping[str, tuple[nn.Module, dict[str, Any]]],
 ) -> nn.Module:
     from ..models import create_model
-    from ..training.trial import try_out
+    from ..models.trial import try_out
 
     if name not in files:
         torch.manual_seed(SEED)

@@ -16,8 +16,8 @@ from ..env import report
 COMMANDS = {
     "train": (".train", "train a network on a folder of images, a data set on disk or the digits"),
     "evaluate": (".evaluate", "the accuracy of a trained network"),
-    "throughput": ("..training.throughput", "images a second, by the protocol of the KernelDNA authors"),
-    "latency": ("..training.throughput", "milliseconds a batch, beside another network"),
+    "throughput": (".throughput", "images a second, by the protocol of the KernelDNA authors"),
+    "latency": (".throughput", "milliseconds a batch, beside another network"),
     "cka": (".cka", "how alike the layers of a network are, and which of them could share a kernel"),
 }
 

@@ -15,12 +15,13 @@ from torch import nn
 from .._files import replacing
 from ..env import environment
 from ..models import create_model
+from ..models.trial import try_out
 from ..training import checkpoint
 from ..training.accuracy import Scores, score
 from ..training.checkpoint import TrainingError
-from ..training.data import Data, open_data
+from ..training.data import Data
 from ..training.distributed import Processes, setup
-from ..training.trial import try_out
+from ..training.sources import open_data
 from . import options as _options
 
 # Of create_model, all that `kerneldna train` writes into checkpoints.

@@ -59,7 +59,7 @@ def is_file(model: str, weights: Path | None = None) -> bool:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """--data, what training.data.open_data takes."""
+    """--data, what training.sources.open_data takes."""
     parser.add_argument(
         "--data",
         required=True,

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from ..models import count_parameters, create_model
-from ..training.data import Data, open_data
+from ..models.trial import try_out
+from ..training.data import Data
 from ..training.distributed import Processes, setup
 from ..training.recipes import RECIPES, Recipe
+from ..training.sources import open_data
 from ..training.trainer import Trainer
-from ..training.trial import try_out
 from . import options as _options
 
 # Options that replace a number of the recipe.

@@ -7,8 +7,8 @@ Models for dense prediction are in `.detection` and `.segmentation`; importing `
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ..measure.networks import count_macs, count_parameters
 from .convnext import kerneldna_convnext_tiny
-from .counting import count_macs, count_parameters
 from .mobilenet_v2 import kerneldna_mobilenet_v2, kerneldna_mobilenet_v2_050
 from .network import to_published
 from .registry import create_model, list_models

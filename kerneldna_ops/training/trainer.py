@@ -69,7 +69,7 @@ class Trainer:
     Args:
         model: scores [N, data.classes] from images [N, data.channels, H, W], its weights as training starts. Modules
             in eval mode stay in it, unless the model as a whole is.
-        data: see open_data.
+        data: see sources.open_data.
         recipe: see recipes.py.
         folder: where checkpoints and logs go; made if missing.
         network: how to build the model again, kept in checkpoints: the arguments of models.create_model by name.

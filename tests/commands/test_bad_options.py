@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from kerneldna_ops.commands import cli, options, train
-from kerneldna_ops.demo import __main__ as demo
 
 NOTHING_AFTER = ("1.5", "-1", "1e9", "nan", "inf", "", "x", "9" * 23, "9" * 5000, "٣" * 40)
 POSITIVE = ("0", *NOTHING_AFTER)
@@ -72,12 +71,6 @@ def test_what_is_out_of_bounds_is_one_sentence(capsys, given, option, refused):
     for text in refused:
         line = usage_error(capsys, cli.main, [*given, f"{option}={text}"])
         assert line.startswith(f"kerneldna {given[0]}: error: argument {option}: ")
-
-
-def test_the_demo_has_bounds_too(capsys):
-    for option in ("--output=", "--seeds=0", "--epochs=1e9"):
-        line = usage_error(capsys, demo.main, [option])
-        assert f"error: argument {option.partition('=')[0]}: expected " in line
 
 
 def test_every_option_with_a_value_is_tried():

@@ -13,7 +13,7 @@ from kerneldna_ops.analysis.tables import to_plain, write_csv
 from kerneldna_ops.commands import cli
 from kerneldna_ops.models import create_model
 from kerneldna_ops.training import checkpoint
-from kerneldna_ops.training.data import open_data
+from kerneldna_ops.training.sources import open_data
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 imread = pytest.importorskip("matplotlib.image").imread

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from kerneldna_ops.demo.model import build
+from kerneldna_ops.models import create_model
 from kerneldna_ops.nn import ChildConv2d
 from kerneldna_ops.training import distributed, fsdp, lock
 from support import tiny, two_processes
@@ -180,8 +180,8 @@ def block():
 
 
 def test_fsdp_units_are_the_smallest_modules_around_a_parent_and_its_children():
-    assert fsdp.units(build("kerneldna", 0)) == ["stages.0", "stages.1"]
-    assert fsdp.units(build("static", 0)) == []
+    assert fsdp.units(create_model("kerneldna_resnet18")) == ["layer3", "layer3.2", "layer4", "layer4.2"]
+    assert fsdp.units(nn.Sequential(nn.Conv2d(4, 4, 1))) == []
     assert fsdp.units(two_processes.network()) == ["blocks.0", "blocks.1"]
     assert fsdp.units(block()) == []  # the model itself is the unit
 

@@ -11,8 +11,9 @@ pytest.importorskip("torchvision", reason="images in files need torchvision", ex
 
 from PIL import Image  # noqa: E402
 
-from kerneldna_ops.training.data import DataError, open_data  # noqa: E402
+from kerneldna_ops.training.data import DataError  # noqa: E402
 from kerneldna_ops.training.folders import DEVIATION, MEAN  # noqa: E402
+from kerneldna_ops.training.sources import open_data  # noqa: E402
 
 SIDE = 16
 SIXTEEN_BITS = np.linspace(0, 65535, SIDE * SIDE).round().astype(np.uint16).reshape(SIDE, SIDE)

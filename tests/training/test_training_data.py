@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from kerneldna_ops.training import batches
-from kerneldna_ops.training.data import Augmentation, DataError, open_data
+from kerneldna_ops.training.data import Augmentation, DataError
 from kerneldna_ops.training.in_memory import InMemory, cut_and_flip, make_data
+from kerneldna_ops.training.sources import open_data
 from support import tiny
 
 NAMES = {

@@ -9,7 +9,8 @@ torchvision = pytest.importorskip("torchvision", reason="images in files need to
 from PIL import Image  # noqa: E402
 
 from kerneldna_ops.training import batches, folders  # noqa: E402
-from kerneldna_ops.training.data import Augmentation, DataError, open_data  # noqa: E402
+from kerneldna_ops.training.data import Augmentation, DataError  # noqa: E402
+from kerneldna_ops.training.sources import open_data  # noqa: E402
 
 AUGMENTATION = Augmentation(seed=0, epoch=1, crop_padding=4, flip=True)
 

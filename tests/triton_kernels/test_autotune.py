@@ -349,9 +349,9 @@ def test_warmup_where_triton_does_not_run(monkeypatch):
 
 
 def test_measuring_takes_the_median(monkeypatch):
-    milliseconds = iter([4.0, 1.0, 2.0])
-    monkeypatch.setattr(_autotune, "on_cpu", lambda run: next(milliseconds))
-    assert _autotune.measure(lambda: None, CPU) == 2.0
+    seconds = iter([0.5, 0.125, 0.25])
+    monkeypatch.setattr(_autotune, "wall_sample", lambda run: (next(seconds), False))
+    assert _autotune.measure(lambda: None, CPU) == 250.0
 
 
 def test_on_a_gpu_the_kernels_are_ranked_and_not_their_launches(monkeypatch):

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from benchmarks.devices import graphed
-from benchmarks.networks import memory, pairs, static, table
-from benchmarks.paired import Spread
-from kerneldna_ops.models.counting import count_macs, count_parameters
+from benchmarks.networks import candidates, memory, table
+from benchmarks.networks.candidates import NETWORKS
+from benchmarks.peers.od_conv import ODConv2d
+from kerneldna_ops.measure.networks import count_macs, count_parameters, forward
+from kerneldna_ops.measure.time import Spread
 
 # Small tensors.
 pytestmark = pytest.mark.usefixtures("threads")
@@ -24,29 +26,40 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", pairs.PAIRS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_static_twins_are_as_large_as_published(name):
     parameters, giga_macs = PUBLISHED[name]
     with torch.device("meta"):
-        network, x = pairs.PAIRS[name].static(), torch.empty(1, 3, 224, 224)
+        network, x = NETWORKS[name][candidates.STATIC](), torch.empty(1, 3, 224, 224)
     assert count_parameters(network) == parameters
     assert count_macs(network, x) / 1e9 == pytest.approx(giga_macs, rel=5e-4)
 
 
 def test_the_folded_twin_has_no_batch_norm_and_the_same_answers():
-    network = pairs.build(pairs.PAIRS["mobilenet_v2_050"].static, "nchw")
-    folded = static.folded(network)
+    networks = candidates.candidates("mobilenet_v2_050", "nchw")
+    network, folded = networks[candidates.STATIC], networks[candidates.FOLDED]
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    x = pairs.images(2, 64, "nchw")
-    torch.testing.assert_close(pairs.forward(folded, x), pairs.forward(network, x), rtol=1e-3, atol=1e-3)
+    x = candidates.images(2, 64, "nchw")
+    torch.testing.assert_close(forward(folded, x), forward(network, x), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("named", ["float32", "bfloat16"])
 def test_a_pair_is_checked_in_every_part_that_is_timed(named):
-    networks = pairs.candidates(pairs.PAIRS["mobilenet_v2_050"], "nchw", named)
-    pairs.check(networks, pairs.images(4, 64, "nchw", named), named)
-    assert set(networks) == {pairs.STATIC, pairs.FOLDED, pairs.KERNELDNA}
+    networks = candidates.candidates("mobilenet_v2_050", "nchw", named)
+    candidates.check(networks, candidates.images(4, 64, "nchw", named), named)
+    assert set(networks) == {candidates.STATIC, candidates.FOLDED, candidates.KERNELDNA}
     assert not any(network.training for network in networks.values())
+
+
+def test_odconv_s_attention_is_in_every_3x3_convolution_and_its_forms_agree():
+    networks = candidates.candidates("odconv_resnet18", "nchw")
+    assert count_parameters(networks[candidates.ODCONV]) == count_parameters(networks[candidates.GROUPED]) == 11_943_944
+    assert sum(isinstance(module, ODConv2d) for module in networks[candidates.ODCONV].modules()) == 16
+    x = candidates.images(4, 64, "nchw")
+    candidates.check(networks, x)
+    networks[candidates.GROUPED].layer1[0].conv1.attention.temperature.fill_(1.0)
+    with pytest.raises(AssertionError, match="odconv grouped, forward: off by"):
+        candidates.check(networks, x)
 
 
 class Classifier(nn.Module):
@@ -61,22 +74,22 @@ class Classifier(nn.Module):
 
 
 def test_a_wrong_network_is_not_timed():
-    x = pairs.images(2, 8, "nchw")
-    pairs.check({pairs.KERNELDNA: Classifier(lambda: 1)}, x)
+    x = candidates.images(2, 8, "nchw")
+    candidates.check({candidates.KERNELDNA: Classifier(lambda: 1)}, x)
     with pytest.raises(AssertionError, match="kerneldna, forward: off by"):
-        pairs.check({pairs.KERNELDNA: Classifier(lambda: 1 + torch.is_inference_mode_enabled())}, x)
+        candidates.check({candidates.KERNELDNA: Classifier(lambda: 1 + torch.is_inference_mode_enabled())}, x)
     calls = iter(range(9))
     with pytest.raises(AssertionError, match="kerneldna, training: off by"):
-        pairs.check({pairs.KERNELDNA: Classifier(lambda: 1 + (next(calls) == 2))}, x)
+        candidates.check({candidates.KERNELDNA: Classifier(lambda: 1 + (next(calls) == 2))}, x)
 
 
 def test_a_wrong_network_is_not_timed_in_half_precision_either():
     """Where plain PyTorch is off by its rounding, twice that is allowed and a tenth of the answer is not."""
-    x = pairs.images(2, 8, "nchw", "bfloat16")
-    pairs.check({pairs.KERNELDNA: Classifier(lambda: 1).bfloat16()}, x, "bfloat16")
+    x = candidates.images(2, 8, "nchw", "bfloat16")
+    candidates.check({candidates.KERNELDNA: Classifier(lambda: 1).bfloat16()}, x, "bfloat16")
     wrong = Classifier(lambda: 1 + 0.1 * torch.is_inference_mode_enabled()).bfloat16()
     with pytest.raises(AssertionError, match="kerneldna, forward: off by"):
-        pairs.check({pairs.KERNELDNA: wrong}, x, "bfloat16")
+        candidates.check({candidates.KERNELDNA: wrong}, x, "bfloat16")
 
 
 def test_a_pass_on_a_gpu_is_captured_warm_and_replayed(monkeypatch):
@@ -106,14 +119,14 @@ def test_a_pass_on_a_gpu_is_captured_warm_and_replayed(monkeypatch):
 
 
 def test_activations_count_what_convolutions_and_norms_put_out():
-    network = nn.Sequential(*static.conv(3, 8, 3, stride=2), nn.ReLU(inplace=True))
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
     assert memory.activations(network, torch.zeros(2, 3, 6, 6)) == 2 * (2 * 8 * 3 * 3) * 4
 
 
 def test_the_table_tells_what_was_missed():
     def time(mode, per_mac):
-        spread = Spread(per_mac, per_mac, per_mac, 5)
-        return table.Time("net", "nchw", mode, pairs.KERNELDNA, 7, 10**9, spread, spread, spread, True)
+        spread = Spread(per_mac, per_mac, per_mac)
+        return table.Time("net", "nchw", mode, candidates.KERNELDNA, 7, 10**9, spread, spread, spread, True)
 
     machine = SimpleNamespace(threads=2, cpu="a CPU", torch="2", commit="abc").__dict__
     mebi = 2**20
@@ -130,5 +143,5 @@ def test_the_table_tells_what_was_missed():
 
 
 def test_weights_are_parameters_and_buffers():
-    assert memory.weights("resnet18", pairs.STATIC) == (11_689_512 + 2 * 4_800) * 4 + 20 * 8
-    assert memory.weights("resnet18", pairs.STATIC, "bfloat16") == (11_689_512 + 2 * 4_800) * 2 + 20 * 8
+    assert memory.weights("resnet18", candidates.STATIC) == (11_689_512 + 2 * 4_800) * 4 + 20 * 8
+    assert memory.weights("resnet18", candidates.STATIC, "bfloat16") == (11_689_512 + 2 * 4_800) * 2 + 20 * 8

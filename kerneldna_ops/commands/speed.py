@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import _peak_memory
-from .._latency import Spread, alternate, on_cpu, on_cuda
-from ..commands.options import AMP
-from ..models import count_macs, count_parameters, create_model
-from .trial import try_out
+from ..measure.memory import highest_during, in_a_process, peak_on_gpu
+from ..measure.networks import count_macs, count_parameters
+from ..measure.time import Call, Rounds, Sample, Spread, alternate, device_sample, wall_sample
+from ..models import create_model
+from ..models.trial import try_out
+from .options import AMP
 
 Network = Mapping[str, Any]  # the arguments of create_model, num_classes among them
 
@@ -62,30 +61,30 @@ class Setting:
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one network: `milliseconds` of each timed batch; `macs` for one image; `peak_memory`: MiB that a forward pass
+    """Of one network: `seconds` of each timed batch; `macs` for one image; `peak_memory`: bytes that a forward pass
     adds at most to weights and images, None where it cannot be measured."""
 
     parameters: int
     macs: int
-    peak_memory: float | None
+    peak_memory: int | None
     batch_size: int
-    milliseconds: list[float]
+    seconds: list[float]
 
     def figures(self) -> dict[str, Any]:
         """For a JSON file: mean and deviation of images a second and of milliseconds a batch, and the quartiles."""
-        images_per_second = [1e3 * self.batch_size / sample for sample in self.milliseconds]
+        milliseconds = [1e3 * sample for sample in self.seconds]
         return {
             "parameters": self.parameters,
             "macs": self.macs,
-            "peak_memory_mib": self.peak_memory,
-            "images_per_second": _mean_and_deviation(images_per_second),
-            "milliseconds": _mean_and_deviation(self.milliseconds) | asdict(Spread.of(self.milliseconds)),
+            "peak_memory_mib": None if self.peak_memory is None else self.peak_memory / 2**20,
+            "images_per_second": _mean_and_deviation([self.batch_size / sample for sample in self.seconds]),
+            "milliseconds": _mean_and_deviation(milliseconds) | asdict(Spread.of(milliseconds)),
         }
 
 
 def measure(
     networks: Mapping[str, Network], setting: Setting, warmups: int, iterations: int, on_round: Callable[[], object]
-) -> dict[str, Speed]:
+) -> tuple[dict[str, Speed], Rounds]:
     """The speed of `networks`, which take turns; `on_round` is called after every round, those of warming up included.
 
     The protocol of the KernelDNA authors: eval mode, so many forward passes of one batch to warm up, then as many timed
@@ -103,40 +102,32 @@ def measure(
         try_out(model, name, image, network["num_classes"])
         sizes[name] = count_parameters(model), count_macs(model, image)
         calls[name] = partial(setting.call(model), images)
-    stopwatch = on_cuda if on_gpu else on_cpu
-    samples = alternate(dict(calls), iterations, on_round, warmups, stopwatch)
+    clock = _each_on_cuda if on_gpu else _each_on_cpu
+    rounds = alternate(calls, iterations, clock=clock, warmups=warmups, on_round=on_round)
     speeds = {}
     for name, network in networks.items():
-        peak = _peak_on_gpu(calls[name]) if on_gpu else _peak_on_cpu(network, setting)
-        speeds[name] = Speed(*sizes[name], peak, setting.batch_size, samples[name])
-    return speeds
+        peak = peak_on_gpu(calls[name]) if on_gpu else in_a_process(peak_on_cpu, network, setting)
+        speeds[name] = Speed(*sizes[name], peak, setting.batch_size, rounds.seconds[name])
+    return speeds, rounds
+
+
+# Every call is a sample that counts, whatever disturbed it.
+def _each_on_cpu(call: Call, _: float) -> Callable[[], Sample]:
+    return lambda: (wall_sample(call)[0], True)
+
+
+def _each_on_cuda(call: Call, _: float) -> Callable[[], Sample]:
+    return lambda: (device_sample(call, delay=0)[0], True)
 
 
 def _mean_and_deviation(samples: list[float]) -> dict[str, float]:
     return {"mean": fmean(samples), "deviation": stdev(samples)}
 
 
-def _peak_on_gpu(call: Callable[[], object]) -> float:
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
-
-
-def _peak_on_cpu(network: Network, setting: Setting) -> float | None:
-    return _peak_memory.of_a_process(__name__, json.dumps([dict(network), asdict(setting)]))
-
-
-def _print_peak(network: Network, setting: Setting) -> None:
-    """Bytes that the forward pass of a batch adds at most; what a first pass leaves behind is not in it."""
-    torch.set_num_threads(setting.threads)
+def peak_on_cpu(network: Network, setting: Setting) -> int:
+    """Bytes that the forward pass of a batch adds at most in this process, which should have done nothing else; what a
+    first pass leaves behind is not in it."""
     call = setting.call(setting.build(network))
     images = setting.images(setting.batch_size)
     call(setting.images(1))
-    print(_peak_memory.highest_during(lambda: call(images)))
-
-
-if __name__ == "__main__":
-    network, setting = json.loads(sys.argv[1])
-    _print_peak(network, Setting(**setting))
+    return highest_during(lambda: call(images))

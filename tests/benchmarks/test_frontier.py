@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.frontier import __main__ as command
-from benchmarks.frontier import costs, report
+from benchmarks.frontier import report
 from benchmarks.frontier.networks import NETWORKS, build
 from benchmarks.frontier.settings import FULL, SHORT, Run, Setting, runs
 from benchmarks.frontier.train import Trained
 from benchmarks.frontier.variants import STATIC, VARIANTS
-from benchmarks.paired import Spread
 from benchmarks.peers.annealing import Annealed
-from kerneldna_ops.models.counting import count_macs, count_parameters
+from kerneldna_ops.measure.networks import Cost, count_macs, count_parameters
+from kerneldna_ops.measure.time import Spread
 from kerneldna_ops.nn import ChildConv2d
 from kerneldna_ops.training.learner import Learner
 
@@ -104,11 +104,11 @@ def test_runs_are_seed_by_seed_and_the_short_form_is_shorter():
 
 
 def spread(median):
-    return Spread(median, 0.9 * median, 1.1 * median, 5)
+    return Spread(0.9 * median, median, 1.1 * median)
 
 
 def made_up(variant, accuracies, parameters, forward, training):
-    cost = costs.Cost(parameters, 10**6, spread(0.01), spread(forward), spread(0.03), spread(training), True)
+    cost = Cost(parameters, 10**6, spread(0.01), spread(forward), spread(0.03), spread(training), True)
     return report.Row("resnet", variant, accuracies, cost)
 
 
@@ -164,8 +164,8 @@ def fashion(tmp_path):
 def test_the_short_form_end_to_end_and_once_more(fashion, tmp_path, monkeypatch, capsys):
     for variant in set(VARIANTS) - {STATIC, "kerneldna", "odconv"}:
         monkeypatch.delitem(VARIANTS, variant)
-    monkeypatch.setattr(costs, "BATCH_SIZE", 2)
-    monkeypatch.setattr(costs, "SAMPLE_SECONDS", 0)
+    monkeypatch.setattr(command, "BATCH_SIZE", 2)
+    monkeypatch.setattr(command, "SAMPLE_SECONDS", 0)
     setting = Setting("short", epochs=1, seeds=1, images=130)
     work, output = tmp_path / "work", tmp_path / "report"
     first = command.frontier(setting, fashion, work, output, "cpu", workers=2, rounds=1)
@@ -189,7 +189,7 @@ def test_the_short_form_end_to_end_and_once_more(fashion, tmp_path, monkeypatch,
 
 
 def test_a_run_under_way_goes_on(fashion, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "costs", lambda *_: {})
+    monkeypatch.setattr(command, "costs_of", lambda *_: {})
     monkeypatch.setattr(command, "runs", lambda setting: [Run("resnet", "kerneldna", 0)])
     step, steps = Learner.step, []
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from .._files import replacing
-from .._latency import Spread, ratio
-from ..commands.options import add_computation, add_image_size, path, positive, whole
 from ..env import environment
+from ..measure.time import Spread
+from .options import add_computation, add_image_size, path, positive, whole
 from .speed import Setting, Speed, measure
 
 
@@ -55,14 +55,13 @@ def run(options: argparse.Namespace) -> None:
     networks = _networks(options)
     print(_headline(setting, options), flush=True)
     with _bar(options.warmups + options.iterations) as advance:
-        speeds = measure(networks, setting, options.warmups, options.iterations, advance)
+        speeds, rounds = measure(networks, setting, options.warmups, options.iterations, advance)
     lines = {"throughput": _throughput, "latency": _latency}[options.command]
     for name, speed in speeds.items():
         print(f"{name}: {_size(speed)}\n  {lines(speed.figures())}")
     compared = None
     if options.against is not None:
-        this, other = (speed.milliseconds for speed in speeds.values())
-        compared = ratio(this, other)
+        compared = rounds.ratio(options.model, options.against)
         print(
             f"{options.model} takes {compared.median:.3f} times as long as {options.against}"
             f" (quartiles {compared.low:.3f} to {compared.high:.3f})"
@@ -122,7 +121,7 @@ def _headline(setting: Setting, options: argparse.Namespace) -> str:
 
 
 def _size(speed: Speed) -> str:
-    memory = "not measurable here" if speed.peak_memory is None else f"{speed.peak_memory:.1f} MiB"
+    memory = "not measurable here" if speed.peak_memory is None else f"{speed.peak_memory / 2**20:.1f} MiB"
     return f"{speed.parameters:,} parameters, {speed.macs / 1e9:.4g} GMAC an image, peak memory of a pass {memory}"
 
 

@@ -2,15 +2,14 @@
 
 import json
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from kerneldna_ops import _latency
-from kerneldna_ops.commands import cli
+from kerneldna_ops.commands import cli, speed, throughput
+from kerneldna_ops.measure.memory import in_a_process
+from kerneldna_ops.measure.time import Rounds
 from kerneldna_ops.models import count_macs, count_parameters, create_model
-from kerneldna_ops.training import speed, throughput
 
 MODEL, OTHER = "kerneldna_mobilenet_v2_050", "kerneldna_mobilenet_v2"
 SMALL = ["--batch-size", "6", "--image-size", "32", "--warmups", "2", "--threads", "1"]
@@ -23,9 +22,9 @@ def passes(monkeypatch):
 
     def stopwatch(call):
         done.append(tuple(call().shape))
-        return 2.0 * len(done)
+        return 2e-3 * len(done), False
 
-    monkeypatch.setattr(speed, "on_cpu", stopwatch)
+    monkeypatch.setattr(speed, "wall_sample", stopwatch)
     return done
 
 
@@ -34,11 +33,12 @@ def memory(monkeypatch):
     """The settings whose peak memory was asked for."""
     asked = []
 
-    def of_a_process(module, argument):
-        asked.append((module, json.loads(argument)))
-        return 12.34
+    def in_a_process(peak, *arguments):
+        assert peak is speed.peak_on_cpu
+        asked.append(arguments)
+        return 12.5 * 2**20
 
-    monkeypatch.setattr(speed._peak_memory, "of_a_process", of_a_process)
+    monkeypatch.setattr(speed, "in_a_process", in_a_process)
     return asked
 
 
@@ -52,7 +52,7 @@ def test_throughput(passes, memory, tmp_path, capsys):
     # Of 2, 4, 6, 8 and 10 ms the first two warmed up: 1000, 750 and 600 images a second.
     assert capsys.readouterr().out == (
         "Batches of 6, 3x32x32, float32 on cpu, 1 threads; 2 warm-ups, 3 iterations\n"
-        f"{MODEL}: {parameters:,} parameters, {macs / 1e9:.4g} GMAC an image, peak memory of a pass 12.3 MiB\n"
+        f"{MODEL}: {parameters:,} parameters, {macs / 1e9:.4g} GMAC an image, peak memory of a pass 12.5 MiB\n"
         "  783.3 ± 202.1 images/s\n"
     )
     found = json.loads(figures.read_text())
@@ -60,7 +60,7 @@ def test_throughput(passes, memory, tmp_path, capsys):
     assert found["networks"][MODEL] == {
         "parameters": parameters,
         "macs": macs,
-        "peak_memory_mib": 12.34,
+        "peak_memory_mib": 12.5,
         "images_per_second": {"mean": pytest.approx(783.33, abs=0.01), "deviation": pytest.approx(202.07, abs=0.01)},
         "milliseconds": {"mean": 8, "deviation": 2, "low": 7, "median": 8, "high": 9},
     }
@@ -73,23 +73,23 @@ def test_latency_beside_another_network_without_a_bar(passes, memory, tmp_path, 
     figures = tmp_path / "figures.json"
     command = ["latency", MODEL, "--against", OTHER, *SMALL, "--iterations", "2", "--json", str(figures)]
     assert cli.main(command) == 0
-    # Turns in both orders: warm-ups 2 to 8 ms; OTHER 10, MODEL 12; MODEL 14, OTHER 16.
+    # Turns in both orders: warm-ups 2 to 8 ms; MODEL 10, OTHER 12; OTHER 14, MODEL 16.
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2] == "  13.000 ± 1.414 ms a batch, median 13.000 (quartiles 12.500 to 13.500)"
-    assert lines[5] == f"{MODEL} takes 1.038 times as long as {OTHER} (quartiles 0.956 to 1.119)"
+    assert lines[2] == "  13.000 ± 4.243 ms a batch, median 13.000 (quartiles 11.500 to 14.500)"
+    assert lines[5] == f"{MODEL} takes 0.988 times as long as {OTHER} (quartiles 0.911 to 1.065)"
     found = json.loads(figures.read_text())
     assert list(found["networks"]) == [MODEL, OTHER]
-    assert found["ratio"]["median"] == pytest.approx((12 / 10 + 14 / 16) / 2)
-    assert [(argument[0]["name"], argument[1]["batch_size"]) for _, argument in memory] == [(MODEL, 6), (OTHER, 6)]
-    assert {module for module, _ in memory} == {"kerneldna_ops.training.speed"}
+    assert found["ratio"]["median"] == pytest.approx((10 / 12 + 16 / 14) / 2)
+    assert [(network["name"], setting.batch_size) for network, setting in memory] == [(MODEL, 6), (OTHER, 6)]
 
 
 def test_memory_is_of_a_pass_in_a_process_of_its_own():
     # The largest activation: 48 channels of a quarter of the pixels, beside the 48 that it is made from.
     for batch_size, image_size in ((64, 32), (1, 256)):
         setting = speed.Setting(batch_size=batch_size, image_size=image_size)
-        largest = batch_size * 48 * image_size**2 / 4 * 4 / 2**20
-        assert 2 * largest < speed._peak_on_cpu({"name": MODEL, "num_classes": 5}, setting) < 10 * largest
+        largest = batch_size * 48 * image_size**2 / 4 * 4
+        peak = in_a_process(speed.peak_on_cpu, {"name": MODEL, "num_classes": 5}, setting)
+        assert 2 * largest < peak < 10 * largest
 
 
 def test_how_the_network_runs(monkeypatch):
@@ -114,7 +114,8 @@ def test_options_reach_the_networks(monkeypatch):
 
     def measure(networks, setting, warmups, iterations, on_round):
         asked.append((networks, setting, warmups, iterations))
-        return {name: speed.Speed(1, 1, None, 1, [1.0, 1.0]) for name in networks}
+        rounds = Rounds({name: [1.0, 1.0] for name in networks}, True)
+        return {name: speed.Speed(1, 1, None, 1, rounds.seconds[name]) for name in networks}, rounds
 
     monkeypatch.setattr(throughput, "measure", measure)
     assert cli.main(["throughput", MODEL, "--device", "cpu", "--threads", "1"]) == 0
@@ -145,24 +146,3 @@ def test_what_is_refused(arguments, message, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("kerneldna throughput: " + message.format(torch.cuda.device_count()))
-
-
-def test_cuda_is_timed_by_its_events(monkeypatch):
-    order = []
-
-    class Event:
-        def __init__(self, enable_timing):
-            assert enable_timing
-
-        def record(self):
-            order.append("record")
-
-        def synchronize(self):
-            order.append("synchronize")
-
-        def elapsed_time(self, end):
-            return 1.5
-
-    monkeypatch.setattr(_latency.torch, "cuda", SimpleNamespace(Event=Event))
-    assert _latency.on_cuda(lambda: order.append("call")) == 1.5
-    assert order == ["record", "call", "record", "synchronize"]
