@@ -43,9 +43,9 @@ $(LIBRARY): .venv/installed $(filter csrc/%,$(CXX_SOURCES))
 	$(BIN)/python setup.py -q build_ext --inplace
 	touch $@
 
-host-kernels: build/cuda_host/made ## the CUDA kernels compiled for the CPU, for tests: kerneldna_ops/_cuda_host.*.so
+host-kernels: build/cuda_host/made ## the CUDA kernels compiled for the CPU, for tests: build/cuda_host/
 
-build/cuda_host/made: .venv/installed $(filter csrc/%,$(CXX_SOURCES)) tests/cuda/build_host_kernels.py
+build/cuda_host/made: .venv/installed $(filter csrc/% tests/cuda/host_execution/%,$(CXX_SOURCES)) tests/cuda/build_host_kernels.py
 	$(BIN)/python tests/cuda/build_host_kernels.py
 	touch $@
 

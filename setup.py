@@ -63,10 +63,6 @@ VECTOR_FLAGS = {
 IS_X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 
 
-# What runs the CUDA kernels' source on the CPU, for tests (tests/cuda/build_host_kernels.py): not in this library.
-HOST_EXECUTION = "csrc/cuda/host_execution/"
-
-
 def is_cuda(source: str) -> bool:
     return source.endswith(".cu")
 
@@ -159,8 +155,7 @@ def switch(name: str) -> bool:
 
 
 def find_sources(ending: str) -> list[str]:
-    found = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob(f"*{ending}"))
-    return [source for source in found if not source.startswith(HOST_EXECUTION)]
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob(f"*{ending}"))
 
 
 class Toolkit(NamedTuple):

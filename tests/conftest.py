@@ -12,15 +12,10 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
+import host_execution  # noqa: F401  (registers the backend cuda_host)
 import hypothesis
 import pytest
 import torch
-
-import kerneldna_ops
-
-if "KERNELDNA_TESTED_HOST_KERNELS" in os.environ:
-    # A folder with another kerneldna_ops._cuda_host, before all that looks whether there is one.
-    kerneldna_ops.__path__.insert(0, os.environ["KERNELDNA_TESTED_HOST_KERNELS"])
 
 from kerneldna_ops import backends, triton_kernels
 from kerneldna_ops.backends import _winners

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from host_execution import cuda_host
 
-from kerneldna_ops.backends import cuda_host
 from support.cases import CPU, SMALL, build
 
 FILES = [
@@ -47,7 +47,7 @@ def emulator():
 
 def run(*arguments):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    environment = os.environ | {"PYTHONPATH": "."}
+    environment = os.environ | {"PYTHONPATH": f".{os.pathsep}cuda"}
     return subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True)
 
 

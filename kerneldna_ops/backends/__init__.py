@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils._contextlib import _DecoratorContextManager
 
 from ..call import AnyCall, BackwardCall, Call
-from . import _plans, _tuned, _winners, composite, cpu, cuda, cuda_host, reference, triton
+from . import _plans, _tuned, _winners, composite, cpu, cuda, reference, triton
 from ._plans import CannotRun as CannotRun
 
 MODULES: dict[str, ModuleType] = {
@@ -37,15 +37,21 @@ MODULES: dict[str, ModuleType] = {
     "cuda": cuda,
     "composite": composite,
     "reference": reference,
-    "cuda_host": cuda_host,
 }
 NAMES = tuple(MODULES)
 # In order of preference, unless the table of measured winners says otherwise (_winners.py).
-AUTOMATIC = NAMES[:-1]
+AUTOMATIC = NAMES
 # One launch after the other is what squeeze_excite costs, so C++ comes before Triton.
 _AUTOMATIC_SQUEEZE_EXCITE = ("cpu", "cuda", "triton", "composite")
 
 _log = logging.getLogger("kerneldna_ops")
+
+
+def register(name: str, module: ModuleType) -> None:
+    """For tests: another backend, which is taken by explicit choice alone (tests/cuda/host_execution)."""
+    global NAMES
+    MODULES[name] = module
+    NAMES = tuple(MODULES)
 
 
 def check_name(name: str | None, source: str = "backend") -> str | None:

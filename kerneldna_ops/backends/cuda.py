@@ -1,4 +1,4 @@
-"""The fused CUDA kernels of csrc/cuda, for GPUs. backends/cuda_host.py runs the same kernels on the CPU, for tests.
+"""The fused CUDA kernels of csrc/cuda, for GPUs. tests/cuda/host_execution runs the same kernels on the CPU, for tests.
 
 Gradients they make of depthwise convolutions alone; of others composite does. They work on channels_last tensors
 without a copy; an NCHW tensor is brought into that layout first.

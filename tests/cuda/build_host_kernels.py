@@ -1,7 +1,7 @@
-"""`python tests/cuda/build_host_kernels.py`, in the checkout: kerneldna_ops._cuda_host, the CUDA kernels' own source
-compiled by the C++ compiler to run on the CPU. For tests: no wheel has it.
+"""`python tests/cuda/build_host_kernels.py`, in the checkout: build/cuda_host/_cuda_host.*.so, the CUDA kernels' own
+source compiled by the C++ compiler to run on the CPU (host_execution).
 
---sanitize address,undefined --folder FOLDER puts one with these checks in it into FOLDER/kerneldna_ops/."""
+--sanitize address,undefined --folder FOLDER puts one with these checks in it into FOLDER."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ SHARED = ["csrc/checks.cpp", "csrc/conv_call.cpp", "csrc/squeeze_excite_checks.c
 
 
 def extension(sanitize: str | None) -> CppExtension:
-    runtime = sorted(str(path) for path in Path(project.HOST_EXECUTION).glob("*.cpp"))
+    runtime = sorted(str(path) for path in Path("tests/cuda/host_execution").glob("*.cpp"))
     ops = [source for source in project.find_sources(".cpp") if source.startswith("csrc/cuda/")]
     # vptr needs type information that torch's own libraries do not give out.
     checks = [f"-fsanitize={sanitize}", "-fno-sanitize=vptr", "-fno-sanitize-recover=undefined"] if sanitize else []
@@ -29,9 +29,9 @@ def extension(sanitize: str | None) -> CppExtension:
     # As nvcc compiles them: its pragmas are no mistakes, and memory of one type may be read as another.
     as_cuda = ["-std=c++20", "-Wno-unknown-pragmas", "-fno-strict-aliasing"]
     return CppExtension(
-        "kerneldna_ops._cuda_host",
+        "_cuda_host",
         [*SHARED, *ops, *project.find_sources(".cu"), *runtime],
-        include_dirs=[pybind11.get_include()],
+        include_dirs=["tests/cuda", "csrc/cuda", "csrc", pybind11.get_include()],
         extra_compile_args={"cxx": [*as_cuda, *optimise, "-g1", "-Wall", "-fvisibility=hidden", *flags, *checks]},
         extra_link_args=checks,
     )
@@ -40,16 +40,14 @@ def extension(sanitize: str | None) -> CppExtension:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sanitize", metavar="CHECKS")
-    parser.add_argument("--folder")
+    parser.add_argument("--folder", default="build/cuda_host")
     options = parser.parse_args()
-    temporary = f"{options.folder or 'build/cuda_host'}/objects"
-    where = ["--build-lib", options.folder] if options.folder else ["--inplace"]
     setup(
         name="host_kernels",
         packages=[],
         ext_modules=[extension(options.sanitize)],
         cmdclass={"build_ext": project.BuildExtension},
-        script_args=["-q", "build_ext", *where, "--build-temp", temporary],
+        script_args=["-q", "build_ext", "--build-lib", options.folder, "--build-temp", f"{options.folder}/objects"],
     )
 
 

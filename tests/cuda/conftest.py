@@ -4,7 +4,7 @@ import pytest
 import torch
 
 try:
-    from kerneldna_ops import _cuda_host as host
+    from host_execution import _cuda_host as host
 except ModuleNotFoundError:
     host = None
 

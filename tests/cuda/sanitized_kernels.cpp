@@ -1,7 +1,7 @@
 // `sanitized_kernels NAME` runs one small kernel, right or wrong, for test_host_execution_sanitizers.py.
-#include "../../csrc/cuda/host_execution/primitives.h"
-#include "../../csrc/cuda/kernels/launch.h"
-#include "../../csrc/cuda/kernels/ptx.h"
+#include "host_execution/primitives.h"
+#include "kernels/launch.h"
+#include "kernels/ptx.h"
 
 #include <cstdio>
 #include <string>

@@ -8,7 +8,9 @@ from support.cases import ABSENT, STATIC, SUBSETS, Case, build
 from support.layouts import WEIGHTS, far_apart
 from support.tolerance import assert_within
 
-host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs `make host-kernels`", exc_type=ModuleNotFoundError)
+host = pytest.importorskip(
+    "host_execution._cuda_host", reason="needs `make host-kernels`", exc_type=ModuleNotFoundError
+)
 ops = torch.ops.kerneldna_cuda_host
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "threads")

@@ -4,9 +4,10 @@ import sys
 
 import pytest
 import torch
+from host_execution import cuda_host
 
 from kerneldna_ops import backends, explain_backends, use_backend
-from kerneldna_ops.backends import _tuned, cuda, cuda_host
+from kerneldna_ops.backends import _tuned, cuda
 from kerneldna_ops.call import BackwardCall
 from kerneldna_ops.functional import conv2d
 from support.cases import build, named
@@ -177,12 +178,12 @@ def test_a_batch_may_be_as_large_as_it_likes(gpu):
 
 
 def test_a_module_that_is_not_built(monkeypatch):
-    monkeypatch.setitem(sys.modules, "kerneldna_ops._cuda_host", None)
+    monkeypatch.setitem(sys.modules, "host_execution._cuda_host", None)
     cuda_host._module_missing.cache_clear()
     runs, reason = cuda_host.can_run(CALL)
     cuda_host._module_missing.cache_clear()
     assert not runs
-    assert reason == "kerneldna_ops._cuda_host is not built (`make host-kernels` in a source checkout)"
+    assert reason == "it is not built (`make host-kernels`)"
 
 
 def test_a_module_that_does_not_load(monkeypatch):

@@ -10,7 +10,7 @@ from support import truths
 from support.cases import ABSENT, SAMPLE, STATIC, Case, build, grad_output
 from support.tolerance import assert_within
 
-host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs kerneldna_ops._cuda_host (`make host-kernels`)")
+host = pytest.importorskip("host_execution._cuda_host", reason="needs `make host-kernels`")
 ops = torch.ops.kerneldna_cuda_host
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "threads")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs kerneldna_ops._cuda_host (`make host-kernels`)")
+host = pytest.importorskip("host_execution._cuda_host", reason="needs `make host-kernels`")
 
 conv = torch.ops.kerneldna_cuda_host.conv
 squeeze_excite = torch.ops.kerneldna_cuda_host.squeeze_excite
@@ -91,7 +91,7 @@ def test_launches_overlap_only_where_the_code_can_wait(capability, compiled, ove
 
 TWO_SIZES = """
 import torch
-from kerneldna_ops import _cuda_host as host
+from host_execution import _cuda_host as host
 from test_device import one_conv
 
 host.set_limits(multiprocessors=1)

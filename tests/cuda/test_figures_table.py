@@ -12,6 +12,8 @@ def test_the_table_is_that_of_the_sources():
 
 def test_a_comment_makes_no_table_anew():
     assert table.code_of("int a = 1; // one\n/* and\n two */ int b;") == table.code_of("int a = 1;\n  int b;\n")
+    host = "#ifdef KERNELDNA_HOST_EXECUTION\n{}\n#endif\n"
+    assert table.code_of(host.format("int a;")) == table.code_of(host.format("int b;"))
     assert table.code_of("int a = 1;") != table.code_of("int a = 2;")
 
 

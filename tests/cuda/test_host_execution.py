@@ -6,7 +6,9 @@ import math
 import pytest
 import torch
 
-host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs `make host-kernels`", exc_type=ModuleNotFoundError)
+host = pytest.importorskip(
+    "host_execution._cuda_host", reason="needs `make host-kernels`", exc_type=ModuleNotFoundError
+)
 primitives = host.primitives
 
 LANES = range(32)

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CUDA = ROOT / "csrc" / "cuda"
+HOST_EXECUTION = ROOT / "tests" / "cuda" / "host_execution"
 COMPILER = os.environ.get("CXX", "c++")
 RACE = "WARNING: ThreadSanitizer: data race"
 PAST = "ERROR: AddressSanitizer: heap-buffer-overflow"
@@ -21,7 +22,7 @@ def kernels(tmp_path_factory):
     if shutil.which(COMPILER) is None:
         pytest.skip(f"needs a C++ compiler, and there is no {COMPILER}")
     in_python = ("module.cpp", "ops.cpp")
-    runtime = [file for file in sorted((CUDA / "host_execution").glob("*.cpp")) if file.name not in in_python]
+    runtime = [file for file in sorted(HOST_EXECUTION.glob("*.cpp")) if file.name not in in_python]
     sources = [ROOT / "tests/cuda/sanitized_kernels.cpp", *runtime, "-xc++", CUDA / "kernels/launch.cu"]
     folder = tmp_path_factory.mktemp("sanitized_kernels")
 
@@ -32,7 +33,16 @@ def kernels(tmp_path_factory):
             found = subprocess.run([COMPILER, f"-print-file-name={library}"], capture_output=True, text=True).stdout
             if not Path(found.strip()).is_absolute():
                 pytest.skip(f"needs a C++ compiler with {library}, which {COMPILER} has not")
-            command = [COMPILER, "-std=c++20", "-O1", "-g1", "-DKERNELDNA_HOST_EXECUTION", f"-fsanitize={sanitizer}"]
+            command = [
+                COMPILER,
+                "-std=c++20",
+                "-O1",
+                "-g1",
+                "-DKERNELDNA_HOST_EXECUTION",
+                f"-I{CUDA}",
+                f"-I{HOST_EXECUTION.parent}",
+                f"-fsanitize={sanitizer}",
+            ]
             done = subprocess.run([*command, *sources, "-o", program], capture_output=True, text=True)
             assert done.returncode == 0, done.stderr[-5000:]
         done = subprocess.run([program, case], capture_output=True, text=True)

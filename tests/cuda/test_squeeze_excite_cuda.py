@@ -3,13 +3,15 @@
 What holds for every kernel stands in tests/test_squeeze_excite.py, which runs here on these kernels, too.
 """
 
+import os
+
 import pytest
 import torch
 
 from support.gates import INVALID, VALID, arguments, check, plain
 from support.layouts import IMAGES, WEIGHTS, channels_last, sliced
 
-host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs kerneldna_ops._cuda_host (`make host-kernels`)")
+host = pytest.importorskip("host_execution._cuda_host", reason="needs `make host-kernels`")
 squeeze_excite = torch.ops.kerneldna_cuda_host.squeeze_excite
 
 ONE, TWO = ["squeeze_excite_kernel"], ["squeeze_kernel", "excite_kernel"]
@@ -212,4 +214,6 @@ def test_float64_is_refused():
 
 
 def test_what_every_kernel_passes(tests_pass_with):
-    tests_pass_with({"KERNELDNA_BACKEND": "cuda_host"}, "op/test_squeeze_excite.py", "-k", "not float64")
+    path = os.pathsep.join((".", "cuda"))  # from tests/
+    plugin = "support.on_cuda_host"
+    tests_pass_with({"PYTHONPATH": path}, "-p", plugin, "op/test_squeeze_excite.py", "-k", "not float64")

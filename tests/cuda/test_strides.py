@@ -4,7 +4,7 @@ number: another tile, another amount of shared memory."""
 import pytest
 import torch
 
-host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs kerneldna_ops._cuda_host (`make host-kernels`)")
+host = pytest.importorskip("host_execution._cuda_host", reason="needs `make host-kernels`")
 
 ops = torch.ops.kerneldna_cuda_host
 

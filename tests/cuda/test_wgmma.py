@@ -9,7 +9,9 @@ from test_host_execution import DTYPES, THREAD_ORDERS, bits_of
 
 from support.cases import Case
 
-host = pytest.importorskip("kerneldna_ops._cuda_host", reason="needs `make host-kernels`", exc_type=ModuleNotFoundError)
+host = pytest.importorskip(
+    "host_execution._cuda_host", reason="needs `make host-kernels`", exc_type=ModuleNotFoundError
+)
 primitives = host.primitives
 
 K, THREADS = 16, 128

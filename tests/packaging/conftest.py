@@ -23,8 +23,8 @@ def setup_py():
     return module
 
 
-# What `make host-kernels` leaves in a checkout; no archive and no wheel may have it.
-HOST_KERNELS = "kerneldna_ops/_cuda_host.cpython-311-x86_64-linux-gnu.so"
+# What another Python's build leaves in a checkout; no archive and no wheel may have it.
+LEFT_OVER = "kerneldna_ops/_left_over.cpython-311-x86_64-linux-gnu.so"
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,7 @@ def checkout(tmp_path_factory):
         ".hypothesis",
     )
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*left_out))
-    (copy / HOST_KERNELS).write_text("not a library")
+    (copy / LEFT_OVER).write_text("not a library")
     return copy
 
 

@@ -41,7 +41,7 @@ def main() -> None:
     environment = os.environ | OPTIONS
     # libstdc++ too: Python does not link it, and AddressSanitizer looks for its exceptions at start.
     environment["LD_PRELOAD"] = f"{path_of(runtime)} {path_of('libstdc++.so')}"
-    environment["KERNELDNA_TESTED_HOST_KERNELS"] = str(ROOT / folder / "kerneldna_ops")
+    environment["KERNELDNA_TESTED_HOST_KERNELS"] = str(ROOT / folder)
     # Reports go where they are seen even if the process ends.
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:faulthandler", "-p", "no:cacheprovider", "--capture=sys"]
     if checks == "thread":

@@ -3,7 +3,7 @@
 For test_stand_in.py: tests that pass even so would find nothing on a card.
 """
 
-from kerneldna_ops.backends import cuda_host
+from host_execution import cuda_host
 
 
 def pytest_collection_finish():

@@ -1,5 +1,5 @@
-// What the source of a kernel needs of CUDA: from CUDA itself, or from host_execution/, which runs the same source on
-// the CPU for tests. Everything in this folder compiles as both and knows nothing of torch.
+// What the source of a kernel needs of CUDA: from CUDA itself, or from tests/cuda/host_execution, which runs the same
+// source on the CPU for tests. Everything in this folder compiles as both and knows nothing of torch.
 //
 // A kernel keeps to what both offer:
 //     * dynamic shared memory only, named by KERNELDNA_SHARED(name), an unsigned char *;
@@ -12,7 +12,7 @@
 
 #ifdef KERNELDNA_HOST_EXECUTION
 
-#include "../host_execution/cuda.h"
+#include "host_execution/cuda.h"
 
 #else
 

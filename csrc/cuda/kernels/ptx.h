@@ -10,7 +10,7 @@
 
 #ifdef KERNELDNA_HOST_EXECUTION
 
-#include "../host_execution/ptx.h"
+#include "host_execution/ptx.h"
 
 #else
 

@@ -13,7 +13,7 @@
 
 #ifdef KERNELDNA_HOST_EXECUTION
 
-#include "../host_execution/wgmma.h"
+#include "host_execution/wgmma.h"
 
 #else
 

@@ -1,7 +1,7 @@
 // What a test sets and sees of the execution.
 #pragma once
 
-#include "../kernels/launch.h"
+#include "kernels/launch.h"
 
 #include <cstdint>
 #include <string>

@@ -1,6 +1,6 @@
 #include "copies.h"
 
-#include "../kernels/launch.h"
+#include "kernels/launch.h"
 #include "sanitizers.h"
 
 #include <cstring>

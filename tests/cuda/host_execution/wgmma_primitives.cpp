@@ -1,8 +1,8 @@
 #include "primitives.h"
 
-#include "../kernels/dtypes.h"
-#include "../kernels/launch.h"
-#include "../kernels/ptx_sm90.h"
+#include "kernels/dtypes.h"
+#include "kernels/launch.h"
+#include "kernels/ptx_sm90.h"
 
 #include <algorithm>
 

@@ -1,6 +1,6 @@
 #include "instructions.h"
 
-#include "../kernels/launch.h"
+#include "kernels/launch.h"
 #include "sanitizers.h"
 #include "wgmma.h"
 

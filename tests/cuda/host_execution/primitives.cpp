@@ -1,8 +1,8 @@
 #include "primitives.h"
 
-#include "../kernels/dtypes.h"
-#include "../kernels/launch.h"
-#include "../kernels/ptx.h"
+#include "kernels/dtypes.h"
+#include "kernels/launch.h"
+#include "kernels/ptx.h"
 
 #include <algorithm>
 

@@ -1,7 +1,7 @@
 // The ops that run the CUDA kernels on CPU tensors, for tests; the host files register their kernels.
-#include "../host.h"
+#include "host.h"
 
-#include "../../schemas.h"
+#include "schemas.h"
 
 STABLE_TORCH_LIBRARY(kerneldna_cuda_host, m) {
   m.def("conv" KERNELDNA_CONV_ARGUMENTS);

@@ -1,7 +1,7 @@
 #include "wgmma.h"
 
-#include "../kernels/launch.h"
 #include "half.h"
+#include "kernels/launch.h"
 #include "sanitizers.h"
 
 #include <algorithm>

@@ -1,9 +1,9 @@
 #include "runtime.h"
 
-#include "../kernels/launch.h"
 #include "controls.h"
 #include "copies.h"
 #include "fiber.h"
+#include "kernels/launch.h"
 #include "sanitizers.h"
 #include "wgmma.h"
 

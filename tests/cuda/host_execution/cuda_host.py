@@ -1,7 +1,4 @@
-"""The CUDA kernels' own source run on CPU tensors, one thread after the other: for tests, and only by explicit choice.
-
-The module that does it is built by `make host-kernels` and is in no wheel (csrc/cuda/host_execution).
-"""
+"""The backend: the CUDA kernels' own source run on CPU tensors, one thread after the other, by explicit choice only."""
 
 import functools
 import importlib
@@ -9,8 +6,8 @@ import importlib
 import torch
 from torch import Tensor
 
-from ..call import BackwardCall, Call
-from . import composite, cuda
+from kerneldna_ops.backends import composite, cuda
+from kerneldna_ops.call import BackwardCall, Call
 
 
 def can_run(call: Call) -> tuple[bool, str]:
@@ -35,11 +32,11 @@ def runs_on(input: Tensor) -> tuple[bool, str]:
 def _module_missing() -> str:
     """Importing the module registers its ops."""
     try:
-        importlib.import_module("kerneldna_ops._cuda_host")
+        importlib.import_module("host_execution._cuda_host")
     except ModuleNotFoundError:
-        return "kerneldna_ops._cuda_host is not built (`make host-kernels` in a source checkout)"
+        return "it is not built (`make host-kernels`)"
     except ImportError as error:
-        return f"kerneldna_ops._cuda_host does not load ({error}); build it again with `make host-kernels`"
+        return f"it does not load ({error}); build it again with `make host-kernels`"
     return ""
 
 
