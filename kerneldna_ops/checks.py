@@ -22,18 +22,10 @@ def check_conv(op: str, call: Call) -> None:
     check_input(op, input, "[N, C_in, H, W]")
     check_4d(op, "weight", weight, "[C_out, C_in/groups, kh, kw]")
     _check_like_input(op, "weight", weight, input)
-    check_pair(op, "stride", stride, 1)
-    check_pair(op, "padding", padding, 0)
-    if padding[0] > _LARGEST_PADDING or padding[1] > _LARGEST_PADDING:
-        _refuse(op, f"padding must be at most {_LARGEST_PADDING}, got {list(padding)}")
-    check_pair(op, "dilation", dilation, 1)
-    if not isinstance(groups, int | torch.SymInt):
-        _refuse(op, f"groups must be an int, got {groups!r}", TypeError)
+    _check_geometry(op, stride, padding, dilation, groups)
 
     n, c, height, width = input.shape
     o, c_per_group, kh, kw = weight.shape
-    if groups < 1:
-        _refuse(op, f"groups must be at least 1, got {groups}")
     if not (c > 0 and height > 0 and width > 0 and o > 0 and kh > 0 and kw > 0):
         _refuse(op, f"only the batch of input may be empty, got input {_shape(input)} and weight {_shape(weight)}")
     if c % groups != 0 or o % groups != 0:
@@ -64,6 +56,48 @@ def check_conv_backward(op: str, call: BackwardCall) -> None:
     for name, tensor, wanted in zip(TENSORS, forward.tensors, output_mask, strict=False):
         if wanted and tensor is None:
             _refuse(op, f"output_mask asks for the gradient of {name}, which is None")
+
+
+def check_conv_transpose(op: str, call: Call, output_padding: Sequence[int]) -> tuple[int, int, int, int]:
+    """The shape of the output, or an error as of check_conv. The weight is [C_in, C_out/groups, kh, kw]."""
+    input, weight, bias, *_, stride, padding, dilation, groups = call
+    check_input(op, input, "[N, C_in, H, W]")
+    check_4d(op, "weight", weight, "[C_in, C_out/groups, kh, kw]")
+    _check_like_input(op, "weight", weight, input)
+    _check_geometry(op, stride, padding, dilation, groups)
+    check_pair(op, "output_padding", output_padding, 0)
+    for extra, step, spread in zip(output_padding, stride, dilation, strict=True):
+        if extra >= max(step, spread):
+            _refuse(
+                op,
+                f"output_padding must be smaller than stride or dilation, got {list(output_padding)} with stride"
+                f" {list(stride)} and dilation {list(dilation)}",
+            )
+    n, c, height, width = input.shape
+    o, (kh, kw) = weight.shape[1] * groups, weight.shape[2:]
+    if not (c > 0 and height > 0 and width > 0 and o > 0 and kh > 0 and kw > 0):
+        _refuse(op, f"only the batch of input may be empty, got input {_shape(input)} and weight {_shape(weight)}")
+    if c % groups != 0:
+        _refuse(op, f"groups must divide C_in = {c}, got {groups}")
+    if weight.shape[0] != c:
+        _refuse(op, f"weight must have C_in = {c} filters, got {weight.shape[0]} in {_shape(weight)}")
+    _check_bias(op, "bias", bias, o, input)
+    _check_attention(op, "channel_attention", call, n, c)
+    _check_attention(op, "filter_attention", call, n, o)
+    _check_attention(op, "spatial_attention", call, n, kh, kw)
+    out_height, out_width = (
+        (size - 1) * step - 2 * pad + spread * (kernel - 1) + extra + 1
+        for size, step, pad, spread, kernel, extra in zip(
+            (height, width), stride, padding, dilation, (kh, kw), output_padding, strict=True
+        )
+    )
+    if not (out_height > 0 and out_width > 0):
+        _refuse(
+            op,
+            f"the output would be empty: an input of [{height}, {width}] with a kernel of [{kh}, {kw}] has no pixel"
+            f" left after padding {list(padding)}",
+        )
+    return n, o, out_height, out_width
 
 
 def check_squeeze_excite(
@@ -112,6 +146,20 @@ def check_modulated_conv(op: str, x: Tensor, weight: Tensor, styles: Tensor, aut
         _refuse(op, f"styles must have shape {list(x.shape[:2])}, got {_shape(styles)}")
     if 0 in x.shape[1:] or 0 in weight.shape:
         _refuse(op, f"only the batch of x may be empty, got x {_shape(x)} and weight {_shape(weight)}")
+
+
+def _check_geometry(
+    op: str, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+) -> None:
+    check_pair(op, "stride", stride, 1)
+    check_pair(op, "padding", padding, 0)
+    if padding[0] > _LARGEST_PADDING or padding[1] > _LARGEST_PADDING:
+        _refuse(op, f"padding must be at most {_LARGEST_PADDING}, got {list(padding)}")
+    check_pair(op, "dilation", dilation, 1)
+    if not isinstance(groups, int | torch.SymInt):
+        _refuse(op, f"groups must be an int, got {groups!r}", TypeError)
+    if groups < 1:
+        _refuse(op, f"groups must be at least 1, got {groups}")
 
 
 def check_input(op: str, input: Tensor, meaning: str, name: str = "input") -> None:

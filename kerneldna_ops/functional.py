@@ -1,6 +1,7 @@
 """Dynamic convolution as a function: torch.nn.functional.conv2d with three attentions over its weight."""
 
 import operator
+from contextlib import nullcontext
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from . import _modulation, backends
+from . import _modulation, _transposed, backends
 from .call import Call
 from .checks import check_4d, check_conv, check_input, check_pair
 from .op import autocast
@@ -80,6 +81,63 @@ def conv2d(
             # The op has checked everything already; what is left is to tell a wrong type from a wrong value.
             _check(Call(*args))
             raise
+    return output[0] if image else output
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    channel_attention: Tensor | None = None,
+    filter_attention: Tensor | None = None,
+    spatial_attention: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    output_padding: Pair = 0,
+    groups: int = 1,
+    dilation: Pair = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """Transposed convolution, torch.nn.functional.conv_transpose2d, with `weight` modulated for each sample.
+
+    y[n,o,q] = bias[o] + f[n,o] * sum over i and all (p, u, v) with q = p*stride + (u,v)*dilation - padding of
+        s[n,u,v] * weight[i,o,u,v] * c[n,i] * input[n,i,p]
+
+    It is the gradient of `conv2d` with respect to its input, with c and f exchanged, and runs by those kernels.
+
+    Args:
+        input: [N, C_in, H, W], or one image [C_in, H, W], as for `conv2d`.
+        weight: [C_in, C_out/groups, kh, kw], as torch.nn.ConvTranspose2d has it.
+        bias: [C_out].
+        channel_attention: c, [N, C_in] or [C_in], as for `conv2d`.
+        filter_attention: f, [N, C_out] or [C_out].
+        spatial_attention: s, [N, kh, kw] or [kh, kw].
+        stride, padding, output_padding, groups, dilation: as for torch.nn.functional.conv_transpose2d.
+        backend: as for `conv2d`.
+
+    Returns:
+        [N, C_out, H_out, W_out], of one image [C_out, H_out, W_out], channels_last if the input is; H_out is
+        (H - 1)*stride - 2*padding + dilation*(kh - 1) + output_padding + 1. Differentiable to any order.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as `conv2d`.
+    """
+    op, image = "conv_transpose2d", isinstance(input, Tensor) and input.dim() == 3
+    if backend is not None and torch.compiler.is_compiling():
+        raise RuntimeError(f"{op}: backend= does not compile, put use_backend around the compiled call")
+    call = Call(
+        input[None] if image else input,
+        weight,
+        bias,
+        _without_pixel(channel_attention),
+        _without_pixel(filter_attention),
+        spatial_attention,
+        *(_pair("stride", stride, op), _pair("padding", padding, op), _pair("dilation", dilation, op)),
+        _integer("groups must be an int", groups, op=op),
+    )
+    with nullcontext() if backend is None else backends.use_backend(backend):
+        output = _transposed.conv_transpose(call, _pair("output_padding", output_padding, op))
     return output[0] if image else output
 
 
@@ -164,18 +222,18 @@ def _op_arguments(*args: Any) -> tuple[Any, ...]:
     return input, weight, bias, c, f, s, stride, padding, dilation, groups
 
 
-def _pair(name: str, value: Pair) -> tuple[int, int]:
+def _pair(name: str, value: Pair, op: str = "conv2d") -> tuple[int, int]:
     """Two integers, of one that stands for both."""
     if type(value) is int:
         return value, value
     if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
         return value
     values = value if isinstance(value, (tuple, list)) else (value,)
-    pair = tuple(_integer(f"{name} must be an int or a pair of ints", v, value) for v in values)
+    pair = tuple(_integer(f"{name} must be an int or a pair of ints", v, value, op) for v in values)
     return pair * 2 if len(pair) == 1 else pair  # type: ignore[return-value]
 
 
-def _integer(expected: str, value: Any, given: Any = None) -> int:
+def _integer(expected: str, value: Any, given: Any = None, op: str = "conv2d") -> int:
     """What F.conv2d takes for an integer: NumPy's too and a tensor's, but no bool."""
     given = value if given is None else given
     if isinstance(value, torch.SymInt):
@@ -188,10 +246,10 @@ def _integer(expected: str, value: Any, given: Any = None) -> int:
             return operator.index(value)
     except TypeError:
         pass
-    raise TypeError(f"conv2d: {expected}, got {given!r}")
+    raise TypeError(f"{op}: {expected}, got {given!r}")
 
 
-def _without_pixel(attention: Tensor) -> Tensor:
+def _without_pixel(attention: Tensor | None) -> Tensor | None:
     """Of the map of one pixel that the blocks of squeeze-and-excitation give, the channels."""
     if isinstance(attention, Tensor) and attention.dim() > 2 and attention.shape[-2:] == (1, 1):
         return attention[..., 0, 0]
