@@ -5,7 +5,16 @@ BIN := .venv/bin
 RESULTS ?= benchmarks/results
 LIBRARY := kerneldna_ops/_C.abi3.so
 CXX_SOURCES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
-PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+# Another torch than the pinned one, and what else pip is told, where .venv is made: TORCH='torch==2.12.*' and, for
+# PyTorch's builds without CUDA, PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'.
+TORCH ?= torch
+PIP_ARGS ?=
+CONSTRAINTS := $(if $(filter torch,$(TORCH)),-c constraints.txt)
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q $(CONSTRAINTS) $(PIP_ARGS)
+COMPILER ?= clang
+# Beside which torch the library of `build` must work too: the oldest, and the newest that there is.
+COMPAT_TORCH ?= torch==2.11.* torch
+COMPAT_TESTS := tests/op/test_conv_forward.py tests/op/test_registrations.py tests/test_env.py
 # The oldest Triton that the kernels support, beside the one that is installed.
 OLDEST_TRITON := build/triton/3.6.0
 # Where cuda-library builds; TORCH_CUDA_ARCH_LIST says for which GPUs.
@@ -21,10 +30,12 @@ TEST_PROCESSES ?= 2
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build host-kernels demo test mutants host-sanitize sanitize-gpu bench networks frontier gpu-compile gpu-check cuda-library cuda-check cuda-figures lint format wheel clean
+.PHONY: help venv build host-kernels demo test compat another-compiler mutants host-sanitize sanitize-gpu bench networks frontier gpu-compile gpu-check cuda-library cuda-check cuda-figures lint format wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo "With another torch: make demo TORCH='torch==2.12.*'; with PyTorch's builds for CPUs, in a checkout without .venv:"
+	@echo "  make demo PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'"
 	@echo "With a torch of your own, and without .venv (an NVIDIA card, say):"
 	@echo "  pip install --no-build-isolation -e '.[test]' && python -m pytest tests"
 
@@ -33,8 +44,8 @@ venv: .venv/installed ## the virtual environment .venv, with torch as pinned in 
 .venv/installed: pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; name one with make PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(PIP_INSTALL) 'setuptools>=77' ninja torch
-	$(PIP_INSTALL) --no-build-isolation -e '.[demo,test,bench,dev]'
+	$(PIP_INSTALL) 'setuptools>=77' ninja '$(TORCH)'
+	$(PIP_INSTALL) --no-build-isolation -e '.[demo,test,bench,dev]' '$(TORCH)'
 	touch $@ $(LIBRARY)
 
 build: $(LIBRARY) ## the op library, recompiling only what changed
@@ -54,9 +65,24 @@ demo: build ## train on real images three ways and write runs/demo/ (5 minutes)
 
 # Where there is an NVIDIA card, what runs on it has a run of its own: see tests/test_cpu.py.
 test: build host-kernels ## all tests, in TEST_PROCESSES processes, on the CPU and on an NVIDIA card if there is one
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --device cpu
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --durations 15 --device cpu
 	! $(BIN)/python -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || \
 		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --device cuda
+
+compat: build ## tests of the same library beside the oldest torch and the newest on the index, in build/compat/ (downloads both)
+	@set -ef; for torch in $(COMPAT_TORCH); do folder="build/compat/$${torch%.*}"; \
+	  $(PYTHON) -m venv "$$folder"; \
+	  "$$folder/bin/python" -m pip install --disable-pip-version-check -q -U $(PIP_ARGS) "$$torch" numpy pytest hypothesis; \
+	  "$$folder/bin/python" -m kerneldna_ops.env | grep '^torch:'; \
+	  OMP_NUM_THREADS=1 "$$folder/bin/python" -m pytest -q -p no:cacheprovider $(COMPAT_TESTS); \
+	done
+
+another-compiler: export KERNELDNA_NO_CUDA := 1
+another-compiler: .venv/installed ## the library as clang compiles it (or COMPILER=gcc-11) in build/COMPILER/, and what tests its kernels
+	CC=$(COMPILER) CXX=$(subst gcc,g++,$(subst clang,clang++,$(COMPILER))) \
+		$(BIN)/python setup.py -q build --build-base build/$(COMPILER) --build-lib build/$(COMPILER)/lib
+	for vector in avx512 avx2 portable; do KERNELDNA_CPU_VECTOR=$$vector OMP_NUM_THREADS=1 $(BIN)/pytest -q \
+		-o pythonpath=build/$(COMPILER)/lib --device cpu --backend cpu tests/op/test_conv_forward.py || exit 1; done
 
 mutants: build host-kernels ## whether a test fails for each of a list of mistakes in the CUDA kernels (5 minutes)
 	$(BIN)/python tests/cuda/mutants.py
@@ -117,7 +143,7 @@ wheel: export KERNELDNA_FORCE_CUDA ?= $(if $(filter-out 0,$(KERNELDNA_NO_CUDA)),
 wheel: .venv/installed ## a wheel and a source archive in dist/ (with CUDA kernels where there is an nvcc, without by KERNELDNA_NO_CUDA=1)
 	rm -rf dist build/wheel build/lib* build/bdist* build/cuda/lib* build/cuda/bdist*
 	$(BIN)/python -m pip wheel --disable-pip-version-check -q --no-build-isolation --no-deps -w build/wheel .
-	PATH=$(abspath $(BIN)):$$PATH auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' -w dist build/wheel/*.whl
+	PATH="$(CURDIR)/$(BIN):$$PATH" auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' -w dist build/wheel/*.whl
 	$(BIN)/python -c "from setuptools.build_meta import build_sdist; build_sdist('dist')"
 	@ls -l dist
 

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +34,8 @@ ROOT = Path(__file__).parent
 TORCH_FLOOR = (2, 11)
 PYTHON_FLOOR = (3, 10)
 DEFAULT_CUDA_ARCHS = "8.0;8.6;8.9;9.0a;10.0+PTX;12.0"
+# The oldest compilers that the sources were compiled with.
+OLDEST_COMPILERS = {"GCC": 11, "clang": 14}
 OLDEST_CUDA_ARCH = (8, 0)  # csrc/cuda/kernels/launch.h
 # The names that PyTorch has for some of them.
 NAMED_CUDA_ARCHS = {
@@ -56,8 +59,8 @@ VECTOR_FLAGS = {
     "_avx512": [
         *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"),
         "-mprefer-vector-width=512",
-        # GCC 12 takes its own intrinsics for uses of uninitialised values.
-        *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
+        # GCC 12 takes its own intrinsics for uses of uninitialised values. clang does not know the last of these.
+        *("-Wno-unknown-warning-option", "-Wno-uninitialized", "-Wno-maybe-uninitialized"),
     ],
 }
 IS_X86_64 = platform.machine().lower() in ("x86_64", "amd64")
@@ -82,6 +85,7 @@ class BuildExtension(build_ext):
         self.force = True  # ninja knows what is up to date
 
     def build_extension(self, ext: Extension) -> None:
+        check_compiler(self.compiler.compiler_so_cxx)
         self.compiler.compile = self.compile_with_ninja
         super().build_extension(ext)
 
@@ -142,6 +146,24 @@ def find_ninja() -> str:
     if (found := shutil.which("ninja", path=places)) is None:
         raise SystemExit("kerneldna-ops is built by ninja, which is not on PATH: `pip install ninja`")
     return found
+
+
+def check_compiler(command: list[str]) -> None:
+    """Refuses, in one sentence, what would fail in the middle of the build."""
+    needed = " or ".join(f"{name} {version} or newer" for name, version in OLDEST_COMPILERS.items())
+    needed = f"{needed} is needed (Debian and Ubuntu: apt install g++), which CC and CXX choose"
+    try:
+        done = subprocess.run([*command, "-x", "c++", "-dM", "-E", os.devnull], capture_output=True, text=True)
+    except OSError as error:
+        raise SystemExit(f"kerneldna-ops: there is no C++ compiler {command[0]!r}: {needed}") from error
+    if done.returncode:
+        raise SystemExit(f"kerneldna-ops: {shlex.join(command)} does not work: {last_line(done.stderr)}; {needed}")
+    versions = dict(re.findall(r"#define (__GNUC__|__clang_major__) (\d+)", done.stdout))
+    name, macro = ("clang", "__clang_major__") if "__clang_major__" in versions else ("GCC", "__GNUC__")
+    if int(versions.get(macro, 0)) < OLDEST_COMPILERS[name]:
+        raise SystemExit(
+            f"kerneldna-ops: {shlex.join(command)} is {name} {versions.get(macro, 'of no version')}: {needed}"
+        )
 
 
 def cached(compiler: list[str]) -> list[str]:
@@ -300,7 +322,16 @@ def common_flags() -> list[str]:
     ]
 
 
+def check_python() -> None:
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise SystemExit(
+            "kerneldna-ops: this Python is free-threaded and has no stable ABI (abi3), for which the library is built:"
+            f" a Python with the GIL is needed, {PYTHON_FLOOR[0]}.{PYTHON_FLOOR[1]} or newer"
+        )
+
+
 def extension() -> Extension:
+    check_python()
     sources = find_sources(".cpp")
     if not IS_X86_64:
         sources = [source for source in sources if not vector_suffix(source)]
@@ -317,6 +348,8 @@ def extension() -> Extension:
         archs = choose_archs(os.environ.get("TORCH_CUDA_ARCH_LIST"), version)
         names = " ".join(arch.name for arch in archs)
         cuda_about = f"{version} from {toolkit.home} for {names}"
+        if not switch("KERNELDNA_FORCE_CUDA"):
+            print("kerneldna-ops: CUDA kernels take minutes to compile; KERNELDNA_NO_CUDA=1 leaves them out")
         sources += find_sources(".cu")
         flags += ["-DUSE_CUDA", "-DKERNELDNA_WITH_CUDA"]
         flags += [f'-DKERNELDNA_CUDA_VERSION="{version}"', f'-DKERNELDNA_CUDA_ARCHS="{names}"']
@@ -347,6 +380,12 @@ def extension() -> Extension:
     )
 
 
+def label(library: Extension) -> str:
+    """What tells a build with CUDA kernels apart: version 0.1.0+cu130."""
+    found = re.search(r'CUDA_VERSION="(\d+)\.(\d+)"', " ".join(library.extra_compile_args["cxx"]))
+    return f"+cu{found[1]}{found[2]}" if found else ""
+
+
 if __name__ == "__main__":
     library = extension()
     setup(
@@ -356,6 +395,8 @@ if __name__ == "__main__":
         ext_modules=[library],
         cmdclass={"build_ext": BuildExtension},
         options={
+            # As torch's own. The source archive is for either kind of build.
+            "egg_info": {"tag_build": label(library) if "sdist" not in sys.argv else ""},
             "bdist_wheel": {"py_limited_api": f"cp{PYTHON_FLOOR[0]}{PYTHON_FLOOR[1]}"},
             # Each kind of build keeps its objects.
             "build": {"build_base": "build/cuda" if any(map(is_cuda, library.sources)) else "build"},

@@ -4,7 +4,12 @@ Importing it needs torch alone. It registers torch.ops.kerneldna.conv, conv_back
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# In a checkout the kernels lie beside the package; where they are installed they lie inside.
+if not os.path.isdir(os.path.join(__path__[0], "triton_kernels")):
+    __path__.append(os.path.dirname(__path__[0]))
 
 # First, because it loads the library that defines the ops.
 from .library import build_info  # isort: skip
@@ -51,7 +56,10 @@ def __getattr__(name: str) -> Any:
 
         return getattr(sharing, name)
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("kerneldna-ops")
+        try:
+            return version("kerneldna-ops")
+        except PackageNotFoundError:
+            return "0+unknown"  # a checkout that was built in place and not installed
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

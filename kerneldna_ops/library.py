@@ -1,6 +1,8 @@
 """Loads the C++ library, which defines the ops, and opens it for what Python adds to them."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +10,13 @@ import torch
 try:
     from . import _C  # noqa: F401
 except ImportError as error:
+    here = Path(__file__).parent
+    installed = next((folder for folder in sys.path if (Path(folder) / here.name / "_C.abi3.so").exists()), None)
+    if installed is not None and Path(installed, here.name) != here:
+        raise ImportError(
+            f"kerneldna_ops in {here.parent} has no C++ library and hides the installed one in {installed}: run Python"
+            " in another folder, or install this one too, by `pip install --no-build-isolation -e .` in it"
+        ) from error
     if "partially initialized module" in str(error):
         problem = "its C++ library was not built"
     else:

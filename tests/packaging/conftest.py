@@ -30,7 +30,7 @@ LEFT_OVER = "kerneldna_ops/_left_over.cpython-311-x86_64-linux-gnu.so"
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory):
     """A copy, so that nothing left over from other builds gets in, and nothing is left in the true one."""
-    copy = tmp_path_factory.mktemp("source") / "copy"
+    copy = tmp_path_factory.mktemp("source in spaces") / "copy"
     left_out = (
         ".git",
         ".venv",
@@ -58,7 +58,7 @@ def sdist(checkout, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def unpacked(sdist, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("unpacked")
+    folder = tmp_path_factory.mktemp("unpacked in spaces")
     with tarfile.open(sdist) as archive:
         # Python below 3.10.12 and 3.11.4 has no filters.
         archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))

@@ -166,6 +166,21 @@ def test_architectures_that_are_none(built, archs):
         built(archs)
 
 
+def test_a_build_that_was_not_asked_for_says_how_to_leave_it_out(built, setup_py, monkeypatch):
+    sentence = "kerneldna-ops: CUDA kernels take minutes to compile; KERNELDNA_NO_CUDA=1 leaves them out"
+    assert sentence not in built()[0]
+    monkeypatch.setenv("KERNELDNA_FORCE_CUDA", "0")
+    monkeypatch.setattr(setup_py.torch.version, "cuda", "13.0")
+    assert built()[0][0] == sentence
+
+
+def test_a_wheel_with_cuda_kernels_has_a_label_in_its_version(built, setup_py, monkeypatch):
+    assert setup_py.label(setup_py.extension()) == "+cu126"
+    monkeypatch.setenv("KERNELDNA_FORCE_CUDA", "0")
+    monkeypatch.setenv("KERNELDNA_NO_CUDA", "1")
+    assert setup_py.label(setup_py.extension()) == ""
+
+
 # CPU-only builds say why.
 
 

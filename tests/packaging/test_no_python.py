@@ -23,7 +23,8 @@ def program(tmp_path_factory):
     abi = int(torch.compiled_with_cxx11_abi())
     flags = ["-std=c++20", "-O0", "-w", f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]
     includes = [f"-I{TORCH}/include", f"-I{TORCH}/include/torch/csrc/api/include"]
-    link = f"-L{TORCH}/lib -Wl,-rpath,{TORCH}/lib -Wl,--no-as-needed -ltorch -ltorch_cpu -lc10 -ldl".split()
+    folders = [f"-L{TORCH}/lib", f"-Wl,-rpath,{TORCH}/lib"]
+    link = [*folders, *["-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10", "-ldl"]]
     run([COMPILER, *flags, *includes, SOURCE, "-o", output, *link])
     return output
 

@@ -68,6 +68,14 @@ def test_a_checkout_keeps_what_is_left_over_and_the_emulator_to_itself(checkout,
     assert not [path for path in objects["baseline"] if "host_execution" in path.parts]
 
 
+def test_says_who_made_it_and_has_no_label(wheel):
+    """A label, +cu130, has what was built with CUDA kernels: test_cuda_toolkit.py."""
+    told = metadata(wheel, "METADATA")
+    assert "maintainers" in told["Author"]
+    assert told.get_all("Project-URL")
+    assert "+" not in told["Version"]
+
+
 def test_declares_its_licence(wheel):
     assert metadata(wheel, "METADATA")["License-Expression"] == "Apache-2.0"
 
