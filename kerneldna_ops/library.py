@@ -11,7 +11,8 @@ try:
     from . import _C  # noqa: F401
 except ImportError as error:
     here = Path(__file__).parent
-    installed = next((folder for folder in sys.path if (Path(folder) / here.name / "_C.abi3.so").exists()), None)
+    # What is installed has the kernels inside, what is a checkout beside it.
+    installed = next((folder for folder in sys.path if Path(folder, here.name, "triton_kernels").exists()), None)
     if installed is not None and Path(installed, here.name) != here:
         raise ImportError(
             f"kerneldna_ops in {here.parent} has no C++ library and hides the installed one in {installed}: run Python"

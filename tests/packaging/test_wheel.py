@@ -57,14 +57,14 @@ def test_holds_the_package_and_nothing_else(wheel, unpacked):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_a_checkout_keeps_what_is_left_over_and_the_emulator_to_itself(checkout, unpacked, objects, tmp_path):
+def test_a_checkout_keeps_what_is_left_over_and_the_emulator_to_itself(checkout, objects, tmp_path):
     assert list(checkout.glob("kerneldna_ops/_left_over*.so"))
     run([sys.executable, "setup.py", "-q", "build_py", "--build-lib", tmp_path], cwd=checkout)
     assert (tmp_path / "kerneldna_ops" / "functional.py").exists()
     assert not list(tmp_path.rglob("*.so"))
     assert list((checkout / "tests/cuda/host_execution").glob("*.cpp"))
-    assert not list(unpacked.rglob("*cuda_host*"))
-    assert not list(unpacked.rglob("host_execution"))
+    assert not list(tmp_path.rglob("*cuda_host*"))
+    assert not list(tmp_path.rglob("host_execution"))
     assert not [path for path in objects["baseline"] if "host_execution" in path.parts]
 
 
