@@ -46,6 +46,16 @@ def test_links_what_it_takes_from_torch(library):
     assert missing_where_it_is_needed(library) == set()
 
 
+@only_on_x86
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="versions of symbols are glibc's")
+def test_needs_no_newer_glibc_than_torch(library):
+    """2.28, as the tag of torch's own wheels says."""
+    listed = run(["objdump", "-T", library])
+    versions = {tuple(map(int, found.split("."))) for found in re.findall(r"GLIBC_(\d+\.\d+(?:\.\d+)?)", listed)}
+    assert versions
+    assert max(versions) <= (2, 28)
+
+
 def test_can_do_without_python(library):
     of_python = [(kind, name) for kind, name in undefined(library) if re.match(r"_?Py", name)]
     assert of_python, "the library defines a Python module, so it must name Python's functions"

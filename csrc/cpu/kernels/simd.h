@@ -1,6 +1,6 @@
 // Vectors of float or double in the width of the instruction set that this file is compiled for, and the loads and
-// stores that convert from and to the stored dtype. GCC's vector types, so that one source serves AVX-512, AVX2 and the
-// portable path (SSE2, NEON); intrinsics only where a vector type has no word for it.
+// stores that convert from and to the stored dtype. GCC's and clang's vector types, so that one source serves AVX-512,
+// AVX2 and the portable path (SSE2, NEON); intrinsics only where a vector type has no word for it.
 //
 // Everything stands in namespace KERNELDNA_ISA: the same templates are compiled once per instruction set, and the
 // linker must not fold them into one.
@@ -50,7 +50,6 @@ struct BFloat16 {
 };
 
 KERNELDNA_INLINE float to_float(BFloat16 value) { return __builtin_bit_cast(float, uint32_t(value.bits) << 16); }
-KERNELDNA_INLINE float to_float(Half value) { return float(__builtin_bit_cast(_Float16, value.bits)); }
 
 KERNELDNA_INLINE BFloat16 to_bfloat16(float value) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, value);
@@ -58,7 +57,35 @@ KERNELDNA_INLINE BFloat16 to_bfloat16(float value) {
     return {uint16_t(bits >> 16 | 0x40)};
   return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)}; // to nearest, ties to even
 }
-KERNELDNA_INLINE Half to_half(float value) { return {__builtin_bit_cast(uint16_t, _Float16(value))}; }
+
+// _Float16 would say this in a word, but GCC 11 has none in C++, clang 14 none on x86.
+#if defined(__F16C__)
+KERNELDNA_INLINE float to_float(Half value) { return _cvtsh_ss(value.bits); }
+KERNELDNA_INLINE Half to_half(float value) { return {uint16_t(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT))}; }
+#elif defined(__aarch64__)
+KERNELDNA_INLINE float to_float(Half value) { return float(__builtin_bit_cast(__fp16, value.bits)); }
+KERNELDNA_INLINE Half to_half(float value) { return {__builtin_bit_cast(uint16_t, __fp16(value))}; }
+#else
+KERNELDNA_INLINE float to_float(Half value) {
+  const uint32_t sign = uint32_t(value.bits & 0x8000) << 16, magnitude = value.bits & 0x7fff;
+  if (magnitude < 0x400) // below 2^-14: a multiple of 2^-24
+    return __builtin_bit_cast(float, sign | __builtin_bit_cast(uint32_t, float(magnitude) * 0x1p-24f));
+  const uint32_t bias = magnitude < 0x7c00 ? 112 : 224; // the exponent of infinity and NaN is the largest in both
+  return __builtin_bit_cast(float, sign | ((magnitude << 13) + (bias << 23)));
+}
+KERNELDNA_INLINE Half to_half(float value) { // to nearest, ties to even
+  const uint32_t bits = __builtin_bit_cast(uint32_t, value), magnitude = bits & 0x7fffffff;
+  const uint16_t sign = bits >> 16 & 0x8000;
+  if (value != value)
+    return {uint16_t(sign | 0x7e00 | (magnitude >> 13 & 0x3ff))};
+  const float size = __builtin_bit_cast(float, magnitude);
+  if (size >= 65536) // from 65520 on the last line rounds up to this
+    return {uint16_t(sign | 0x7c00)};
+  if (size < 0x1p-14f) // the last bit of a sum with 0.5 is 2^-24, as that of the result
+    return {uint16_t(sign | uint16_t(__builtin_bit_cast(uint32_t, size + 0.5f)))};
+  return {uint16_t(sign | (magnitude + 0xfff + (magnitude >> 13 & 1) - (112u << 23)) >> 13)};
+}
+#endif
 
 // Scalar access in the dtype of the arithmetic.
 KERNELDNA_INLINE float get(const float *p) { return *p; }
@@ -217,13 +244,22 @@ template <class T> KERNELDNA_INLINE T sum_lanes(Vec<T> value) {
 #endif
 }
 
+// The lanes of a and b, counted through from a to b, in this order.
+template <int... Lane, class V> KERNELDNA_INLINE V shuffle(V a, V b) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, Lane...);
+#else // GCC before 12
+  return __builtin_shuffle(a, b, decltype(a == b){Lane...});
+#endif
+}
+
 template <int Distance, bool High, class V, size_t... Lane>
 KERNELDNA_INLINE V exchange(V a, V b, std::index_sequence<Lane...>) {
   constexpr int lanes = sizeof...(Lane);
   if constexpr (!High)
-    return __builtin_shufflevector(a, b, (Lane & Distance ? int(lanes + Lane - Distance) : int(Lane))...);
+    return shuffle<(Lane & Distance ? int(lanes + Lane - Distance) : int(Lane))...>(a, b);
   else
-    return __builtin_shufflevector(a, b, (Lane & Distance ? int(lanes + Lane) : int(Lane + Distance))...);
+    return shuffle<(Lane & Distance ? int(lanes + Lane) : int(Lane + Distance))...>(a, b);
 }
 
 // Transposes a square block in registers: log2(lanes) rounds of exchanges between rows that are `Distance` apart.

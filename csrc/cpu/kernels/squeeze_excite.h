@@ -9,6 +9,10 @@
 #include <algorithm>
 #include <cmath>
 
+#if defined(__x86_64__) && defined(__GLIBC__)
+__asm__(".symver exp, exp@GLIBC_2.2.5"); // the same but for old error handlers; the default one is glibc 2.29's
+#endif
+
 namespace kerneldna::cpu::KERNELDNA_ISA {
 
 // The sum of adjacent values. Every 1024 go into a double, so that the error does not grow with the picture.
