@@ -15,4 +15,5 @@ def test_numbers(instruction_set, tests_pass_with):
         "op/test_conv_forward.py",
         "op/test_conv_gradients.py",
         "op/test_reductions.py",
+        "op/test_float16.py",
     )
