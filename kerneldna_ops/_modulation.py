@@ -48,11 +48,11 @@ def _are_moderate(*squares: Tensor) -> bool:
     GPU the host would wait, and a graph would break.
     """
     if (
-        not all(tensor.is_cpu and tensor.numel() for tensor in squares)
-        or torch.compiler.is_compiling()
+        torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
+        or not all(tensor.is_cpu and tensor.numel() for tensor in squares)
     ):
         return False
     return all(tensor.detach().amax().item() <= _LARGEST_SQUARE for tensor in squares)
