@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._eager import is_eager
 from .checks import check_modulated_conv
 
 _EPSILON = 1e-8
@@ -47,13 +48,7 @@ def _are_moderate(*squares: Tensor) -> bool:
     Then nothing has to be scaled, which passes over the weight. Only eager calls on the CPU may look at values: on a
     GPU the host would wait, and a graph would break.
     """
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or not all(tensor.is_cpu and tensor.numel() for tensor in squares)
-    ):
+    if not is_eager() or not all(type(tensor) is Tensor and tensor.is_cpu and tensor.numel() for tensor in squares):
         return False
     return all(tensor.detach().amax().item() <= _LARGEST_SQUARE for tensor in squares)
 

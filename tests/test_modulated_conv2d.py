@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
 from torch.func import grad, vmap
 
 from benchmarks import modulated
@@ -143,6 +144,13 @@ def test_float32_of_any_size(of_weight, of_styles):
     weight, styles = weight / weight.abs().max() * of_weight, styles / styles.abs().max() * of_styles
     truth = published(x.double(), weight.double(), styles.double(), padding=1)
     assert error(modulated_conv2d(x, weight, styles, padding=1), truth) < 1e-5
+
+
+def test_fake_tensors_have_no_values():
+    """Outside of their mode too, where nothing but their class tells."""
+    mode = FakeTensorMode()
+    x, weight, styles = (mode.from_tensor(tensor.detach()) for tensor in tensors(dtype=torch.float32))
+    assert modulated_conv2d(x, weight, styles, padding=1).shape == (*x.shape[:1], len(weight), *x.shape[2:])
 
 
 def test_styles_of_zero_give_zero():

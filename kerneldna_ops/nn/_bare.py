@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.modules import module as _module
+
+from .._eager import is_eager
 
 _PLAIN = (Tensor, nn.Parameter)
 _HOOKS_OF_ALL_MODULES = (
@@ -31,19 +32,8 @@ def is_bare(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
 
 
 def is_plain_call() -> bool:
-    """Whether no transform is at work that reads what the modules' own operators do, and no hook on all modules.
-
-    The transforms are torch.compile and torch.export, torch.jit.trace, torch.func, forward-mode derivatives and modes
-    of torch dispatch, such as torch.utils.flop_counter's.
-    """
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or torch._C._len_torch_dispatch_stack() > 0
-        or any(_HOOKS_OF_ALL_MODULES)
-    )
+    """Whether no transform is at work that reads what the modules' own operators do, and no hook on all modules."""
+    return is_eager() and not any(_HOOKS_OF_ALL_MODULES)
 
 
 def are_plain(*tensors: Any) -> bool:
