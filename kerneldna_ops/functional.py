@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from . import _modulation, _transposed, backends
-from .call import Call
+from .call import ATTENTIONS, Call
 from .checks import check_4d, check_conv, check_input, check_pair
 from .op import autocast
 
@@ -123,6 +123,12 @@ def conv_transpose2d(
     Raises:
         TypeError, ValueError, RuntimeError: as `conv2d`.
     """
+    tensors = (input, weight, bias, channel_attention, filter_attention, spatial_attention)
+    if has_torch_function(tensors):  # torch.fx, which has no sizes to check
+        numbers = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+        attentions = dict(zip(ATTENTIONS, tensors[3:], strict=True))
+        more: Any = {**attentions, **numbers, "groups": groups, "backend": backend}
+        return handle_torch_function(conv_transpose2d, tensors, *tensors[:3], **more)
     op, image = "conv_transpose2d", isinstance(input, Tensor) and input.dim() == 3
     if backend is not None and torch.compiler.is_compiling():
         raise RuntimeError(f"{op}: backend= does not compile, put use_backend around the compiled call")
@@ -160,8 +166,8 @@ def modulated_conv2d(
         weight: [C_out, C_in, kh, kw], in the dtype of x or, where x is float16 or bfloat16, in float32.
         styles: [N, C_in], dtype as for weight. 0 switches a channel off; negative values are right.
         demodulate: whether each filter of each sample is divided by its norm. That is summed in float32 at least, of
-            weight and styles divided by their largest values, as StyleGAN2-ADA does in float16, so nothing overflows;
-            without demodulation, in a torgb layer, the caller keeps the output within range.
+            weight and styles divided by their largest values where squares could overflow, as StyleGAN2-ADA does in
+            float16; without demodulation, in a torgb layer, the caller keeps the output within range.
         padding: as for `conv2d`.
 
     Returns:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from kerneldna_ops import use_backend
 from kerneldna_ops.functional import conv2d, conv_transpose2d
@@ -135,6 +136,29 @@ def test_compiles_and_vmaps():
     many = [torch.stack([t, 2 * t]) for t in given]
     each = torch.stack([ours(*(t[b] for t in many), **numbers) for b in range(2)])
     torch.testing.assert_close(torch.func.vmap(lambda *t: ours(*t, **numbers))(*many), each)
+
+
+def test_torch_fx():
+    """It sees one call, whatever the sizes are."""
+
+    class Network(torch.nn.Module):
+        def forward(self, x, w, c):
+            return conv_transpose2d(x.relu(), w, channel_attention=c, stride=2)
+
+    traced = torch.fx.symbolic_trace(Network())
+    assert [node.target for node in traced.graph.nodes if node.op == "call_function"] == [conv_transpose2d]
+    for size in (3, 5):
+        given = torch.randn(2, 4, size, size), torch.randn(4, 3, 3, 3), torch.rand(2, 4)
+        torch.testing.assert_close(traced(*given), Network()(*given))
+
+
+def test_counted_flops():
+    given, numbers = tensors(CASES["stride_2"]), CASES["stride_2"][3]
+    with FlopCounterMode(display=False) as ours_counted:
+        ours(*given, **numbers)
+    with FlopCounterMode(display=False) as plain:
+        F.conv_transpose2d(*given[:3], **numbers)
+    assert ours_counted.get_total_flops() == plain.get_total_flops() > 0
 
 
 class Upsampling(torch.nn.Module):
