@@ -35,6 +35,17 @@ int64_t out_size(int64_t in, int64_t kernel, int64_t stride, int64_t padding, in
   return span < 0 ? 0 : int64_t(span / stride) + 1;
 }
 
+void set_operands(ConvShape &s, const int64_t *input, const int64_t *weight, int64_t groups) {
+  s.batch = input[0];
+  s.in_channels = input[1];
+  s.in_height = input[2];
+  s.in_width = input[3];
+  s.out_channels = weight[0];
+  s.kernel_height = weight[2];
+  s.kernel_width = weight[3];
+  s.groups = groups;
+}
+
 void set_output(ConvShape &s) {
   s.out_height = out_size(s.in_height, s.kernel_height, s.stride[0], s.padding[0], s.dilation[0]);
   s.out_width = out_size(s.in_width, s.kernel_width, s.stride[1], s.padding[1], s.dilation[1]);
@@ -44,20 +55,15 @@ void set_output(ConvShape &s) {
 
 ConvShape ConvShape::of(const Ints &input, const Ints &weight, const Ints &stride, const Ints &padding,
                         const Ints &dilation, int64_t groups) {
+  check(input.size() == 4 && weight.size() == 4, "kerneldna: expected sizes of 4-D tensors, got ", input.size(),
+        "-D and ", weight.size(), "-D");
   ConvShape shape{};
-  shape.batch = input.at(0);
-  shape.in_channels = input.at(1);
-  shape.in_height = input.at(2);
-  shape.in_width = input.at(3);
-  shape.out_channels = weight.at(0);
-  shape.kernel_height = weight.at(2);
-  shape.kernel_width = weight.at(3);
+  set_operands(shape, input.data(), weight.data(), groups);
   for (int axis = 0; axis < 2; ++axis) {
     shape.stride[axis] = stride.at(axis);
     shape.padding[axis] = padding.at(axis);
     shape.dilation[axis] = dilation.at(axis);
   }
-  shape.groups = groups;
   set_output(shape);
   return shape;
 }
@@ -75,19 +81,12 @@ ConvCall::ConvCall(const char *op, const Tensor &input, const Tensor &weight, co
         shape_of(weight));
   check_like_input(op, "weight", weight, input);
 
-  shape.batch = input.size(0);
-  shape.in_channels = input.size(1);
-  shape.in_height = input.size(2);
-  shape.in_width = input.size(3);
-  shape.out_channels = weight.size(0);
-  shape.kernel_height = weight.size(2);
-  shape.kernel_width = weight.size(3);
+  set_operands(shape, input.sizes().data(), weight.sizes().data(), groups);
   shape.stride = check_pair(op, "stride", stride, 1);
   shape.padding = check_pair(op, "padding", padding, 0);
   check(std::max(padding[0], padding[1]) <= kLargestPadding, op, ": padding must be at most ", kLargestPadding,
         ", got ", Bracketed{padding.data(), 2});
   shape.dilation = check_pair(op, "dilation", dilation, 1);
-  shape.groups = groups;
 
   check(groups >= 1, op, ": groups must be at least 1, got ", groups);
   check(shape.in_channels > 0 && shape.in_height > 0 && shape.in_width > 0 && shape.out_channels > 0 &&

@@ -19,8 +19,24 @@ using torch::headeronly::ScalarType;
 using torch::stable::detail::from;
 using torch::stable::detail::to;
 
+constexpr size_t kConvArguments = 10;
 constexpr size_t kWords = (kCallClasses + 63) / 64;
 std::array<std::atomic<uint64_t>, kWords> classes_of_python{};
+
+// The arguments of conv, which those of conv_backward hold too.
+void push(StableIValue *stack, const ConvCall &call) {
+  const StableIValue values[] = {from(call.input),
+                                 from(call.weight),
+                                 from(call.bias),
+                                 from(call.channel_attention),
+                                 from(call.filter_attention),
+                                 from(call.spatial_attention),
+                                 from(call.stride),
+                                 from(call.padding),
+                                 from(call.dilation),
+                                 from(call.shape.groups)};
+  std::copy(std::begin(values), std::end(values), stack);
+}
 
 void call_python(const char *op, StableIValue *stack) {
   if (torch_call_dispatcher(op, "", stack, TORCH_ABI_VERSION) != AOTI_TORCH_SUCCESS)
@@ -90,16 +106,8 @@ int squeeze_excite_class(const Tensor &input) {
 }
 
 Tensor selected_conv(const ConvCall &call) {
-  std::array<StableIValue, 10> stack{from(call.input),
-                                     from(call.weight),
-                                     from(call.bias),
-                                     from(call.channel_attention),
-                                     from(call.filter_attention),
-                                     from(call.spatial_attention),
-                                     from(call.stride),
-                                     from(call.padding),
-                                     from(call.dilation),
-                                     from(call.shape.groups)};
+  std::array<StableIValue, kConvArguments> stack;
+  push(stack.data(), call);
   call_python("kerneldna::_selected_conv", stack.data());
   return to<Tensor>(stack[0]);
 }
@@ -107,18 +115,9 @@ Tensor selected_conv(const ConvCall &call) {
 Gradients selected_conv_backward(const ConvBackwardCall &call) {
   std::array<bool, 6> mask;
   std::copy(call.output_mask.begin(), call.output_mask.end(), mask.begin());
-  std::array<StableIValue, 12> stack{from(call.grad_output),
-                                     from(call.input),
-                                     from(call.weight),
-                                     from(call.bias),
-                                     from(call.channel_attention),
-                                     from(call.filter_attention),
-                                     from(call.spatial_attention),
-                                     from(call.stride),
-                                     from(call.padding),
-                                     from(call.dilation),
-                                     from(call.shape.groups),
-                                     from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask.data(), mask.size()))};
+  std::array<StableIValue, kConvArguments + 2> stack{from(call.grad_output)};
+  push(stack.data() + 1, call);
+  stack.back() = from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask.data(), mask.size()));
   call_python("kerneldna::_selected_conv_backward", stack.data());
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2]),
           to<Tensor>(stack[3]), to<Tensor>(stack[4]), to<Tensor>(stack[5])};

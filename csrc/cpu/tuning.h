@@ -11,8 +11,7 @@ namespace kerneldna::cpu {
 
 // gemm_nchw.h and gemm_nhwc.h.
 // Of the reduction, channels times taps, built and multiplied at a time: its columns stay in the second-level cache.
-// 288 and 1152 are within the spread, and for AVX2 288 is 1 to 4 %
-// faster.
+// 288 and 1152 are within the spread, and for AVX2 288 is 1 to 4 % faster.
 constexpr int64_t kChunk = 576;
 // Bytes of a row of a tile: 192 pixels in float. 576 to 1536 are within the spread; for AVX2 1536 is 8 to 10 % slower.
 constexpr int64_t kTileBytes = 768;
