@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .._extras import missing
 from .._files import replacing
 from .similarity import CKA
 
@@ -31,8 +32,8 @@ def plot_heatmaps(path: Path, maps: Mapping[str, CKA]) -> None:
         from matplotlib import colormaps
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("plot_heatmaps needs matplotlib: pip install matplotlib") from None
+    except ModuleNotFoundError as error:
+        raise missing("plot_heatmaps: needs matplotlib", "train", error) from error
 
     widths = [_side(len(each.columns)) for each in maps.values()]
     height = max(_side(len(each.names)) for each in maps.values())

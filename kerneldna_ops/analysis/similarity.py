@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from .._extras import missing
 from .gram import hsic
 from .layers import Layers, Watch
 
@@ -119,6 +120,6 @@ def _input(batch: Tensor | Sequence[Tensor]) -> Tensor:
 def _with_bar(batches: Batches) -> Batches:
     try:
         from tqdm import tqdm
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("cka: progress=True needs tqdm: pip install tqdm") from None
+    except ModuleNotFoundError as error:
+        raise missing("cka: progress=True needs tqdm", "train", error) from error
     return tqdm(batches, desc="CKA", unit="batch")  # type: ignore[no-any-return]
