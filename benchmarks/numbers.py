@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE, PICTURE = ROOT / "docs" / "numbers.md", ROOT / "docs" / "ratios.png"
 
-# AVX-512 code is chosen on both; which of them an "AMD EPYC" is, the files of before 2026-12 do not say.
-PROCESSORS = {"AMD EPYC": "an AMD EPYC (Zen 5)"}
+# Files of before 2026-12 name no family; those that are committed are of family 26.
+PROCESSORS = {"AMD EPYC": "AMD EPYC (Zen 5)"}
 
 OURS = "kerneldna"
 RIVALS = {
@@ -52,9 +52,8 @@ def paragraph(text: str) -> Iterator[str]:
 
 def made_by(command: str, machine: Saved) -> Iterator[str]:
     processor = PROCESSORS.get(machine["cpu"], machine["cpu"])
-    yield (
-        f"`{command}` on {machine['cores']} cores of {processor}, torch {machine['torch']}, commit {machine['commit']}."
-    )
+    cores = f"{machine['cores']} cores of an {processor}"
+    yield f"`{command}` on {cores}, torch {machine['torch']}, commit {machine['commit']}."
     yield ""
 
 

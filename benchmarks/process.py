@@ -28,13 +28,6 @@ def restart_with(allocator: Mapping[str, str]) -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment(allocator))
 
 
-def cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def commit() -> str:
     """The commit of the measured package's checkout, marked where files differ from it; "unknown" outside git."""
     from kerneldna_ops import env
@@ -47,11 +40,12 @@ def description(device: str = "cpu") -> dict[str, str | int]:
     import torch
 
     import kerneldna_ops
+    from kerneldna_ops import env
 
     return {
         "device": device,
         **(gpu() if device == "cuda" else {}),
-        "cpu": cpu_model(),
+        "cpu": env.processor(),
         "cores": os.cpu_count() or 0,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

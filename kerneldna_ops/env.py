@@ -18,7 +18,7 @@ def environment() -> dict[str, Any]:
     "commit" is that of the package's checkout, with -dirty where files differ from it; None outside of one. "driver" is
     the NVIDIA driver's version, None without one.
     """
-    devices = {"cpu": _processor()}
+    devices = {"cpu": f"{processor()}, {torch.get_num_threads()} threads"}
     devices |= {f"cuda:{i}": _gpu(i) for i in range(torch.cuda.device_count())}
     return {
         "versions": {
@@ -75,11 +75,14 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """By name, family and model: one name stands for several generations."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    if "model name" not in found:
+        return platform.processor() or platform.machine()
+    return f"{found['model name']}, family {found['cpu family']}, model {found['model']}"
 
 
 def _gpu(index: int) -> str:
