@@ -13,7 +13,7 @@ from itertools import product
 import pytest
 import torch
 
-from kerneldna_ops.measure.time import Call
+from kerneldna_ops.measure.time import Timed
 
 from .candidates import COMPILED, GPU_BACKENDS, STATIC
 from .cases import BATCHES, GPU_BATCHES, LAYOUTS, MODES, PLAIN_SHAPES, SHAPES, Case, Shape, tf32_as_in
@@ -49,12 +49,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @lru_cache(maxsize=1)
-def measured(case: Case, names: tuple[str, ...], rounds: int) -> tuple[dict[str, Call], Measured]:
+def measured(case: Case, names: tuple[str, ...], rounds: int) -> tuple[dict[str, Timed], Measured]:
     calls, left_out = checked_calls(case, names)
     return calls, measure(case, calls, left_out, rounds)
 
 
-def awaited(call: Call) -> Callable[[], None]:
+def awaited(call: Timed) -> Callable[[], None]:
     def run() -> None:
         call()
         torch.cuda.synchronize()

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from kerneldna_ops.measure.time import Call, Clock, device_clock, wall_clock
+from kerneldna_ops.measure.time import Clock, Timed, device_clock, wall_clock
 
 from . import stand_in
 
@@ -41,7 +41,7 @@ def operand_sets(name: str, moved: int) -> int:
     return min(max(math.ceil(CACHES * l2 / moved), 2), MOST_SETS)
 
 
-def graphed(call: Call) -> Call:
+def graphed(call: Timed) -> Timed:
     """The call as a CUDA graph, for one of more launches than the driver lets the host be ahead."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

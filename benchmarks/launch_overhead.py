@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kerneldna_ops import use_backend
 from kerneldna_ops.backends import _plans
-from kerneldna_ops.measure.time import Call, Sample, alternate
+from kerneldna_ops.measure.time import Sample, Timed, alternate
 
 WARMUPS, ROUNDS, CALLS = 3, 30, 100
 
@@ -91,7 +91,7 @@ def operands(dtype: torch.dtype = torch.float32) -> list[Tensor]:
     return [input.contiguous(memory_format=torch.channels_last), *others]
 
 
-def processor_clock(call: Call, _: float) -> Callable[[], Sample]:
+def processor_clock(call: Timed, _: float) -> Callable[[], Sample]:
     """What a call takes of this thread's time, whoever else has the processor meanwhile."""
 
     def take() -> Sample:

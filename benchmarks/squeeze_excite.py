@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from kerneldna_ops import use_backend
 from kerneldna_ops.functional import conv2d
-from kerneldna_ops.measure.time import Call, alternate, host_clock
+from kerneldna_ops.measure.time import Timed, alternate, host_clock
 from kerneldna_ops.nn import SqueezeExcite
 
 from .cases import DTYPES, PLAIN_SHAPES, Shape, tf32_as_in
@@ -103,7 +103,7 @@ def measure(layer: Layer, mode: str, dtype: str, device: str, rounds: int) -> di
     x = layer.input.requires_grad_(mode == "training")
     copies = operand_sets(device, x.nbytes)
     inputs = [x, *(x.detach().clone().requires_grad_(mode == "training") for _ in range(copies - 1))]
-    calls: dict[str, Call] = {}
+    calls: dict[str, Timed] = {}
     left_out = {}
     allowed: list[float] = []
     for name, call in layer.candidates(mode).items():

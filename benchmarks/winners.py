@@ -21,8 +21,8 @@ from torch import Tensor
 
 from kerneldna_ops.backends import _winners
 from kerneldna_ops.backends._winners import AXES, NATIVE, Winner
-from kerneldna_ops.call import Call as OpCall
-from kerneldna_ops.measure.time import Call, alternate, wall_sample
+from kerneldna_ops.call import Call
+from kerneldna_ops.measure.time import Timed, alternate, wall_sample
 
 from .candidates import Candidate, op
 from .cases import DTYPES, MODES, Case, Shape, make_operands
@@ -56,20 +56,20 @@ def candidate(name: str) -> Candidate:
     classes = [] if name == NATIVE else list(range(_winners.CLASSES))
     select_in_python = torch.ops.kerneldna._select_in_python.default
 
-    def run(call: OpCall) -> Tensor:
+    def run(call: Call) -> Tensor:
         select_in_python(classes)
         return op(call)
 
     return Candidate(name, run)
 
 
-def check_agreement(calls: dict[str, Call], dtype: str) -> None:
+def check_agreement(calls: dict[str, Timed], dtype: str) -> None:
     for native, composite in zip(calls[NATIVE](), calls["composite"](), strict=True):
         error = (native - composite).abs().max() / composite.abs().max()
         assert error <= TOLERANCE[dtype], f"the two backends differ by {error:.1e} of the range"
 
 
-def measure(calls: dict[str, Call], rounds: int) -> tuple[float, bool]:
+def measure(calls: dict[str, Timed], rounds: int) -> tuple[float, bool]:
     """The native backend's time relative to composite's, and whether nobody disturbed. The calls have run before."""
     once = {name: wall_sample(call) for name, call in calls.items()}
     seconds = {name: spent for name, (spent, _) in once.items()}

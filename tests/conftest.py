@@ -380,13 +380,13 @@ def ran(monkeypatch):
     names = []
 
     def spy(name, function, label):
-        original = getattr(backends.MODULES[name], function)
+        original = getattr(backends.module_of(name), function)
 
         def run(*args):
             names.append(label)
             return original(*args)
 
-        monkeypatch.setattr(backends.MODULES[name], function, run)
+        monkeypatch.setattr(backends.module_of(name), function, run)
 
     for name in ("composite", "reference"):
         spy(name, "conv", name)

@@ -41,7 +41,7 @@ def test_no_backend_is_refused_for_the_call_that_it_is_asked_about():
 
 
 def test_the_report_has_it_all(monkeypatch):
-    monkeypatch.setattr(backends.reference, "can_run", lambda *args: (False, "it is out of order"))
+    monkeypatch.setattr(backends.module_of("reference"), "can_run", lambda *args: (False, "it is out of order"))
     lines = env.report().splitlines()
     assert f"torch: {torch.__version__}" in lines
     assert "  composite: yes, runs anywhere" in lines

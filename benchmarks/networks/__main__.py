@@ -26,7 +26,7 @@ from benchmarks.options import add_device, listed, one_of, parsed
 from benchmarks.process import KEEP_MEMORY, description, restart_with
 from kerneldna_ops.measure.memory import in_a_process, peak_on_gpu
 from kerneldna_ops.measure.networks import count_macs, count_parameters
-from kerneldna_ops.measure.time import Call, alternate
+from kerneldna_ops.measure.time import Timed, alternate
 
 from .candidates import KERNELDNA, MODES, NETWORKS, RUN, STATIC, build, candidates, check, images
 from .memory import activations_of_extra_layers, peak, weights
@@ -47,7 +47,7 @@ class Setting:
     def images(self) -> Tensor:
         return images(self.batch, self.size, self.layout, self.dtype, self.device)
 
-    def calls(self, networks: Mapping[str, nn.Module], mode: str) -> dict[str, Call]:
+    def calls(self, networks: Mapping[str, nn.Module], mode: str) -> dict[str, Timed]:
         x = self.images()
         calls = {which: partial(RUN[mode], network, x) for which, network in networks.items()}
         return calls if self.device == CPU else {which: graphed(call) for which, call in calls.items()}

@@ -28,30 +28,47 @@ from torch import Tensor
 from torch.utils._contextlib import _DecoratorContextManager
 
 from ..call import AnyCall, BackwardCall, Call
-from . import _plans, _tuned, _winners, composite, cpu, cuda, reference, triton
+from . import _plans, _tuned, _winners, composite, cpu
 from ._plans import CannotRun as CannotRun
 
-MODULES: dict[str, ModuleType] = {
-    "cpu": cpu,
-    "triton": triton,
-    "cuda": cuda,
-    "composite": composite,
-    "reference": reference,
-}
-NAMES = tuple(MODULES)
 # In order of preference, unless the table of measured winners says otherwise (_winners.py).
-AUTOMATIC = NAMES
+AUTOMATIC = ("cpu", "triton", "cuda", "composite", "reference")
+NAMES: tuple[str, ...] = AUTOMATIC
 # One launch after the other is what squeeze_excite costs, so C++ comes before Triton.
 _AUTOMATIC_SQUEEZE_EXCITE = ("cpu", "cuda", "triton", "composite")
 
 _log = logging.getLogger("kerneldna_ops")
 
 
+_registered: dict[str, ModuleType] = {}
+
+
 def register(name: str, module: ModuleType) -> None:
     """For tests: another backend, which is taken by explicit choice alone (tests/cuda/host_execution)."""
     global NAMES
-    MODULES[name] = module
-    NAMES = tuple(MODULES)
+    _registered[name] = module
+    NAMES = (*AUTOMATIC, *_registered)
+
+
+def module_of(name: str) -> ModuleType:
+    """The backend of this name. Most processes need few of them, and `import kerneldna_ops` is to take no time."""
+    if name == "cpu":
+        return cpu
+    if name == "composite":
+        return composite
+    if name == "triton":
+        from . import triton
+
+        return triton
+    if name == "cuda":
+        from . import cuda
+
+        return cuda
+    if name == "reference":
+        from . import reference
+
+        return reference
+    return _registered[name]
 
 
 def check_name(name: str | None, source: str = "backend") -> str | None:
@@ -235,7 +252,7 @@ def refusal(name: str, function: str, shape_class: str) -> str:
 
 def can_run(name: str, call: AnyCall) -> tuple[bool, str]:
     """Whether a backend takes a call, and why (not)."""
-    runs, reason = MODULES[name].can_run(call.forward)
+    runs, reason = module_of(name).can_run(call.forward)
     if runs and _refused and (refused := refusal(name, call.function, _tuned.key_of(call.forward))):
         return False, refused
     return runs, reason
@@ -257,7 +274,7 @@ def _select_gate(input: Tensor, shape_class: str) -> ModuleType:
     names = _AUTOMATIC_SQUEEZE_EXCITE if chosen is None else (chosen,)
 
     def runs(name: str) -> tuple[bool, str]:
-        runs, reason = MODULES[name].runs_on(input)
+        runs, reason = module_of(name).runs_on(input)
         refused = refusal(name, "squeeze_excite", shape_class)
         return runs and not refused, refused or reason
 
@@ -272,7 +289,7 @@ def _first_that_runs(order: dict[str, str], can_run: Callable[[str], tuple[bool,
         if runs:
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("%s: %s, %s", name, why, "; ".join([reason, *refusals]))
-            return MODULES[name]
+            return module_of(name)
         refusals.append(f"not {name} because {reason}")
     raise cannot_run(name, reason)
 

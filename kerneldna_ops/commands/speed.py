@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..measure.memory import highest_during, in_a_process, peak_on_gpu
 from ..measure.networks import count_macs, count_parameters
-from ..measure.time import Call, Rounds, Sample, Spread, alternate, device_sample, wall_sample
+from ..measure.time import Rounds, Sample, Spread, Timed, alternate, device_sample, wall_sample
 from ..models import create_model
 from ..models.trial import try_out
 from .options import AMP
@@ -112,11 +112,11 @@ def measure(
 
 
 # Every call is a sample that counts, whatever disturbed it.
-def _each_on_cpu(call: Call, _: float) -> Callable[[], Sample]:
+def _each_on_cpu(call: Timed, _: float) -> Callable[[], Sample]:
     return lambda: (wall_sample(call)[0], True)
 
 
-def _each_on_cuda(call: Call, _: float) -> Callable[[], Sample]:
+def _each_on_cuda(call: Timed, _: float) -> Callable[[], Sample]:
     return lambda: (device_sample(call, delay=0)[0], True)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .._eval_mode import eval_mode
-from .time import Call, Rounds, Spread
+from .time import Rounds, Spread, Timed
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -61,7 +61,7 @@ def costs(
     images: Tensor,
     labels: Tensor,
     base: str,
-    take_turns: Callable[[Mapping[str, Call]], Rounds],
+    take_turns: Callable[[Mapping[str, Timed]], Rounds],
 ) -> dict[str, Cost]:
     """Of networks that take turns on a batch [N, C, H, W] with labels [N] int64, `base` among them, to which the ratios
     are; forward passes in eval mode, gradients in training mode. `take_turns`: time.alternate, with options."""

@@ -11,11 +11,11 @@ from time import perf_counter
 
 import torch
 
-Call = Callable[[], object]
+Timed = Callable[[], object]
 # Seconds per call, and whether nothing disturbed that.
 Sample = tuple[float, bool]
 # Prepares to take samples of about so many seconds of a call.
-Clock = Callable[[Call, float], Callable[[], Sample]]
+Clock = Callable[[Timed, float], Callable[[], Sample]]
 
 MOST_RETRIES = 3
 FEWEST_ROUNDS = 3
@@ -73,7 +73,7 @@ class Rounds:
         return Spread.of([one / other for one, other in zip(self.seconds[name], self.seconds[base], strict=True)])
 
 
-def wall_sample(call: Call, calls: int = 1) -> Sample:
+def wall_sample(call: Timed, calls: int = 1) -> Sample:
     """Of the wall clock; disturbed where the process did not keep the processor meanwhile."""
     switches = forced_switches()
     start = perf_counter()
@@ -87,7 +87,7 @@ def forced_switches() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def device_sample(call: Call, calls: int = 1, delay: float = 0.01) -> Sample:
+def device_sample(call: Timed, calls: int = 1, delay: float = 0.01) -> Sample:
     """Of the current CUDA device's events, on either side of so many calls; disturbed where the host did not keep ahead
     of the device.
 
@@ -113,7 +113,7 @@ def device_sample(call: Call, calls: int = 1, delay: float = 0.01) -> Sample:
     return start.elapsed_time(end) / 1e3 / calls, ahead
 
 
-def undisturbed_sample(call: Call, calls: int) -> Sample:
+def undisturbed_sample(call: Timed, calls: int) -> Sample:
     for _ in range(1 + MOST_RETRIES):
         seconds, undisturbed = wall_sample(call, calls)
         if undisturbed:
@@ -121,14 +121,14 @@ def undisturbed_sample(call: Call, calls: int) -> Sample:
     return seconds, undisturbed
 
 
-def wall_clock(call: Call, seconds: float) -> Callable[[], Sample]:
+def wall_clock(call: Timed, seconds: float) -> Callable[[], Sample]:
     """What a call takes on the CPU."""
     call()
     calls = max(1, round(seconds / wall_sample(call)[0]))
     return lambda: undisturbed_sample(call, calls)
 
 
-def device_clock(call: Call, seconds: float) -> Callable[[], Sample]:
+def device_clock(call: Timed, seconds: float) -> Callable[[], Sample]:
     """What the kernels of a call take on the current CUDA device; see device_sample. A call of more launches than the
     driver takes ahead has its waiting in the figure."""
     call()  # compiles, and lets cuDNN look for its best algorithm
@@ -160,7 +160,7 @@ def _delay(launched: float) -> float:
     return 0.001 + 2 * launched
 
 
-def host_clock(call: Call, seconds: float) -> Callable[[], Sample]:
+def host_clock(call: Timed, seconds: float) -> Callable[[], Sample]:
     """What a call takes of the host's time, the CUDA device not awaited: launches, and all the Python before them."""
     call()
     calls = max(1, min(HOST_CALLS, round(seconds / wall_sample(call)[0])))
@@ -173,7 +173,7 @@ def host_clock(call: Call, seconds: float) -> Callable[[], Sample]:
 
 
 def alternate(
-    calls: Mapping[str, Call],
+    calls: Mapping[str, Timed],
     rounds: int = 15,
     sample_seconds: float = 0.02,
     clock: Clock = wall_clock,

@@ -26,7 +26,7 @@ conv = torch.ops.kerneldna.conv
 @pytest.fixture
 def refused(monkeypatch):
     """A backend that exists and cannot run."""
-    monkeypatch.setattr(backends.reference, "can_run", lambda *args: (False, "it is out of order"))
+    monkeypatch.setattr(backends.module_of("reference"), "can_run", lambda *args: (False, "it is out of order"))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def in_python():
 
 def test_every_backend_has_a_reason():
     for name, (runs, reason) in explain_backends(**CALL).items():
-        assert backends.MODULES[name].can_run(Call(**CALL)) == (runs, reason)
+        assert backends.module_of(name).can_run(Call(**CALL)) == (runs, reason)
         assert reason
 
 
@@ -298,9 +298,9 @@ def gates(monkeypatch):
     """The names of the Python backends that ran squeeze_excite."""
     names = []
     for name in ("composite", "reference"):
-        original = backends.MODULES[name].squeeze_excite
+        original = backends.module_of(name).squeeze_excite
         spy = lambda *args, name=name, original=original: names.append(name) or original(*args)  # noqa: E731
-        monkeypatch.setattr(backends.MODULES[name], "squeeze_excite", spy)
+        monkeypatch.setattr(backends.module_of(name), "squeeze_excite", spy)
     return names
 
 
@@ -323,7 +323,7 @@ def test_where_the_library_has_no_kernel_plain_pytorch_answers(gates):
 
 
 def test_squeeze_excite_on_a_backend_that_cannot_run_says_why(monkeypatch):
-    monkeypatch.setattr(backends.reference, "runs_on", lambda input: (False, "it is out of order"))
+    monkeypatch.setattr(backends.module_of("reference"), "runs_on", lambda input: (False, "it is out of order"))
     sentence = "backend 'reference' cannot run this call: it is out of order"
     with use_backend("reference"):
         with pytest.raises(RuntimeError, match=sentence):
@@ -402,7 +402,7 @@ def test_what_a_refused_call_got_is_let_go(call, refused):
 
 @pytest.mark.parametrize("call", [torch.ops.kerneldna.squeeze_excite, None], ids=["op", "layer"])
 def test_what_a_refused_gate_got_is_let_go(call, monkeypatch):
-    monkeypatch.setattr(backends.reference, "runs_on", lambda *args: (False, "it is out of order"))
+    monkeypatch.setattr(backends.module_of("reference"), "runs_on", lambda *args: (False, "it is out of order"))
     weights = torch.zeros(2, 8), None, torch.zeros(8, 2), None
     se = kerneldna_ops.nn.SqueezeExcite(8).eval()
     assert_let_go((lambda input: call(input, *weights)) if call else se, torch.randn(2, 8, 5, 5))

@@ -46,7 +46,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(cuda, "_cuda_refusal", lambda device: "")
     cuda._refusal.cache_clear()
     monkeypatch.setattr(_tuned, "find", lambda call: None)
-    monkeypatch.setattr(backends.triton, "_toolchain_missing", lambda: "")
+    monkeypatch.setattr(backends.module_of("triton"), "_toolchain_missing", lambda: "")
     yield
     cuda._refusal.cache_clear()
 
@@ -101,7 +101,7 @@ def test_a_gpu_that_refuses_the_kernels(gpu, monkeypatch, caplog):
     monkeypatch.setattr(cuda, "_cuda_refusal", {0: REFUSAL}.__getitem__)
     call = on_a_gpu(CALL)
     assert cuda.can_run(call) == cuda.runs_on(call[0]) == (False, REFUSAL)
-    monkeypatch.setattr(backends.triton, "can_run", lambda *args: (False, "it is out of order"))
+    monkeypatch.setattr(backends.module_of("triton"), "can_run", lambda *args: (False, "it is out of order"))
     assert backends.select(call) is backends.composite
     assert [record.getMessage() for record in caplog.records] == [f"cuda does not run on cuda:0: {REFUSAL}"]
     with use_backend("cuda"), pytest.raises(RuntimeError, match=f"^backend 'cuda' cannot run this call: {REFUSAL}$"):
@@ -222,9 +222,9 @@ def test_where_composite_is_cheap_it_comes_first_until_somebody_measures(gpu):
 )
 def test_else_the_first_fused_backend_that_can_run(gpu, monkeypatch, without, chosen):
     for name in without:
-        monkeypatch.setattr(backends.MODULES[name], "can_run", lambda *args: (False, "it is out of order"))
+        monkeypatch.setattr(backends.module_of(name), "can_run", lambda *args: (False, "it is out of order"))
     call = on_a_gpu(CALL)
-    assert backends.select(call) is backends.MODULES[chosen]
+    assert backends.select(call) is backends.module_of(chosen)
 
 
 def test_what_was_measured_comes_first(gpu, monkeypatch):
@@ -244,8 +244,8 @@ GATE = (torch.ones(1, 2, 1, 1), torch.ones(1, 2), None, torch.ones(2, 1), None)
 def test_squeeze_excite_prefers_cpp(gpu, monkeypatch, without, chosen):
     ran = []
     for name in ("cuda", "triton", "composite"):
-        monkeypatch.setattr(backends.MODULES[name], "squeeze_excite", lambda *args, name=name: ran.append(name))
+        monkeypatch.setattr(backends.module_of(name), "squeeze_excite", lambda *args, name=name: ran.append(name))
     for name in without:
-        monkeypatch.setattr(backends.MODULES[name], "runs_on", lambda input: (False, "it is out of order"))
+        monkeypatch.setattr(backends.module_of(name), "runs_on", lambda input: (False, "it is out of order"))
     backends.squeeze_excite(OnAGpu(GATE[0]), *GATE[1:])
     assert ran == [chosen]

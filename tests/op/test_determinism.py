@@ -73,7 +73,7 @@ def test_calls_at_the_same_time_do_not_disturb_each_other(device, backend, threa
     threads(2)
     precision = torch.float16 if backend in ("cuda", "cuda_host") else torch.float32
     small = [case for case in CASES if case.products < 5_000_000]
-    small = [case for case in small if backends.MODULES[backend].can_run(build(case, precision, device))[0]]
+    small = [case for case in small if backends.module_of(backend).can_run(build(case, precision, device))[0]]
     alone = [everything(case, precision, device, backend) for case in small]
     with ThreadPoolExecutor(4) as pool:
         together = pool.map(lambda case: everything(case, precision, device, backend), small * 4)

@@ -85,7 +85,7 @@ def test_gradients_of_every_subset_of_arguments(device, backend, dtype, case):
 @pytest.mark.without_backends("cuda")
 def test_every_candidate_of_the_tuner(device, backend, dtype):
     call = with_zeros(CARD[0], dtype, device)
-    candidates = backends.MODULES[backend].candidates(call)
+    candidates = backends.module_of(backend).candidates(call)
     assert len(candidates) > 1
     check_ways(call, candidates, backend, dtype, CARD[0])
 
@@ -142,7 +142,7 @@ def with_zeros(case, *how):
 
 
 def run(backend, options, call):
-    module = backends.MODULES[backend]
+    module = backends.module_of(backend)
     return module.run(call, options) if options else getattr(module, call.function)(call)
 
 

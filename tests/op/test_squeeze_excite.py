@@ -154,7 +154,7 @@ def test_every_backend_of_the_stand_in(device, backend, dtype, shape, layout):
 def check_backend(device, backend, dtype, shape, layout):
     args = arguments(shape, dtype, device=device)
     args[0] = IMAGES[layout](args[0])
-    runs, reason = backends.MODULES[backend].runs_on(args[0])
+    runs, reason = backends.module_of(backend).runs_on(args[0])
     if not runs:
         pytest.skip(f"{backend}: {reason}")
     with use_backend(backend):

@@ -73,6 +73,6 @@ def skip_unless_it_runs(backend: str, call: Call) -> None:
 
     What a backend finds out only in the call, such as a kernel that cannot be built, is no such reason: it fails.
     """
-    runs, reason = backends.MODULES[backend].can_run(call)
+    runs, reason = backends.module_of(backend).can_run(call)
     if not runs:
         pytest.skip(f"{backend}: {_ANY_NUMBER.sub('n', reason)}")
