@@ -82,7 +82,7 @@ another-compiler: .venv/installed ## the library as clang compiles it (or COMPIL
 	CC=$(COMPILER) CXX=$(subst gcc,g++,$(subst clang,clang++,$(COMPILER))) \
 		$(BIN)/python setup.py -q build --build-base build/$(COMPILER) --build-lib build/$(COMPILER)/lib
 	for vector in avx512 avx2 portable; do KERNELDNA_CPU_VECTOR=$$vector OMP_NUM_THREADS=1 $(BIN)/pytest -q \
-		-o pythonpath=build/$(COMPILER)/lib --device cpu --backend cpu tests/op/test_conv_forward.py || exit 1; done
+		-o pythonpath="build/$(COMPILER)/lib . tests/cuda" --device cpu --backend cpu tests/op/test_conv_forward.py || exit 1; done
 
 mutants: build host-kernels ## whether a test fails for each of a list of mistakes in the CUDA kernels (5 minutes)
 	$(BIN)/python tests/cuda/mutants.py
