@@ -51,7 +51,7 @@ def valid_cases(draw, unit=1):
 
 @pytest.mark.on("cpu", "stand-in")
 @pytest.mark.without_backends("cuda_host")  # which takes next to none of these
-@settings(max_examples=75 if os.environ.get("TRITON_INTERPRET") == "1" else 300)  # interpreted, each takes 0.4 s
+@settings(max_examples=30 if os.environ.get("TRITON_INTERPRET") == "1" else 300)  # interpreted, each takes 0.4 s
 @given(case=valid_cases(), dtype=st.sampled_from([torch.float64, torch.float32]))
 def test_valid_call_is_right(device, backend, threads, case, dtype):
     check_valid_call(case, dtype, device, backend)

@@ -9,20 +9,21 @@ import sys
 import pytest
 import torch
 
-from kerneldna_ops import explain_backends
+from kerneldna_ops import explain_backends, use_backend
 from kerneldna_ops.backends import triton as backend
 from kerneldna_ops.functional import conv2d
-from support.cases import build, named
+from support.cases import build, grad_output, named
 
 CALL = build(named("kernel_3x3_padding_1x1"), torch.float32)._asdict()
 
 INTERPRETED = {"TRITON_INTERPRET": "1"}
+# The kernels have tests of their own, in this folder: here is one of each kind of call that the backend tells apart.
 SHAPES = (
     "no_samples",
     "kernel_1x1_stride_2x2",
     "kernel_3x2_stride_2x1",
     "kernel_3x3_stride_3x2",
-    "groups_3",
+    "-groups_3",
     "depthwise_multiplier_3",
     "depthwise_dilation",
     "tiles_cross_samples",
@@ -33,15 +34,37 @@ SHAPES = (
     ("files", "selection"),
     [
         (["op/test_conv_forward.py"], f"test_output[ and ({' or '.join(SHAPES)})"),
-        (["op/test_conv_gradients.py"], f"test_gradients[ and ({' or '.join(SHAPES[:-1])})"),
-        (["op/test_conv_gradients.py"], "zeros and depthwise or test_only and kernel_1x1"),
-        (["op/test_registrations.py", "op/test_autocast.py"], "opcheck or compiles_into or by_hand"),
+        (
+            ["op/test_conv_gradients.py"],
+            f"test_gradients[ and ({' or '.join(SHAPES[:-1])}) or zeros and (-depthwise- or -kernel_1x1-)"
+            " or test_only and -kernel_1x1",
+        ),
         (["op/test_properties.py"], "valid_call"),
     ],
-    ids=["output", "gradients", "zeros and masks", "registrations", "random calls"],
+    ids=["output", "gradients", "random calls"],
 )
 def test_what_every_backend_passes(tests_pass_with, files, selection):
     tests_pass_with(INTERPRETED, "--backend", "triton", *files, "-k", selection)
+
+
+@pytest.mark.usefixtures("interpreted", "threads")
+@pytest.mark.parametrize("name", ["kernel_1x1", "depthwise"])
+def test_opcheck(name):
+    case, ops = named(name), torch.ops.kerneldna
+    call, grad = build(case, torch.float32), grad_output(case, torch.float32)
+    leaves = [part.requires_grad_() if isinstance(part, torch.Tensor) else part for part in call]
+    with use_backend("triton"):
+        torch.library.opcheck(ops.conv.default, leaves)
+        torch.library.opcheck(ops.conv_backward.default, (grad, *leaves, [True] * 6))
+
+
+@pytest.mark.usefixtures("interpreted", "threads")
+def test_autocast():
+    half = {name: value.half() for name, value in CALL.items() if isinstance(value, torch.Tensor)}
+    with use_backend("triton"):
+        with torch.autocast("cpu", dtype=torch.float16):
+            output = conv2d(**CALL)
+        torch.testing.assert_close(output, conv2d(**CALL | half), rtol=0, atol=0)
 
 
 SCRIPT = """
