@@ -26,6 +26,8 @@ def test_numbers_with_poisoned_scratch_memory(tests_pass_with):
         "op/test_conv_forward.py::test_output",
         "op/test_conv_gradients.py::test_gradients",
         "op/test_poison.py::test_bfloat16_gradients_where_a_step_leaves_the_map",
+        "-k",
+        "cpu-cpu or step_leaves",  # the others' numbers are made by PyTorch's operators
     )
 
 
