@@ -45,6 +45,7 @@ def test_output_of_common_subsets_on_large_shapes(device, backend, layout, patte
     check(case.but(input_layout=layout, weight_layout=layout, **PATTERNS[pattern]), device, backend, torch.float32)
 
 
+@pytest.mark.without_backends("composite", "reference")  # whose vectors and blocks are PyTorch's
 @pytest.mark.parametrize("case", EDGES, ids=str)
 def test_output_on_both_sides_of_vector_and_block_edges(device, backend, dtype, case):
     check(case, device, backend, dtype)

@@ -45,6 +45,7 @@ def test_gradients_of_common_subsets_on_large_shapes(device, backend, pattern, c
     check(case.but(**PATTERNS[pattern]), device, backend, torch.float32)
 
 
+@pytest.mark.without_backends("composite", "reference")  # whose vectors and blocks are PyTorch's
 @pytest.mark.parametrize("case", EDGES, ids=str)
 def test_gradients_on_both_sides_of_vector_and_block_edges(device, backend, dtype, case):
     check(case, device, backend, dtype)

@@ -35,8 +35,9 @@ def assert_same_bits(actual, expected):
         assert torch.equal(actual[name], value), name
 
 
+# More cases of the library's own kernels are below: what gives the same bits on one, two and three threads.
 @pytest.mark.on("cpu")
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", REPRESENTATIVE, ids=str)
 def test_every_run_gives_the_same_bits(device, backend, case, threads):
     threads(2)
     assert_same_every_time(case, torch.float32, device, backend)
@@ -72,7 +73,8 @@ def test_any_number_of_threads_gives_the_same_bits(device, backend, dtype, layou
 def test_calls_at_the_same_time_do_not_disturb_each_other(device, backend, threads):
     threads(2)
     precision = torch.float16 if backend in ("cuda", "cuda_host") else torch.float32
-    small = [case for case in CASES if case.products < 5_000_000]
+    cases = REPRESENTATIVE if backend in ("composite", "reference") else CASES  # those are of PyTorch's own operators
+    small = [case for case in cases if case.products < 5_000_000]
     small = [case for case in small if backends.module_of(backend).can_run(build(case, precision, device))[0]]
     alone = [everything(case, precision, device, backend) for case in small]
     with ThreadPoolExecutor(4) as pool:
