@@ -30,7 +30,7 @@ TEST_PROCESSES ?= 2
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build host-kernels demo test compat another-compiler mutants host-sanitize sanitize-gpu bench networks frontier gpu-compile gpu-check cuda-library cuda-check cuda-figures lint format wheel clean
+.PHONY: help venv build host-kernels demo test test-builds compat another-compiler mutants host-sanitize sanitize-gpu bench networks frontier gpu-compile gpu-check cuda-library cuda-check cuda-figures lint format wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -64,10 +64,14 @@ demo: build ## train on real images three ways and write runs/demo/ (5 minutes)
 	$(BIN)/python -m examples.demo
 
 # Where there is an NVIDIA card, what runs on it has a run of its own: see tests/test_cpu.py.
-test: build host-kernels ## all tests, in TEST_PROCESSES processes, on the CPU and on an NVIDIA card if there is one
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --durations 15 --device cpu
+test: build host-kernels ## all tests but test-builds, in TEST_PROCESSES processes, on the CPU and on an NVIDIA card if there is one
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --durations 15 --device cpu --without-builds
 	! $(BIN)/python -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || \
 		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --device cuda
+
+# In one process: a build takes all processors, and its tests share it.
+test-builds: build ## the tests that have the whole library compiled once more: as a wheel, and under sanitizers (8 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --device cpu -m builds
 
 compat: build ## tests of the same library beside the oldest torch and the newest on the index, in build/compat/ (downloads both)
 	@set -ef; for torch in $(COMPAT_TORCH); do folder="build/compat/$${torch%.*}"; \

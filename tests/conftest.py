@@ -53,6 +53,11 @@ def pytest_addoption(parser):
         help="test only this device (repeatable); the CPU is always one, and an NVIDIA card where there is one",
     )
     group.addoption("--backend", action="append", choices=backends.NAMES, help="test only this backend (repeatable)")
+    group.addoption(
+        "--without-builds",
+        action="store_true",
+        help="leave out what compiles the whole library once more, minutes of it, which `-m builds` runs alone",
+    )
 
 
 def pytest_configure(config):
@@ -60,6 +65,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "on(*devices): the test makes sense on these devices only")
     config.addinivalue_line("markers", "tf32: convolutions in float32 may take TF32")
     config.addinivalue_line("markers", "sanitizer_sample: what `make sanitize-gpu` runs")
+    config.addinivalue_line("markers", "builds: has the whole library compiled once more, for minutes")
     config.stash[NOT_RUN] = Counter()
     names = asked_devices(config)
     if "stand-in" in names and len(names) > 1:
@@ -211,6 +217,18 @@ NOT_RUN = pytest.StashKey[Counter]()
 
 # What only a card can show, before what it shares with the CPU: a run may have to end before all is done.
 FIRST_ON_A_CARD = ("test_on_a_card.py", "op/test_forms.py")
+# What has the longest tests: one that a process came to last would leave the others without work.
+FIRST_ON_THE_CPU = (
+    "triton_kernels/test_public_op.py",
+    "backends/test_instruction_sets.py",
+    "test_stand_in.py",
+    "triton_kernels/test_compile_table.py",
+    "benchmarks/test_gpu_check.py",
+    "op/test_poison.py",
+)
+
+# The fixtures that compile the whole library. What takes one is marked, whether it says so or not.
+BUILDS = {"wheel", "sanitized"}
 
 
 def parameters_of(item):
@@ -220,17 +238,24 @@ def parameters_of(item):
 def pytest_collection_modifyitems(config, items):
     names, elsewhere = tested_devices(config), "cpu" in asked_devices(config)
     on_the_cpu = "on the CPU, " + ("by test_cpu.py in a process of its own" if elsewhere else "by --device cpu")
+    for item in items:
+        if BUILDS & set(item.fixturenames):
+            item.add_marker("builds")
 
     def reason(item):
         takes_a_device = isinstance(parameters_of(item).get("device", "cpu"), torch.device | None)
-        return on_the_cpu if "cpu" not in names and not takes_a_device else None
+        if "cpu" not in names and not takes_a_device:
+            return on_the_cpu
+        if config.getoption("without_builds") and item.get_closest_marker("builds"):
+            return "compiles the whole library once more: by `make test-builds`, which .ci/run does too"
+        return None
 
     reasons = [(item, reason(item)) for item in items]
     config.stash[NOT_RUN].update(why for _, why in reasons if why)
     config.hook.pytest_deselected(items=[item for item, why in reasons if why])
     items[:] = [item for item, why in reasons if not why]
-    if "cuda" in names:
-        items.sort(key=lambda item: str(item.path.relative_to(FOLDER)) not in FIRST_ON_A_CARD)
+    first = FIRST_ON_A_CARD if "cuda" in names else FIRST_ON_THE_CPU
+    items.sort(key=lambda item: str(item.path.relative_to(FOLDER)) not in first)
 
 
 # What the extra "test" brings (pyproject.toml) beside what every test needs.

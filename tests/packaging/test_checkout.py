@@ -110,6 +110,11 @@ def test_make_clean_removes_what_git_ignores(stand_ins):
     assert left == {"Makefile", "pyproject.toml", "setup.py", "constraints.txt", "csrc", "tests", "kerneldna_ops"}
 
 
+def test_continuous_integration_runs_what_make_test_leaves_out():
+    """As the summary of `make test` says (tests/conftest.py)."""
+    assert "make test\nmake test-builds\n" in (ROOT / ".ci/run").read_text()
+
+
 @needs_make
 def test_make_help_has_every_target(stand_ins):
     told = run(["make", "help"], cwd=stand_ins)
