@@ -56,7 +56,7 @@ def pytest_addoption(parser):
     group.addoption(
         "--without-builds",
         action="store_true",
-        help="leave out what compiles the whole library once more, minutes of it, which `-m builds` runs alone",
+        help="leave out what compiles for minutes, such as the whole library once more; `-m builds` runs only that",
     )
 
 
@@ -65,7 +65,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "on(*devices): the test makes sense on these devices only")
     config.addinivalue_line("markers", "tf32: convolutions in float32 may take TF32")
     config.addinivalue_line("markers", "sanitizer_sample: what `make sanitize-gpu` runs")
-    config.addinivalue_line("markers", "builds: has the whole library compiled once more, for minutes")
+    config.addinivalue_line("markers", "builds: compiles the whole library once more, or programs for as long")
     config.stash[NOT_RUN] = Counter()
     names = asked_devices(config)
     if "stand-in" in names and len(names) > 1:
@@ -144,7 +144,7 @@ def pytest_report_header(config):
         lines.append(f"device {device}{where}: tested")
         for backend, (_, reason) in devices.explained(device).items():
             tested = backend in tested_backends(config, device)
-            without = [name for name in precisions(device) if tested and not takes(device, backend, name)]
+            without = [name for name in precisions(device) if tested and not tested_in(device, backend, name)]
             without = f", but not in {' and '.join(without)}" if without else ""
             lines.append(f"  backend {backend}: {'tested' if tested else 'not tested'}{without}, {reason}")
     return lines
@@ -180,7 +180,7 @@ def pytest_generate_tests(metafunc):
         choices = {"device": [device], "backend": names, "dtype": precisions(device)}
         for chosen in itertools.product(*(choices[axis] for axis in axes)):
             chosen = dict(zip(axes, chosen, strict=True))
-            if "backend" not in chosen or takes(device, chosen["backend"], chosen.get("dtype", "float16")):
+            if "backend" not in chosen or tested_in(device, chosen["backend"], chosen.get("dtype")):
                 values.append(parameters(**chosen))
     if not values:
         reason = f"needs {' or '.join(f'--device {name}' for name in devices.NAMES if name in (on or tested))}"
@@ -198,6 +198,15 @@ def takes(device, backend, precision):
     """Whether the backend has kernels for it; a test of its own says for which it has not (test_backends.py)."""
     tf32 = precision == "tf32"
     return devices.explained(device, torch.float32 if tf32 else getattr(torch, precision), tf32)[backend][0]
+
+
+# It is PyTorch's operators alone: how it treats the precision of the truth, and one that it rounds to, says all.
+OF_THE_REFERENCE = (None, "float64", "bfloat16")
+
+
+def tested_in(device, backend, precision):
+    """precision: None for a test that has its own."""
+    return takes(device, backend, precision or "float16") and (backend != "reference" or precision in OF_THE_REFERENCE)
 
 
 def parameters(**chosen):
@@ -227,7 +236,7 @@ FIRST_ON_THE_CPU = (
     "op/test_poison.py",
 )
 
-# The fixtures that compile the whole library. What takes one is marked, whether it says so or not.
+# The fixtures that compile the whole library. What takes one is marked, whether it says so itself or not.
 BUILDS = {"wheel", "sanitized"}
 
 
@@ -247,7 +256,7 @@ def pytest_collection_modifyitems(config, items):
         if "cpu" not in names and not takes_a_device:
             return on_the_cpu
         if config.getoption("without_builds") and item.get_closest_marker("builds"):
-            return "compiles the whole library once more: by `make test-builds`, which .ci/run does too"
+            return "compiles for minutes, most of it the whole library: by `make test-builds`, which .ci/run does too"
         return None
 
     reasons = [(item, reason(item)) for item in items]
