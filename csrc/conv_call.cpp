@@ -71,17 +71,24 @@ ConvShape ConvShape::of(const Ints &input, const Ints &weight, const Ints &strid
 ConvCall::ConvCall(const char *op, const Tensor &input, const Tensor &weight, const OptionalTensor &bias,
                    const OptionalTensor &channel_attention, const OptionalTensor &filter_attention,
                    const OptionalTensor &spatial_attention, const Ints &stride, const Ints &padding,
-                   const Ints &dilation, int64_t groups)
+                   const Ints &dilation, int64_t groups, const OptionalTensor &kernel_attention)
     : op(op), input(input), weight(weight), bias(bias), channel_attention(channel_attention),
-      filter_attention(filter_attention), spatial_attention(spatial_attention), stride(stride), padding(padding),
-      dilation(dilation), shape{} {
+      filter_attention(filter_attention), spatial_attention(spatial_attention), kernel_attention(kernel_attention),
+      stride(stride), padding(padding), dilation(dilation), shape{} {
   check(input.dim() == 4, op, ": input must be 4-D [N, C_in, H, W], got ", input.dim(), "-D ", shape_of(input));
   check_input(op, "input", input);
-  check(weight.dim() == 4, op, ": weight must be 4-D [C_out, C_in/groups, kh, kw], got ", weight.dim(), "-D ",
-        shape_of(weight));
+  kernels = kernel_attention ? Kernels::mixed : weight.dim() == 5 ? Kernels::per_sample : Kernels::shared;
+  if (kernels == Kernels::mixed)
+    check(weight.dim() == 5, op, ": weight must be 5-D [K, C_out, C_in/groups, kh, kw] with kernel_attention, got ",
+          weight.dim(), "-D ", shape_of(weight));
+  else
+    check(weight.dim() == 4 || weight.dim() == 5, op,
+          ": weight must be 4-D [C_out, C_in/groups, kh, kw] or 5-D with a kernel for each sample in front, got ",
+          weight.dim(), "-D ", shape_of(weight));
   check_like_input(op, "weight", weight, input);
 
-  set_operands(shape, input.sizes().data(), weight.sizes().data(), groups);
+  const int leading = int(weight.dim()) - 4;
+  set_operands(shape, input.sizes().data(), weight.sizes().data() + leading, groups);
   shape.stride = check_pair(op, "stride", stride, 1);
   shape.padding = check_pair(op, "padding", padding, 0);
   check(std::max(padding[0], padding[1]) <= kLargestPadding, op, ": padding must be at most ", kLargestPadding,
@@ -94,19 +101,31 @@ ConvCall::ConvCall(const char *op, const Tensor &input, const Tensor &weight, co
         op, ": only the batch of input may be empty, got input ", shape_of(input), " and weight ", shape_of(weight));
   check(shape.in_channels % groups == 0 && shape.out_channels % groups == 0, op,
         ": groups must divide C_in = ", shape.in_channels, " and C_out = ", shape.out_channels, ", got ", groups);
-  check(weight.size(1) == shape.in_channels / groups, op,
-        ": weight must have C_in/groups = ", shape.in_channels / groups, " input channels, got ", weight.size(1),
-        " in ", shape_of(weight));
+  check(weight.size(leading + 1) == shape.in_channels / groups, op,
+        ": weight must have C_in/groups = ", shape.in_channels / groups, " input channels, got ",
+        weight.size(leading + 1), " in ", shape_of(weight));
 
   const int64_t n = shape.batch, c = shape.in_channels, o = shape.out_channels;
   const int64_t kh = shape.kernel_height, kw = shape.kernel_width;
   if (bias) {
     check_like_input(op, "bias", *bias, input);
-    check(has_shape(*bias, {o}), op, ": bias must have shape ", bracketed({o}), ", got ", shape_of(*bias));
+    check(has_shape(*bias, {o}) || has_shape(*bias, {n, o}), op, ": bias must have shape ", bracketed({o}), " or ",
+          bracketed({n, o}), " (per sample), got ", shape_of(*bias));
   }
+  bias_kind = !bias ? Kind::absent : bias->dim() == 1 ? Kind::is_static : Kind::per_sample;
   channel = check_attention(op, "channel_attention", channel_attention, input, {n, c}, {c});
   filter = check_attention(op, "filter_attention", filter_attention, input, {n, o}, {o});
   spatial = check_attention(op, "spatial_attention", spatial_attention, input, {n, kh, kw}, {kh, kw});
+  if (kernels == Kernels::per_sample)
+    check(weight.size(0) == n, op, ": weight must have a kernel for each of the N = ", n, " samples, got ",
+          weight.size(0), " in ", shape_of(weight));
+  if (kernels == Kernels::mixed) {
+    const int64_t k = weight.size(0);
+    check(k > 0, op, ": weight must have one kernel at least, got ", shape_of(weight));
+    check_like_input(op, "kernel_attention", *kernel_attention, input);
+    check(has_shape(*kernel_attention, {n, k}), op, ": kernel_attention must have shape ", bracketed({n, k}),
+          " (samples, kernels), got ", shape_of(*kernel_attention));
+  }
 
   set_output(shape);
   check(shape.out_height > 0 && shape.out_width > 0, op, ": the output would be empty: a kernel of ",
@@ -120,20 +139,23 @@ ConvCall::ConvCall(const char *op, const Tensor &input, const Tensor &weight, co
 
 ConvBackwardCall::ConvBackwardCall(const Tensor &grad_output, const ConvCall &call,
                                    const std::vector<bool> &output_mask)
-    : ConvCall(call), grad_output(grad_output), output_mask(output_mask) {
+    : ConvCall(call), grad_output(grad_output), output_mask{} {
   check_like_input(op, "grad_output", grad_output, input);
   const auto [n, o, height, width] = shape.output_sizes();
   check(has_shape(grad_output, {n, o, height, width}), op, ": grad_output must have shape ",
         bracketed({n, o, height, width}), ", got ", shape_of(grad_output));
 
-  check(output_mask.size() == 6, op, ": output_mask must have 6 values, got ", output_mask.size());
+  check(output_mask.size() == kGradients || output_mask.size() == kGradients - 1, op, ": output_mask must have ",
+        kGradients, " values, got ", output_mask.size());
+  std::copy(output_mask.begin(), output_mask.end(), this->output_mask.begin());
   const std::pair<const char *, const OptionalTensor *> optional[] = {{"bias", &bias},
                                                                       {"channel_attention", &channel_attention},
                                                                       {"filter_attention", &filter_attention},
-                                                                      {"spatial_attention", &spatial_attention}};
-  for (int i = 0; i < 4; ++i)
-    check(*optional[i].second || !output_mask[2 + i], op, ": output_mask asks for the gradient of ", optional[i].first,
-          ", which is None");
+                                                                      {"spatial_attention", &spatial_attention},
+                                                                      {"kernel_attention", &kernel_attention}};
+  for (size_t i = 0; i < std::size(optional); ++i)
+    check(*optional[i].second || !this->output_mask[2 + i], op, ": output_mask asks for the gradient of ",
+          optional[i].first, ", which is None");
 }
 
 } // namespace kerneldna

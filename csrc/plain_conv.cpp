@@ -27,6 +27,19 @@ Tensor convolution(const Tensor &input, const Tensor &weight, const ConvCall &ca
                    false, Ints{0, 0}, groups);
 }
 
+// The kernel of each sample, [N, C_out, C_in / groups, kh, kw], without spatial attention.
+Tensor kernels_of(const ConvCall &call) {
+  const ConvShape &shape = call.shape;
+  if (call.kernels == Kernels::shared)
+    return torch::stable::unsqueeze(call.weight, 0);
+  if (call.kernels == Kernels::per_sample)
+    return call.weight;
+  const int64_t each = shape.out_channels * (shape.in_channels / shape.groups) * shape.taps();
+  return reshape(
+      torch::stable::matmul(*call.kernel_attention, reshape(call.weight, {call.weight.size(0), each})),
+      {shape.batch, shape.out_channels, shape.in_channels / shape.groups, shape.kernel_height, shape.kernel_width});
+}
+
 // [N, C] or [C] as factors, or terms, of [N, C, H, W].
 Tensor by_channel(const Tensor &values) {
   const int64_t batch = values.dim() == 2 ? values.size(0) : 1;
@@ -39,11 +52,15 @@ Tensor plain_conv(const ConvCall &call) {
   const ConvShape &shape = call.shape;
   Tensor x = call.channel_attention ? mul(call.input, by_channel(*call.channel_attention)) : call.input;
   Tensor y;
-  if (call.spatial == Kind::per_sample && shape.batch > 0) {
+  if (shape.batch == 0) {
+    y = torch::stable::new_empty(call.input, shape.output_sizes());
+  } else if (call.spatial == Kind::per_sample || call.kernels != Kernels::shared) {
     const int64_t batch = shape.batch, filters = shape.out_channels, channels = shape.in_channels / shape.groups;
     const int64_t kh = shape.kernel_height, kw = shape.kernel_width;
-    const Tensor kernels =
-        mul(torch::stable::unsqueeze(call.weight, 0), reshape(*call.spatial_attention, {batch, 1, 1, kh, kw}));
+    Tensor kernels = kernels_of(call);
+    if (call.spatial_attention)
+      kernels =
+          mul(kernels, reshape(*call.spatial_attention, {call.spatial == Kind::per_sample ? batch : 1, 1, 1, kh, kw}));
     x = reshape(x, {1, batch * shape.in_channels, shape.in_height, shape.in_width});
     y = convolution(x, reshape(kernels, {batch * filters, channels, kh, kw}), call, batch * shape.groups);
     y = reshape(y, {batch, filters, shape.out_height, shape.out_width});

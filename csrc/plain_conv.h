@@ -6,8 +6,8 @@
 
 namespace kerneldna {
 
-// Spatial attention per sample takes a kernel for each sample, [N, C_out, C_in / groups, kh, kw] of them; nothing else
-// does.
+// Spatial attention per sample and mixtures take a kernel for each sample, [N, C_out, C_in / groups, kh, kw] of them;
+// nothing else does.
 Tensor plain_conv(const ConvCall &call);
 
 } // namespace kerneldna

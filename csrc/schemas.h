@@ -5,14 +5,14 @@
   "(Tensor input, Tensor weight, Tensor? bias=None, "                                                                  \
   "Tensor? channel_attention=None, Tensor? filter_attention=None, "                                                    \
   "Tensor? spatial_attention=None, SymInt[2] stride=1, SymInt[2] padding=0, "                                          \
-  "SymInt[2] dilation=1, SymInt groups=1) -> Tensor"
+  "SymInt[2] dilation=1, SymInt groups=1, Tensor? kernel_attention=None) -> Tensor"
 
 #define KERNELDNA_CONV_BACKWARD_ARGUMENTS                                                                              \
   "(Tensor grad_output, Tensor input, Tensor weight, Tensor? bias, "                                                   \
   "Tensor? channel_attention, Tensor? filter_attention, "                                                              \
   "Tensor? spatial_attention, SymInt[2] stride, SymInt[2] padding, "                                                   \
-  "SymInt[2] dilation, SymInt groups, bool[6] output_mask) "                                                           \
-  "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+  "SymInt[2] dilation, SymInt groups, Tensor? kernel_attention, bool[] output_mask) "                                  \
+  "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 
 #define KERNELDNA_SQUEEZE_EXCITE_ARGUMENTS                                                                             \
   "(Tensor input, Tensor fc1_weight, Tensor? fc1_bias, "                                                               \

@@ -19,7 +19,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::detail::from;
 using torch::stable::detail::to;
 
-constexpr size_t kConvArguments = 10;
+constexpr size_t kConvArguments = 11;
 constexpr size_t kWords = (kCallClasses + 63) / 64;
 std::array<std::atomic<uint64_t>, kWords> classes_of_python{};
 
@@ -34,7 +34,8 @@ void push(StableIValue *stack, const ConvCall &call) {
                                  from(call.stride),
                                  from(call.padding),
                                  from(call.dilation),
-                                 from(call.shape.groups)};
+                                 from(call.shape.groups),
+                                 from(call.kernel_attention)};
   std::copy(std::begin(values), std::end(values), stack);
 }
 
@@ -90,6 +91,8 @@ bool selected_in_python(int call_class) {
 }
 
 int call_class(const ConvCall &call) {
+  if (call.kernels != Kernels::shared)
+    return 2 * kConvClasses + kSqueezeExciteClasses + call.input.is_cuda();
   return class_number(call.shape, call.dtype(), call.spatial == Kind::per_sample, call.channels_last) +
          kConvClasses * call.input.is_cuda();
 }
@@ -113,14 +116,12 @@ Tensor selected_conv(const ConvCall &call) {
 }
 
 Gradients selected_conv_backward(const ConvBackwardCall &call) {
-  std::array<bool, 6> mask;
-  std::copy(call.output_mask.begin(), call.output_mask.end(), mask.begin());
   std::array<StableIValue, kConvArguments + 2> stack{from(call.grad_output)};
   push(stack.data() + 1, call);
-  stack.back() = from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask.data(), mask.size()));
+  stack.back() = from(torch::headeronly::HeaderOnlyArrayRef<bool>(call.output_mask.data(), call.output_mask.size()));
   call_python("kerneldna::_selected_conv_backward", stack.data());
-  return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2]),
-          to<Tensor>(stack[3]), to<Tensor>(stack[4]), to<Tensor>(stack[5])};
+  return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2]), to<Tensor>(stack[3]),
+          to<Tensor>(stack[4]), to<Tensor>(stack[5]), to<Tensor>(stack[6])};
 }
 
 Tensor selected_squeeze_excite(const Tensor &input, const Tensor &fc1_weight, const OptionalTensor &fc1_bias,

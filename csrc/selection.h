@@ -28,8 +28,10 @@ constexpr int kConvClasses = 128; // on a device
 constexpr int64_t kLargeMap = 512;
 int call_class(const ConvCall &call);
 
-// squeeze_excite has three, after those of conv: on the CPU, on CUDA, on a GPU that refuses the library's kernels.
-constexpr int kCallClasses = 2 * kConvClasses + 3;
+// squeeze_excite has three, after those of conv: on the CPU, on CUDA, on a GPU that refuses the library's kernels. Then
+// come conv with a kernel for each sample, given or mixed, on the CPU and on CUDA.
+constexpr int kSqueezeExciteClasses = 3;
+constexpr int kCallClasses = 2 * kConvClasses + kSqueezeExciteClasses + 2;
 int squeeze_excite_class(const Tensor &input);
 
 // The classes of calls that Python decides; all others are native.

@@ -23,20 +23,20 @@ def conv_transpose(call: Call, output_padding: Pair) -> Tensor:
     if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
         return _in_plain_pytorch(call, output_padding)
     shape = check_conv_transpose("conv_transpose2d", call, output_padding)
-    input, weight, bias, c, f, s = call.tensors
+    input, weight, bias, c, f, s, _ = call.tensors
     # From a stride of output padding on, that convolution would have more pixels than input has: zeros.
     rows, columns = (extra // step for extra, step in zip(output_padding, call.stride, strict=True))
     if rows or columns:
         input = F.pad(call.input, (0, columns, 0, rows))
     # Of what stands for that convolution's input only the shape and the layout count.
     like = torch.empty_like(call.input.new_empty(shape), memory_format=call.memory_format)
-    output: Tensor = _conv_backward(input, like, weight, None, f, c, s, *call.geometry, _OF_INPUT)[0]
+    output: Tensor = _conv_backward(input, like, weight, None, f, c, s, *call.geometry, None, _OF_INPUT)[0]
     return output if bias is None else output + bias[:, None, None]
 
 
 def _in_plain_pytorch(call: Call, output_padding: Pair) -> Tensor:
     """For graphs that leave for a place without this package: they serve every batch and image size."""
-    input, weight, bias, c, f, s = call.tensors
+    input, weight, bias, c, f, s, _ = call.tensors
     input = call.input if c is None else call.input * c[..., None, None]
     if call.kind("spatial_attention") == "per_sample":
         y = _taps_put_together(call._replace(input=input), output_padding)

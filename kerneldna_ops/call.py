@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 Kind: TypeAlias = Literal["absent", "static", "per_sample"]
+Kernels: TypeAlias = Literal["shared", "per_sample", "mixed"]
 Pair: TypeAlias = Sequence[int]
 
-_STATIC_DIMS = {"channel_attention": 1, "filter_attention": 1, "spatial_attention": 2}
+_STATIC_DIMS = {"bias": 1, "channel_attention": 1, "filter_attention": 1, "spatial_attention": 2}
 
 
 class Call(NamedTuple):
     """The arguments of kerneldna::conv, by the names and in the order of its schema.
 
-    The dispatcher drops the last ones that equal their defaults: Call(*args) has all ten.
+    The dispatcher drops the last ones that equal their defaults: Call(*args) has all eleven.
     """
 
     input: Tensor
@@ -32,6 +33,7 @@ class Call(NamedTuple):
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
     groups: int = 1
+    kernel_attention: Tensor | None = None
 
     @property
     def function(self) -> str:
@@ -42,23 +44,41 @@ class Call(NamedTuple):
         """Itself, as of a BackwardCall the call whose gradients it asks for."""
         return self
 
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor | None], geometry: Sequence[Any]) -> "Call":
+        """From what `tensors` and `geometry` say of a call."""
+        return cls(*arguments_of(tensors, geometry))
+
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
-        return self[:6]
+        """By the names in TENSORS."""
+        return tensors_of(self)
 
     @property
     def geometry(self) -> tuple[Any, ...]:
         """Stride, padding, dilation and groups."""
-        return self[6:]
+        return self[6:10]
 
     def kind(self, field: str) -> Kind:
-        """Of one of the attentions, by its name."""
+        """Of one of the attentions but kernel_attention, or of the bias, by its name."""
         return kind_of(field, getattr(self, field))
 
     def by_kind(self, field: str) -> tuple[Tensor | None, Tensor | None]:
         """The attention of this name, as (static, per sample), of which at least one is None."""
         attention = getattr(self, field)
         return (attention, None) if kind_of(field, attention) == "static" else (None, attention)
+
+    @property
+    def kernels(self) -> Kernels:
+        """One weight for all samples, one for each, or several of which each sample has its own mixture."""
+        if self.kernel_attention is not None:
+            return "mixed"
+        return "per_sample" if self.weight.dim() == 5 else "shared"
+
+    @property
+    def kernel_shape(self) -> torch.Size:
+        """Of one kernel, [C_out, C_in/groups, kh, kw]."""
+        return self.weight.shape[-4:]
 
     @property
     def depthwise(self) -> bool:
@@ -69,9 +89,9 @@ class Call(NamedTuple):
     def output_shape(self) -> tuple[int, int, int, int]:
         """[N, C_out, H_out, W_out], with sizes of 0 where the kernel does not fit into the input."""
         geometry = (self.stride, self.padding, self.dilation)
-        axes = zip(self.input.shape[2:], self.weight.shape[2:], *geometry, strict=True)
-        height, width = (out_size(*axis) for axis in axes)
-        return self.input.shape[0], self.weight.shape[0], height, width
+        filters, _, *taps = self.kernel_shape
+        height, width = (out_size(*axis) for axis in zip(self.input.shape[2:], taps, *geometry, strict=True))
+        return self.input.shape[0], filters, height, width
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -79,8 +99,8 @@ class Call(NamedTuple):
         return memory_format_of(self.input)
 
 
-TENSORS = Call._fields[:6]
-ATTENTIONS = TENSORS[3:]
+TENSORS = (*Call._fields[:6], "kernel_attention")
+ATTENTIONS = TENSORS[3:6]  # the factors of a kernel
 
 
 class BackwardCall(NamedTuple):
@@ -92,8 +112,9 @@ class BackwardCall(NamedTuple):
 
     @classmethod
     def of(cls, grad_output: Tensor, *args: Any) -> "BackwardCall":
-        """From the arguments as the op has them."""
-        return cls(grad_output, Call(*args[:-1]), args[-1])
+        """From the arguments as the op has them; a mask without the last value does not ask for what it stands for."""
+        *forward, mask = args
+        return cls(grad_output, Call(*forward), mask if len(mask) != len(TENSORS) - 1 else [*mask, False])
 
     @property
     def function(self) -> str:
@@ -112,6 +133,17 @@ class BackwardCall(NamedTuple):
 
 
 AnyCall: TypeAlias = Call | BackwardCall
+
+
+def tensors_of(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Of one value for each argument of conv those of the tensors, by the names in TENSORS. Missing ones are None."""
+    missing = len(Call._fields) - len(values)
+    return (*values[:6], values[10]) if not missing else tensors_of((*values, *[None] * missing))
+
+
+def arguments_of(tensors: Sequence[Any], geometry: Sequence[Any]) -> tuple[Any, ...]:
+    """The other way round: what belongs to the tensors and to the geometry, in the order of the schema."""
+    return (*tensors[:6], *geometry, *tensors[6:])
 
 
 def kind_of(field: str, attention: Tensor | None, leading_dims: int = 0) -> Kind:

@@ -18,14 +18,14 @@ _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 def check_conv(op: str, call: Call) -> None:
     """A TypeError or ValueError, where one is due, names the argument, what was expected and what came."""
-    input, weight, bias, *_, stride, padding, dilation, groups = call
+    input, weight, bias, _, _, _, stride, padding, dilation, groups, kernel_attention = call
     check_input(op, input, "[N, C_in, H, W]")
-    check_4d(op, "weight", weight, "[C_out, C_in/groups, kh, kw]")
+    check_weight(op, weight, kernel_attention)
     _check_like_input(op, "weight", weight, input)
     _check_geometry(op, stride, padding, dilation, groups)
 
     n, c, height, width = input.shape
-    o, c_per_group, kh, kw = weight.shape
+    o, c_per_group, kh, kw = call.kernel_shape
     if not (c > 0 and height > 0 and width > 0 and o > 0 and kh > 0 and kw > 0):
         _refuse(op, f"only the batch of input may be empty, got input {_shape(input)} and weight {_shape(weight)}")
     if c % groups != 0 or o % groups != 0:
@@ -34,10 +34,27 @@ def check_conv(op: str, call: Call) -> None:
         _refuse(
             op, f"weight must have C_in/groups = {c // groups} input channels, got {c_per_group} in {_shape(weight)}"
         )
-    _check_bias(op, "bias", bias, o, input)
+    if bias is not None:
+        _check_like_input(op, "bias", bias, input)
+        if list(bias.shape) not in ([o], [n, o]):
+            _refuse(op, f"bias must have shape [{o}] or [{n}, {o}] (per sample), got {_shape(bias)}")
     _check_attention(op, "channel_attention", call, n, c)
     _check_attention(op, "filter_attention", call, n, o)
     _check_attention(op, "spatial_attention", call, n, kh, kw)
+    if kernel_attention is not None:
+        k = weight.shape[0]
+        if not k > 0:
+            _refuse(op, f"weight must have one kernel at least, got {_shape(weight)}")
+        _check_like_input(op, "kernel_attention", kernel_attention, input)
+        if list(kernel_attention.shape) != [n, k]:
+            _refuse(
+                op,
+                f"kernel_attention must have shape [{n}, {k}] (samples, kernels), got {_shape(kernel_attention)}",
+            )
+    elif weight.dim() == 5 and weight.shape[0] != n:
+        _refuse(
+            op, f"weight must have a kernel for each of the N = {n} samples, got {weight.shape[0]} in {_shape(weight)}"
+        )
     _, _, out_height, out_width = call.output_shape
     if not (out_height > 0 and out_width > 0):
         _refuse(
@@ -53,14 +70,16 @@ def check_conv_backward(op: str, call: BackwardCall) -> None:
     _check_like_input(op, "grad_output", grad_output, forward.input)
     if list(grad_output.shape) != list(forward.output_shape):
         _refuse(op, f"grad_output must have shape {list(forward.output_shape)}, got {_shape(grad_output)}")
-    for name, tensor, wanted in zip(TENSORS, forward.tensors, output_mask, strict=False):
+    if len(output_mask) != len(TENSORS):
+        _refuse(op, f"output_mask must have {len(TENSORS)} values, got {len(output_mask)}")
+    for name, tensor, wanted in zip(TENSORS, forward.tensors, output_mask, strict=True):
         if wanted and tensor is None:
             _refuse(op, f"output_mask asks for the gradient of {name}, which is None")
 
 
 def check_conv_transpose(op: str, call: Call, output_padding: Sequence[int]) -> tuple[int, int, int, int]:
     """The shape of the output, or an error as of check_conv. The weight is [C_in, C_out/groups, kh, kw]."""
-    input, weight, bias, *_, stride, padding, dilation, groups = call
+    input, weight, bias, _, _, _, stride, padding, dilation, groups, _ = call
     check_input(op, input, "[N, C_in, H, W]")
     check_4d(op, "weight", weight, "[C_in, C_out/groups, kh, kw]")
     _check_like_input(op, "weight", weight, input)
@@ -172,6 +191,17 @@ def check_4d(op: str, name: str, tensor: Tensor, meaning: str) -> None:
     _check_tensor(op, name, tensor)
     if tensor.dim() != 4:
         _refuse(op, f"{name} must be 4-D {meaning}, got {tensor.dim()}-D {_shape(tensor)}")
+
+
+def check_weight(op: str, weight: Tensor, kernel_attention: Tensor | None) -> None:
+    _check_tensor(op, "weight", weight)
+    if kernel_attention is not None and weight.dim() != 5:
+        expected = "5-D [K, C_out, C_in/groups, kh, kw] with kernel_attention"
+    elif weight.dim() not in (4, 5):
+        expected = "4-D [C_out, C_in/groups, kh, kw] or 5-D with a kernel for each sample in front"
+    else:
+        return
+    _refuse(op, f"weight must be {expected}, got {weight.dim()}-D {_shape(weight)}")
 
 
 def check_pair(op: str, name: str, values: Sequence[int], minimum: int) -> None:

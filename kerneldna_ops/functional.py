@@ -11,7 +11,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from . import _modulation, _transposed, backends
 from .call import ATTENTIONS, Call
-from .checks import check_4d, check_conv, check_input, check_pair
+from .checks import check_conv, check_input, check_pair, check_weight
 from .op import autocast
 
 _conv = torch.ops.kerneldna.conv.default
@@ -28,6 +28,7 @@ def conv2d(
     channel_attention: Tensor | None = None,
     filter_attention: Tensor | None = None,
     spatial_attention: Tensor | None = None,
+    kernel_attention: Tensor | None = None,
     stride: Pair = 1,
     padding: Padding = 0,
     dilation: Pair = 1,
@@ -42,21 +43,26 @@ def conv2d(
     This is the general form of KernelDNA's child(x) = conv(x * c, W * (1 + s) * (1 + f)) (arXiv 2503.23379). The three
     attentions are factors: where a model learns an offset from 1, the caller adds the 1.
 
+    With kernel_attention a the weight of sample n is sum_k a[n,k] * weight[k], and its bias sum_k a[n,k] * bias[k] if
+    there are several: CondConv (arXiv 1904.04971, equation 1), dynamic convolution (arXiv 1912.03458) and, with the
+    three others, ODConv (arXiv 2209.07947).
+
     Args:
         input: [N, C_in, H, W], or one image [C_in, H, W], float64, float32, float16 or bfloat16; the other tensors
             have its dtype and device. If it is channels_last, so is the output.
-        weight: [C_out, C_in/groups, kh, kw].
-        bias: [C_out].
+        weight: [C_out, C_in/groups, kh, kw], or with kernel_attention [K, C_out, C_in/groups, kh, kw].
+        bias: [C_out], or with kernel_attention also [K, C_out].
         channel_attention: c, [N, C_in] for each sample or [C_in] for all, both also with [.., 1, 1] behind, as blocks
             of squeeze-and-excitation give them.
         filter_attention: f, [N, C_out] for each sample or [C_out] for all, both also with [.., 1, 1] behind.
         spatial_attention: s, over the taps of the kernel, [N, kh, kw] for each sample or [kh, kw] for all.
+        kernel_attention: a, [N, K], also [N, K, 1, 1]: the shares of K kernels, which need not sum to 1.
         stride, padding, dilation, groups: as for torch.nn.functional.conv2d, integers of NumPy among them.
         backend: the backend of this call and of its backward; None leaves the choice to `kerneldna_ops.use_backend`.
 
     Returns:
         [N, C_out, H_out, W_out], of one image [C_out, H_out, W_out], differentiable to any order with respect to all
-        six tensors, in reverse and in forward mode.
+        tensors, in reverse and in forward mode.
 
     Raises:
         TypeError: an argument has the wrong type, or not the dtype of input.
@@ -65,7 +71,8 @@ def conv2d(
     """
     image = isinstance(input, Tensor) and input.dim() == 3
     attentions = (channel_attention, filter_attention, spatial_attention)
-    args = _op_arguments(input[None] if image else input, weight, bias, *attentions, stride, padding, dilation, groups)
+    geometry = (stride, padding, dilation, groups)
+    args = _op_arguments(input[None] if image else input, weight, bias, *attentions, *geometry, kernel_attention)
     if torch.compiler.is_compiling():
         if backend is not None:
             raise RuntimeError("conv2d: backend= does not compile, put use_backend around the compiled call")
@@ -82,6 +89,55 @@ def conv2d(
             _check(Call(*args))
             raise
     return output[0] if image else output
+
+
+def conv2d_per_sample(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    channel_attention: Tensor | None = None,
+    filter_attention: Tensor | None = None,
+    spatial_attention: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """`conv2d` with a weight given for each sample, as hypernetworks make them: y[n] = conv2d(input[n], weight[n]).
+
+    Args:
+        input: [N, C_in, H, W].
+        weight: [N, C_out, C_in/groups, kh, kw].
+        bias: [C_out] for all samples or [N, C_out] for each.
+        channel_attention, filter_attention, spatial_attention, stride, padding, dilation, groups, backend: as for
+            `conv2d`.
+
+    Returns:
+        [N, C_out, H_out, W_out], as of `conv2d`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as `conv2d`.
+    """
+    if isinstance(weight, Tensor) and weight.dim() != 5:
+        raise ValueError(
+            "conv2d_per_sample: weight must be 5-D [N, C_out, C_in/groups, kh, kw], got"
+            f" {weight.dim()}-D {list(weight.shape)}"
+        )
+    return conv2d(
+        input,
+        weight,
+        bias,
+        channel_attention=channel_attention,
+        filter_attention=filter_attention,
+        spatial_attention=spatial_attention,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        backend=backend,
+    )
 
 
 def conv_transpose2d(
@@ -191,6 +247,7 @@ def explain_backends(
     channel_attention: Tensor | None = None,
     filter_attention: Tensor | None = None,
     spatial_attention: Tensor | None = None,
+    kernel_attention: Tensor | None = None,
     stride: Pair = 1,
     padding: Padding = 0,
     dilation: Pair = 1,
@@ -200,7 +257,8 @@ def explain_backends(
     if isinstance(input, Tensor) and input.dim() == 3:
         input = input[None]
     attentions = (channel_attention, filter_attention, spatial_attention)
-    call = Call(*_op_arguments(input, weight, bias, *attentions, stride, padding, dilation, groups))
+    geometry = (stride, padding, dilation, groups)
+    call = Call(*_op_arguments(input, weight, bias, *attentions, *geometry, kernel_attention))
     _check(call)
     names = dict.fromkeys((*backends.preference(call), *backends.NAMES))
     return {name: backends.can_run(name, call) for name in names}
@@ -213,10 +271,10 @@ def compatible_backends(*args: Any, **kwargs: Any) -> list[str]:
 
 def _op_arguments(*args: Any) -> tuple[Any, ...]:
     """What the op takes, for the arguments of `conv2d`."""
-    input, weight, bias, c, f, s, stride, padding, dilation, groups = args
+    input, weight, bias, c, f, s, stride, padding, dilation, groups, a = args
     stride, dilation = _pair("stride", stride), _pair("dilation", dilation)
     if isinstance(padding, str):
-        input, padding = _named_padding(input, weight, padding, stride, dilation)
+        input, padding = _named_padding(input, weight, padding, stride, dilation, a)
     else:
         padding = _pair("padding", padding)
     if type(groups) is not int:
@@ -225,7 +283,10 @@ def _op_arguments(*args: Any) -> tuple[Any, ...]:
         c = _without_pixel(c)
     if f is not None:
         f = _without_pixel(f)
-    return input, weight, bias, c, f, s, stride, padding, dilation, groups
+    if a is not None:
+        a = _without_pixel(a)
+        bias = _mixed_bias(bias, weight, a)
+    return input, weight, bias, c, f, s, stride, padding, dilation, groups, a
 
 
 def _pair(name: str, value: Pair, op: str = "conv2d") -> tuple[int, int]:
@@ -262,8 +323,30 @@ def _without_pixel(attention: Tensor | None) -> Tensor | None:
     return attention
 
 
+def _mixed_bias(bias: Tensor | None, weight: Tensor, kernel_attention: Tensor | None) -> Tensor | None:
+    """The bias of each sample, where each kernel has one."""
+    if not (isinstance(bias, Tensor) and isinstance(weight, Tensor) and bias.dim() == 2):
+        return bias
+    kernels = len(weight)
+    if len(bias) != kernels:
+        raise ValueError(
+            f"conv2d: bias must have shape [C_out] or, one for each kernel, [{kernels}, C_out], got {list(bias.shape)}"
+        )
+    if not isinstance(kernel_attention, Tensor) or kernel_attention.shape[1:] != (kernels,):
+        return None  # the op says what is wrong with kernel_attention
+    kinds = [(tensor.dtype, tensor.device) for tensor in (weight, kernel_attention, bias)]
+    if kinds[1] == kinds[2] or torch.is_autocast_enabled(weight.device.type):
+        return kernel_attention @ bias
+    return None if kinds[1] != kinds[0] else bias[0]  # and here with which of the two
+
+
 def _named_padding(
-    input: Tensor, weight: Tensor, name: str, stride: tuple[int, int], dilation: tuple[int, int]
+    input: Tensor,
+    weight: Tensor,
+    name: str,
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    kernel_attention: Tensor | None,
 ) -> tuple[Tensor, tuple[int, int]]:
     """The input and the padding in numbers. Of an odd total the odd row or column goes to the end, as in F.conv2d."""
     if name == "valid":
@@ -274,9 +357,9 @@ def _named_padding(
     if tuple(stride) != (1, 1):
         raise ValueError(f"conv2d: padding='same' needs stride 1, got {stride}")
     check_input("conv2d", input, "[N, C_in, H, W]")
-    check_4d("conv2d", "weight", weight, "[C_out, C_in/groups, kh, kw]")
+    check_weight("conv2d", weight, kernel_attention)
     check_pair("conv2d", "dilation", dilation, 1)
-    height, width = (d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True))
+    height, width = (d * (k - 1) for d, k in zip(dilation, weight.shape[-2:], strict=True))
     if height % 2 or width % 2:
         input = F.pad(input, (0, width % 2, 0, height % 2))
     return input, (height // 2, width // 2)

@@ -33,21 +33,22 @@ Gradients = tuple[Tensor | None, ...]
 def gradients(
     backward: BackwardCall, problem: Problem, choice: Choice | None = None, configs: BackwardConfigs | None = None
 ) -> Gradients:
-    """The gradients of input, weight, bias, channel, filter and spatial attention that the mask asks for, else None.
+    """The gradients of the tensors that the mask asks for, else None, as that of kernel attention, which they have not.
 
     Each in the shape and dtype of its tensor, in any memory format. Without a choice it is UNTUNED, but this project's
     kernels where spatial attention is per sample. Raises ValueError where aten's are chosen there: they have no form.
     """
-    tensors = backward.forward.tensors
-    asked = [wanted and tensor is not None for wanted, tensor in zip(backward.output_mask, tensors, strict=True)]
+    tensors = backward.forward.tensors[:6]  # not of a mixture
+    asked = [wanted and tensor is not None for wanted, tensor in zip(backward.output_mask, tensors, strict=False)]
     if not backward.grad_output.numel():
         found: Gradients = tuple(tensor if tensor is None else torch.zeros_like(tensor) for tensor in tensors)
     else:
         found = _Gradients(backward.grad_output, backward.forward, problem, choice, configs).of(asked)
-    return tuple(
+    grads = (
         grad.to(tensor.dtype) if wanted and grad is not None and tensor is not None else None
         for grad, tensor, wanted in zip(found, tensors, asked, strict=True)
     )
+    return *grads, None
 
 
 class _Gradients:

@@ -18,7 +18,7 @@ from .problem import Problem
 
 def forward(config: Config, problem: Problem, first: Call) -> Callable[[Call], Tensor]:
     """The op, for calls like a first one; not depthwise, and not without samples."""
-    input, weight, bias, channel, filter, spatial = first.tensors
+    input, weight, bias, channel, filter, spatial, *_ = first
     scale = operands.reduction_scale(channel, spatial, problem.in_channels)
     pixels = _as_it_stands(input, input.permute(0, 2, 3, 1).is_contiguous(), operands.pixels)
     taps = _as_it_stands(weight, weight.permute(0, 2, 3, 1).is_contiguous(), operands.taps_of)

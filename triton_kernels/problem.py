@@ -46,9 +46,9 @@ class Problem:
     @classmethod
     def of(cls, call: Call) -> "Problem":
         """The sizes of a call of the op."""
-        input, weight, *_, stride, padding, dilation, groups = call
+        input, (stride, padding, dilation, groups) = call.input, call.geometry
         batch, in_channels, height, width = input.shape
-        out_channels, _, *kernel_size = weight.shape
+        out_channels, _, *kernel_size = call.kernel_shape
         pairs = (tuple(pair) for pair in (kernel_size, stride, padding, dilation))
         has_g = "per_sample" in (call.kind("channel_attention"), call.kind("spatial_attention"))
         exact = input.dtype is torch.float32 and operands.input_precision() == "ieee"

@@ -3,12 +3,13 @@
 #include "../box.h"
 #include "../selection.h"
 #include "plan.h"
+#include "sample_kernels.h"
 #include "tuning.h"
 
 namespace kerneldna::cpu {
 namespace {
 
-// What the kernels read of a operands.
+// What the kernels read of a call, of all its samples or of one.
 struct Operands {
   ConvShape shape;
   ScalarType dtype;
@@ -196,62 +197,153 @@ Tensor bias_grad(const Operands &operands) {
   return sums.scalar_type() == operands.dtype ? sums : torch::stable::to(sums, operands.dtype);
 }
 
+// The gradient of bias where it is one for each sample.
+Tensor sample_bias_grad(const ConvBackwardCall &call, const Tensor &grad_output) {
+  const int64_t batch = call.shape.batch, channels = call.shape.out_channels;
+  Tensor sums = torch::stable::empty(std::array<int64_t, 2>{batch, channels}, compute_dtype(call.dtype()));
+  const auto kernel = kernels().channel_sums[int(stored_of(call.dtype()))];
+  const int64_t blocks = (channels + lanes_of(call.dtype()) - 1) / lanes_of(call.dtype());
+  torch::stable::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n)
+      kernel({of_sample(image_of(grad_output), n, call.dtype()), 1, channels,
+              static_cast<char *>(sums.data_ptr()) + n * channels * sums.element_size()},
+             0, blocks);
+  });
+  return sums.scalar_type() == call.dtype() ? sums : torch::stable::to(sums, call.dtype());
+}
+
 // A dense weight may be written through the strides that it is read with; any other is made dense first.
 Tensor dense_weight(const Tensor &weight) {
   const Tensor converted = as_compute(weight);
   return converted.is_contiguous() || is_channels_last(converted) ? converted : torch::stable::contiguous(converted);
 }
 
-Gradients native_conv_backward(const ConvBackwardCall &call) {
-  const ConvShape &shape = call.shape;
-  const ScalarType dtype = call.dtype();
-  const Operands operands{shape,
-                          dtype,
-                          addressable(call.grad_output),
-                          addressable(call.input),
-                          dense_weight(call.weight),
-                          factors_of(call.channel_attention, call.channel, shape.in_channels, call.input),
-                          factors_of(call.filter_attention, call.filter, shape.out_channels, call.input),
-                          factors_of(call.spatial_attention, call.spatial, shape.taps(), call.input)};
-  Gradients gradients;
-  if (call.wants_bias())
-    std::get<2>(gradients) = bias_grad(operands);
-  const bool second_pass = call.wants_weight() || call.wants_filter() || call.wants_spatial();
+// In float64, added up over whatever shares an attention only at the end.
+struct AttentionGrads {
+  Tensor channel, filter, spatial, kernel; // [parts, batch or 1, count]
+};
+
+// All gradients that are asked for but those of bias and mixture; `operands` are those of the call, or of one sample.
+// The gradients of input and weight are filled, or undefined where they are not wanted.
+AttentionGrads tensor_grads(const ConvBackwardCall &call, const Operands &operands, Tensor grad_input,
+                            Tensor &grad_weight) {
+  const ConvShape &shape = operands.shape;
+  AttentionGrads sums;
+  const bool second_pass = grad_weight.defined() || call.wants_filter() || call.wants_spatial();
   const bool channel_with_weight =
       call.wants_channel() && second_pass && channel_grad_with_weight(shape, call.wants_input());
-  Tensor channel_partial;
   if (call.wants_input() || (call.wants_channel() && !channel_with_weight)) {
-    Tensor grad_input = empty_image(shape.input_sizes(), call.input, call.channels_last);
     const bool with_channel = call.wants_channel() && !channel_with_weight;
+    if (!grad_input.defined())
+      grad_input = empty_image(shape.input_sizes(), call.input, call.channels_last);
     if (with_channel)
-      channel_partial = zeros(std::array<int64_t, 3>{1, shape.batch, shape.in_channels});
+      sums.channel = zeros(std::array<int64_t, 3>{1, shape.batch, shape.in_channels});
     if (shape.batch > 0)
-      input_and_channel_grad(operands, grad_input, with_channel ? &channel_partial : nullptr);
-    if (call.wants_input())
-      std::get<0>(gradients) = grad_input;
+      input_and_channel_grad(operands, grad_input, with_channel ? &sums.channel : nullptr);
   }
   if (second_pass) {
-    const Tensor &weight = operands.weight;
-    Tensor grad_weight, filter_partial, tap_partial;
-    if (call.wants_weight())
-      grad_weight = empty_image({weight.size(0), weight.size(1), weight.size(2), weight.size(3)}, weight,
-                                is_channels_last(weight));
     const bool per_sample = call.filter == Kind::per_sample || call.spatial == Kind::per_sample ||
                             (channel_with_weight && call.channel == Kind::per_sample);
     weight_and_modulation_grad(
         operands,
-        {call.wants_weight() ? &grad_weight : nullptr, channel_with_weight ? &channel_partial : nullptr,
-         call.wants_filter() ? &filter_partial : nullptr, call.wants_spatial() ? &tap_partial : nullptr},
+        {grad_weight.defined() ? &grad_weight : nullptr, channel_with_weight ? &sums.channel : nullptr,
+         call.wants_filter() ? &sums.filter : nullptr, call.wants_spatial() ? &sums.spatial : nullptr},
         per_sample);
-    if (call.wants_weight())
-      std::get<1>(gradients) = grad_weight.scalar_type() == dtype ? grad_weight : torch::stable::to(grad_weight, dtype);
-    if (call.wants_filter())
-      std::get<4>(gradients) = sum_partial(filter_partial, call.filter, *call.filter_attention);
-    if (call.wants_spatial())
-      std::get<5>(gradients) = sum_partial(tap_partial, call.spatial, *call.spatial_attention);
   }
+  return sums;
+}
+
+// Sample by sample, each with its own kernel.
+AttentionGrads grads_of_each(const ConvBackwardCall &call, const Operands &all, Tensor &grad_input,
+                             Tensor &grad_weight) {
+  const ConvShape &shape = call.shape;
+  const SampleKernels kernels(call);
+  SampleKernels::Buffer buffer;
+  Tensor kernel_grad;
+  AttentionGrads sums;
+  const auto empty = [&](bool wanted, int64_t count) {
+    return wanted ? zeros(std::array<int64_t, 3>{1, shape.batch, count}) : Tensor();
+  };
+  sums.channel = empty(call.wants_channel(), shape.in_channels);
+  sums.filter = empty(call.wants_filter(), shape.out_channels);
+  sums.spatial = empty(call.wants_spatial(), shape.taps());
+  sums.kernel = empty(call.wants_kernel(), kernels.mixed() ? call.weight.size(0) : 0);
+  for (int64_t n = 0; n < shape.batch; ++n) {
+    Operands one = all;
+    one.shape.batch = 1;
+    one.grad_output = torch::stable::narrow(one.grad_output, 0, n, 1);
+    one.input = torch::stable::narrow(one.input, 0, n, 1);
+    one.weight = as_contiguous(kernels.of(n, buffer));
+    for (Factors *factors : {&one.channel, &one.filter, &one.spatial})
+      factors->scale = of_sample(factors->scale, n, all.dtype);
+    const bool in_place =
+        grad_weight.defined() && !kernels.mixed() && grad_weight.scalar_type() == one.weight.scalar_type();
+    if (in_place)
+      kernel_grad = torch::stable::select(grad_weight, 0, n);
+    else if ((grad_weight.defined() || call.wants_kernel()) && !kernel_grad.defined())
+      kernel_grad = torch::stable::empty(one.weight.sizes(), one.weight.scalar_type());
+    Tensor grad_image = grad_input.defined() ? torch::stable::narrow(grad_input, 0, n, 1) : Tensor();
+    const AttentionGrads of_one = tensor_grads(call, one, grad_image, kernel_grad);
+    const auto add = [&](Tensor &sum, const Tensor &parts) {
+      if (sum.defined())
+        add_rows(sum.mutable_data_ptr<double>() + n * sum.size(2), parts.const_data_ptr<double>(), parts.size(0),
+                 sum.size(2));
+    };
+    add(sums.channel, of_one.channel);
+    add(sums.filter, of_one.filter);
+    add(sums.spatial, of_one.spatial);
+    if (kernels.mixed() && kernel_grad.defined())
+      kernels.add_gradients(n, kernel_grad, grad_weight, sums.kernel);
+    else if (kernel_grad.defined() && !in_place) {
+      Tensor slot = torch::stable::select(grad_weight, 0, n);
+      torch::stable::copy_(slot, kernel_grad);
+    }
+  }
+  return sums;
+}
+
+Gradients native_conv_backward(const ConvBackwardCall &call) {
+  const ConvShape &shape = call.shape;
+  const ScalarType dtype = call.dtype();
+  const bool shared = call.kernels == Kernels::shared;
+  const Operands operands{shape,
+                          dtype,
+                          addressable(call.grad_output),
+                          addressable(call.input),
+                          shared ? dense_weight(call.weight) : Tensor(),
+                          factors_of(call.channel_attention, call.channel, shape.in_channels, call.input),
+                          factors_of(call.filter_attention, call.filter, shape.out_channels, call.input),
+                          factors_of(call.spatial_attention, call.spatial, shape.taps(), call.input)};
+  Gradients gradients;
+  auto &[grad_input, grad_weight, grad_bias, grad_channel, grad_filter, grad_spatial, grad_kernel] = gradients;
+  if (call.wants_bias())
+    grad_bias = call.bias_kind == Kind::per_sample ? sample_bias_grad(call, operands.grad_output) : bias_grad(operands);
+  if (call.wants_input())
+    grad_input = empty_image(shape.input_sizes(), call.input, call.channels_last);
+  AttentionGrads sums;
+  if (shared) {
+    const Tensor &weight = operands.weight;
+    if (call.wants_weight())
+      grad_weight = empty_image({weight.size(0), weight.size(1), weight.size(2), weight.size(3)}, weight,
+                                is_channels_last(weight));
+    sums = tensor_grads(call, operands, grad_input, grad_weight);
+  } else {
+    if (call.wants_weight() && call.kernels == Kernels::mixed)
+      grad_weight = torch::stable::full(call.weight.sizes(), 0.0, compute_dtype(dtype));
+    else if (call.wants_weight())
+      grad_weight = torch::stable::empty(call.weight.sizes(), dtype);
+    sums = grads_of_each(call, operands, grad_input, grad_weight);
+  }
+  if (call.wants_weight() && grad_weight.scalar_type() != dtype)
+    grad_weight = torch::stable::to(grad_weight, dtype);
   if (call.wants_channel())
-    std::get<3>(gradients) = sum_partial(channel_partial, call.channel, *call.channel_attention);
+    grad_channel = sum_partial(sums.channel, call.channel, *call.channel_attention);
+  if (call.wants_filter())
+    grad_filter = sum_partial(sums.filter, call.filter, *call.filter_attention);
+  if (call.wants_spatial())
+    grad_spatial = sum_partial(sums.spatial, call.spatial, *call.spatial_attention);
+  if (call.wants_kernel())
+    grad_kernel = sum_partial(sums.kernel, Kind::per_sample, *call.kernel_attention);
   const auto fill = [&](Tensor &gradient) {
     if (!gradient.defined())
       gradient = torch::stable::empty(std::array<int64_t, 1>{0}, dtype);

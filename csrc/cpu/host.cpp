@@ -72,12 +72,39 @@ Tensor zeros(IntHeaderOnlyArrayRef sizes) {
   return tensor;
 }
 
+namespace {
+
+int64_t bytes_of(ScalarType dtype) {
+  switch (dtype) {
+  case ScalarType::Double:
+    return 8;
+  case ScalarType::Float:
+    return 4;
+  default:
+    return 2;
+  }
+}
+
+} // namespace
+
+Image of_sample(Image image, int64_t sample, ScalarType dtype) {
+  image.data = static_cast<char *>(image.data) + sample * image.batch_stride * bytes_of(dtype);
+  return image;
+}
+
+Scale of_sample(Scale scale, int64_t sample, ScalarType dtype) {
+  if (scale.data)
+    scale.data = static_cast<const char *>(scale.data) + sample * scale.batch_stride * bytes_of(compute_dtype(dtype));
+  return scale;
+}
+
 std::vector<Tap> taps_of(const ConvShape &shape, const Tensor &weight) {
+  const int64_t row = weight.stride(weight.dim() - 2), column = weight.stride(weight.dim() - 1);
   std::vector<Tap> taps;
   for (int64_t u = 0; u < shape.kernel_height; ++u)
     for (int64_t v = 0; v < shape.kernel_width; ++v)
       taps.push_back({u * shape.dilation[0] - shape.padding[0], v * shape.dilation[1] - shape.padding[1],
-                      u * shape.kernel_width + v, u * weight.stride(2) + v * weight.stride(3)});
+                      u * shape.kernel_width + v, u * row + v * column});
   return taps;
 }
 

@@ -34,11 +34,16 @@ struct Factors {
 };
 Factors factors_of(const OptionalTensor &attention, Kind kind, int64_t count, const Tensor &like);
 
+// The part of one sample, of tensors of this dtype (of factors: of its arithmetic).
+Image of_sample(Image image, int64_t sample, ScalarType dtype);
+Scale of_sample(Scale scale, int64_t sample, ScalarType dtype);
+
 int64_t lanes_of(ScalarType dtype);
 
 // In float64. Written here: in a network a call to torch costs more than the few numbers.
 Tensor zeros(IntHeaderOnlyArrayRef sizes);
 
+// The last two dimensions of the weight are those of the taps.
 std::vector<Tap> taps_of(const ConvShape &shape, const Tensor &weight);
 
 } // namespace kerneldna::cpu

@@ -94,7 +94,7 @@ Tensor conv(const ConvCall &call) {
   if (selected_in_python(call_class(call)))
     return selected_conv(call);
   // Only a process with no Python comes here.
-  if (!conv_refusal(call.shape, call.input.element_size()).empty() || !refusal(call.input.get_device_index()).empty())
+  if (!conv_refusal(call).empty() || !refusal(call.input.get_device_index()).empty())
     return plain_conv(call);
   return native_conv(call);
 }

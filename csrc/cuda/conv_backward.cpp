@@ -51,7 +51,8 @@ Gradients native_conv_backward(const ConvBackwardCall &call) {
                       nothing(),
                       like(call.wants_channel(), call.channel_attention),
                       like(call.wants_filter(), call.filter_attention),
-                      like(call.wants_spatial(), call.spatial_attention)};
+                      like(call.wants_spatial(), call.spatial_attention),
+                      nothing()};
   if (call.wants_input())
     std::get<0>(gradients) = grad_input(call, grad_output, scales, stream);
   if (call.wants_bias())

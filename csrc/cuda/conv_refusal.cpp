@@ -68,8 +68,14 @@ std::string of_groups(const ConvShape &shape, int64_t channels, int64_t filters)
 } // namespace
 
 void check_taken(const ConvCall &call) {
-  const std::string reason = conv_refusal(call.shape, call.input.element_size());
+  const std::string reason = conv_refusal(call);
   check(reason.empty(), call.op, ": the CUDA kernels do not take this call: ", reason);
+}
+
+std::string conv_refusal(const ConvCall &call) {
+  if (call.kernels != Kernels::shared || call.bias_kind == Kind::per_sample)
+    return "its kernels read one weight and one bias for all samples";
+  return conv_refusal(call.shape, call.input.element_size());
 }
 
 std::string conv_refusal(const ConvShape &shape, int64_t element_bytes) {

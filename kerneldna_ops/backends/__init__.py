@@ -130,10 +130,12 @@ class _Selection:
     def publish(self) -> None:
         of_conv = 2 * _winners.CLASSES  # on the CPU and on CUDA
         on_a_gpu_that_refuses = of_conv + 2  # squeeze_excite, after that on the CPU and that on CUDA
+        kernels_on_cuda = of_conv + 4  # conv with more than one kernel, after that on the CPU
         if self._holders:
-            _select_in_python(list(range(on_a_gpu_that_refuses + 1)))
+            _select_in_python(list(range(kernels_on_cuda + 1)))
         else:
-            _select_in_python([*_winners.table("cpu"), *range(_winners.CLASSES, of_conv), on_a_gpu_that_refuses])
+            on_cuda = (*range(_winners.CLASSES, of_conv), on_a_gpu_that_refuses, kernels_on_cuda)
+            _select_in_python([*_winners.table("cpu"), *on_cuda])
 
 
 _selection = _Selection()

@@ -58,10 +58,10 @@ def class_number(of: Mapping[str, str]) -> int:
 
 def class_of(call: Call) -> int:
     """The number of the class of a call of conv."""
-    input, weight, *_ = call
+    input = call.input
     per_sample = call.kind("spatial_attention") == "per_sample"
     channels_last = call.memory_format is torch.channels_last
-    number: int = _conv_class(input.shape, weight.shape, *call.geometry, input.dtype, per_sample, channels_last)
+    number: int = _conv_class(input.shape, call.kernel_shape, *call.geometry, input.dtype, per_sample, channels_last)
     return number
 
 
@@ -95,6 +95,8 @@ def table(device_type: str) -> dict[int, Winner]:
 def winner_of(call: AnyCall) -> Winner | None:
     """Who wins the class of this call, where the table names another backend than the first of AUTOMATIC."""
     forward = call.forward
+    if forward.kernels != "shared":  # the table is of calls with one weight
+        return None
     if forward.input.device.type == "cuda":
         entry = _tuned.find(call)
         if entry is not None:

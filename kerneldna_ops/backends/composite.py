@@ -7,19 +7,22 @@ and s fold into the weight. Spatial attention per sample has no such place. It r
 * By sample: one convolution per sample, with a kernel scaled for it that lives no longer than that.
 
 The first touches the output once more per tap, the second the weight once more per sample.
+
+With a kernel for each sample, given or mixed, there are two exact ways too: by sample, as above (_sample_kernels.py),
+and for mixtures K times the channels (_kernel_fold.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from math import gcd
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..call import BackwardCall, Call, memory_format_of
-
-Geometry: TypeAlias = tuple[Any, ...]  # the arguments of aten::convolution after bias
+from ..call import BackwardCall, Call
+from . import _kernel_fold, _sample_kernels
+from ._sample_kernels import Geometry
 
 _convolution: Callable[..., Tensor] = torch.ops.aten.convolution
 _convolution_backward = torch.ops.aten.convolution_backward
@@ -34,25 +37,42 @@ runs_on = can_run
 
 
 def conv(call: Call) -> Tensor:
-    input, weight, bias, *_, stride, padding, dilation, groups = call
+    if call.kernels != "shared":
+        return _conv_with_kernels(call)
+    input, weight, bias, _, _, _, stride, padding, dilation, groups, _ = call
     geometry = (stride, padding, dilation, False, (0, 0), groups)
     static_f, f = call.by_kind("filter_attention")
     static_s, s = call.by_kind("spatial_attention")
     input = _scaled(input, call.channel_attention)
     kernel = _folded(weight, static_f, static_s)
-    if s is None and f is None:
+    if s is None and f is None and call.kind("bias") != "per_sample":
         return _convolution(input, kernel, bias, *geometry)
     output = _before_epilogue(input, kernel, s, geometry)
     if f is not None:
         output.mul_(f[:, :, None, None])
     if bias is not None:
-        output.add_(bias[:, None, None])
+        output.add_(bias[..., None, None])
     return output
+
+
+def _conv_with_kernels(call: Call) -> Tensor:
+    if not len(call.input):
+        return call.input.new_empty(call.output_shape)
+    return conv(_kernel_fold.folded(call)) if _kernel_fold.pays(call) else _sample_kernels.conv(call)
+
+
+def _backward_with_kernels(backward: BackwardCall) -> tuple[Tensor | None, ...]:
+    call = backward.forward
+    if not _kernel_fold.pays(call):
+        return _sample_kernels.conv_backward(backward)
+    return _kernel_fold.unfolded(backward, conv_backward(_kernel_fold.folded_backward(backward)))
 
 
 def conv_backward(backward: BackwardCall) -> tuple[Tensor | None, ...]:
     grad_output, call, output_mask = backward
-    input, weight, _, channel_attention, *_, stride, padding, dilation, groups = call
+    if call.kernels != "shared":
+        return _backward_with_kernels(backward)
+    input, weight, _, channel_attention, _, _, stride, padding, dilation, groups, _ = call
     static_f, f = call.by_kind("filter_attention")
     static_s, s = call.by_kind("spatial_attention")
     scaled = _scaled(input, channel_attention)
@@ -61,11 +81,11 @@ def conv_backward(backward: BackwardCall) -> tuple[Tensor | None, ...]:
         scaled, padding = _pad(scaled, margin), (0, 0)
     geometry = (stride, padding, dilation, False, (0, 0), groups)
     kernel = _dense(_folded(weight, static_f, static_s))
-    for_input, for_weight, for_bias, for_c, for_f, for_s = output_mask
-    grads: list[Tensor | None] = [None] * 6
+    for_input, for_weight, for_bias, for_c, for_f, for_s, _ = output_mask
+    grads: list[Tensor | None] = [None] * len(output_mask)
 
     if for_bias:
-        grads[2] = grad_output.sum((0, 2, 3))
+        grads[2] = grad_output.sum((2, 3) if call.kind("bias") == "per_sample" else (0, 2, 3))
     if f is not None:
         if for_f:
             grads[4] = (grad_output * _before_epilogue(scaled, kernel, s, geometry)).sum((2, 3))
@@ -164,13 +184,7 @@ def _spatial_conv(input: Tensor, weight: Tensor, s: Tensor, geometry: Geometry) 
         return _convolution(input, weight, None, *geometry)
     if by_tap(input, weight, geometry):
         return _conv_by_tap(input, weight, s, geometry)
-    samples = (_convolution(input[n : n + 1], weight * s_n, None, *geometry) for n, s_n in enumerate(s))
-    first = next(samples)
-    output = torch.empty_like(first.new_empty(len(input), *first.shape[1:]), memory_format=memory_format_of(input))
-    output[0] = first[0]
-    for n, sample in enumerate(samples, 1):
-        output[n] = sample[0]
-    return output
+    return _sample_kernels.conv_of_each(input, (weight * s_n for s_n in s), geometry)
 
 
 def _spatial_backward(

@@ -70,6 +70,8 @@ def too_old(device: torch.device) -> str:
 
 def call_refusal(call: Call) -> str:
     """Why the kernels do not take a call, or nothing: csrc/cuda/conv_refusal.h says it to C++, too."""
+    if call.kernels != "shared" or call.kind("bias") == "per_sample":
+        return "its kernels read one weight and one bias for all samples"
     input, weight, *_ = call
     reason: str = _cuda_conv_refusal(input.shape, weight.shape, *call.geometry, input.dtype.itemsize)
     return reason

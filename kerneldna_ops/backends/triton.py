@@ -38,6 +38,8 @@ def can_run(call: Call) -> tuple[bool, str]:
     runs, reason = runs_on(call.input)
     if not runs:
         return runs, reason
+    if call.kernels != "shared" or call.kind("bias") == "per_sample":
+        return False, "its kernels read one weight and one bias for all samples"
     problem = Problem.of(call)
     if max(problem.kernel_size) > _LARGEST_KERNEL:
         return False, f"its kernels take at most {_LARGEST_KERNEL} taps a side, not {list(problem.kernel_size)}"
@@ -217,10 +219,10 @@ def _backward(options: dict[str, Any], backward: BackwardCall) -> tuple[Tensor |
         input, weight, bias, *attentions = call[:6]
         x, gy = operands.pixels(input), operands.pixels(grad_output)
         grads = conv_depthwise.depthwise_backward(
-            gy, x, weight[:, 0].contiguous(), *attentions, bias, problem, output_mask
+            gy, x, weight[:, 0].contiguous(), *attentions, bias, problem, output_mask[:6]
         )
         dx, dw = grads[:2]
-        return None if dx is None else operands.image(dx), None if dw is None else dw[:, None], *grads[2:]
+        return None if dx is None else operands.image(dx), None if dw is None else dw[:, None], *grads[2:], None
     choice = backward_choice.Choice(**options) if options else None
     gradients: tuple[Tensor | None, ...] = conv_backward.gradients(backward, problem, choice)
     return gradients

@@ -17,14 +17,13 @@ from torch.autograd import forward_ad
 
 from .. import backends
 from ..backends import Asked
-from ..call import TENSORS, Call
+from ..call import TENSORS, BackwardCall, Call, arguments_of, tensors_of
 
 _conv = torch.ops.kerneldna.conv.default
 _conv_backward = torch.ops.kerneldna.conv_backward.default
 
 _ALL, _BIAS = len(TENSORS), TENSORS.index("bias")
 _FACTORS = [i for i in range(_ALL) if i != _BIAS]  # input, weight and the attentions; the bias is added
-_GEOMETRY = len(Call._fields) - _ALL
 
 
 class Recorded(torch.autograd.Function):
@@ -48,13 +47,14 @@ class Recorded(torch.autograd.Function):
 class Conv(Recorded):
     @staticmethod
     def forward(ctx: Any, below: Callable[[], Tensor], *args: Any) -> Tensor:
+        call = Call(*args)
         # Not the bias: no derivative depends on its values, so it may change before backward, as in F.conv2d.
-        ctx.save_for_backward(*args[:_BIAS], *args[_BIAS + 1 : _ALL])
-        ctx.geometry = args[_ALL:]
+        ctx.save_for_backward(*(call.tensors[i] for i in _FACTORS))
+        ctx.geometry, ctx.bias_shape = call.geometry, None if call.bias is None else call.bias.shape
         ctx.asked = Asked.here()
         output = below()
         if forward_ad._current_level >= 0:
-            ctx.duals, ctx.shape = args[:_ALL], output.shape
+            ctx.duals, ctx.shape = call.tensors, output.shape
             ctx.set_materialize_grads(False)
         return output
 
@@ -62,57 +62,60 @@ class Conv(Recorded):
     def backward(ctx: Any, grad_output: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_output is None:
             return (None,) * (1 + len(Call._fields))
-        wanted = ctx.needs_input_grad[1 : 1 + _ALL]
-        input, weight, *attentions = ctx.saved_tensors
-        bias = weight.new_empty(len(weight)) if wanted[_BIAS] else None
+        wanted = tensors_of(ctx.needs_input_grad[1:])
+        tensors = list(ctx.saved_tensors)
+        tensors.insert(_BIAS, grad_output.new_empty(ctx.bias_shape) if wanted[_BIAS] else None)
+        call = Call.of(tensors, ctx.geometry)
         # Where nothing can record it, the op need not ask whether to.
         unrecorded = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
         below = torch._C._AutoDispatchBelowAutograd() if unrecorded else nullcontext()
         # The saved tensors have gone through autocast, if any: what follows has their dtype.
         with ctx.asked.again(), torch._C._DisableAutocast(), below:
-            grads = backends.call(_conv_backward, grad_output, input, weight, bias, *attentions, *ctx.geometry, wanted)
+            grads = backends.call(_conv_backward, grad_output, *call, wanted)
         grads = [grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)]
-        return None, *grads, *[None] * _GEOMETRY
+        return None, *arguments_of(grads, [None] * len(ctx.geometry))
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Any) -> Tensor | None:
         tensors = _primals(ctx)
         with _forward_mode():
-            return _change_of_conv(tensors, tangents[:_ALL], ctx.geometry, ctx.shape)
+            return _change_of_conv(tensors, tensors_of(tangents), ctx.geometry, ctx.shape)
 
 
 class ConvBackward(Recorded):
     @staticmethod
     def forward(ctx: Any, below: Callable[[], tuple[Tensor, ...]], *args: Any) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(*args[: 1 + _BIAS], *args[2 + _BIAS : 1 + _ALL])
-        ctx.geometry, ctx.output_mask = args[1 + _ALL : -1], args[-1]
+        grad_output, call, ctx.output_mask = BackwardCall.of(*args)
+        ctx.save_for_backward(grad_output, *(call.tensors[i] for i in _FACTORS))
+        ctx.geometry = call.geometry
         ctx.asked = Asked.here()
         ctx.set_materialize_grads(False)
         grads = below()
         if forward_ad._current_level >= 0:
-            ctx.duals, ctx.shapes = args[: 1 + _ALL], [grad.shape for grad in grads]
+            ctx.duals, ctx.shapes = (grad_output, *call.tensors), [grad.shape for grad in grads]
         return grads
 
     @staticmethod
     def backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad_output, input, weight, *attentions = ctx.saved_tensors
-        tensors = [input, weight, None, *attentions]
-        for_grad_output, *wanted = ctx.needs_input_grad[1 : 2 + _ALL]
+        grad_output, *tensors = ctx.saved_tensors
+        tensors.insert(_BIAS, None)
+        for_grad_output, *wanted = ctx.needs_input_grad[1:-1]
         grad_grads = tuple(grad if made else None for grad, made in zip(grad_grads, ctx.output_mask, strict=True))
         grad_grad_output: Tensor | None = None
         with ctx.asked.again(), torch._C._DisableAutocast():
             if for_grad_output:
                 grad_grad_output = _change_of_conv(tensors, grad_grads, ctx.geometry, grad_output.shape)
-            grads = _change_of_gradients(grad_output, tensors, grad_grads, ctx.geometry, wanted)
-        return None, grad_grad_output, *grads, *[None] * _GEOMETRY, None
+            grads = _change_of_gradients(grad_output, tensors, grad_grads, ctx.geometry, tensors_of(wanted))
+        return None, grad_grad_output, *arguments_of(grads, [None] * len(ctx.geometry)), None
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Any) -> tuple[Tensor | None, ...]:
         (grad_output, *tensors), mask = _primals(ctx), ctx.output_mask
         with _forward_mode():
-            changes = _change_of_gradients(grad_output, tensors, tangents[1 : 1 + _ALL], ctx.geometry, mask)
-            if tangents[0] is not None:
-                terms = _conv_backward(tangents[0], *tensors, *ctx.geometry, mask)
+            tangent, *of_forward = tangents[:-1]
+            changes = _change_of_gradients(grad_output, tensors, tensors_of(of_forward), ctx.geometry, mask)
+            if tangent is not None:
+                terms = _conv_backward(tangent, *Call.of(tensors, ctx.geometry), mask)
                 changes = [_sum(*pair) if made else None for *pair, made in zip(changes, terms, mask, strict=True)]
         # Here None is no tangent of zero.
         zeros = (
@@ -130,8 +133,9 @@ def _change_of_conv(
     bias = changes[_BIAS]
     for v in _FACTORS:
         if changes[v] is not None:
-            total = _sum(total, _conv(*_replaced(tensors, v, changes[v], bias if total is None else None), *geometry))
-    return bias[:, None, None].expand(shape) if total is None and bias is not None else total
+            replaced = _replaced(tensors, v, changes[v], bias if total is None else None)
+            total = _sum(total, _conv(*Call.of(replaced, geometry)))
+    return bias[..., None, None].expand(shape) if total is None and bias is not None else total
 
 
 def _change_of_gradients(
@@ -146,7 +150,8 @@ def _change_of_gradients(
     for v in _FACTORS:
         mask = [wanted[u] and u in _FACTORS and u != v for u in range(_ALL)]
         if changes[v] is not None and any(mask):
-            terms = _conv_backward(grad_output, *_replaced(tensors, v, changes[v], None), *geometry, mask)
+            replaced = _replaced(tensors, v, changes[v], None)
+            terms = _conv_backward(grad_output, *Call.of(replaced, geometry), mask)
             totals = [_sum(total, term) if m else total for total, term, m in zip(totals, terms, mask, strict=True)]
     return totals
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
-from ..backends import composite
+from ..backends import _kernel_fold, composite
 from ..call import Call
 from ..checks import check_conv, check_squeeze_excite
 from ..library import LIBRARY, register_kernel
@@ -28,7 +28,12 @@ def conv(*args: Any) -> Tensor:
     call = Call(*args)
     with _not_traced():
         checked(check_conv, "kerneldna::conv", call)
-        kernel_size = tuple(call.weight.shape[2:])
+        kernel_size = tuple(call.kernel_shape[2:])
+        kernels = call.kernels
+    if kernels == "mixed":
+        call = _kernel_fold.folded(call)
+    elif kernels == "per_sample":
+        return _by_product(kernel_size, call)
     if call.kind("spatial_attention") == "per_sample":
         call = _pointwise(kernel_size, call)
     return composite.conv(call)
@@ -42,8 +47,28 @@ def squeeze_excite(*args: Any) -> Tensor:
 
 def _pointwise(kernel_size: tuple[int, ...], call: Call) -> Call:
     """The same call without spatial attention: a 1x1 convolution of what each tap of the kernel sees, scaled by it."""
-    input, s, padding = call.input, call.spatial_attention, call.padding
+    s = call.spatial_attention
     assert s is not None
+    seen = (_seen(kernel_size, call) * s.flatten(1)[:, None, :, None, None]).flatten(1, 2)
+    weight = call.weight.flatten(1)[:, :, None, None]
+    folded = call._replace(input=seen, weight=weight, channel_attention=None, spatial_attention=None)
+    return folded._replace(stride=(1, 1), padding=(0, 0), dilation=(1, 1))
+
+
+def _by_product(kernel_size: tuple[int, ...], call: Call) -> Tensor:
+    """With a kernel given for each sample: their products with what each tap of the kernel sees."""
+    weight, s, f, bias = call.weight, call.spatial_attention, call.filter_attention, call.bias
+    if s is not None:
+        weight = weight * (s if call.kind("spatial_attention") == "static" else s[:, None, None])
+    seen = _seen(kernel_size, call).flatten(1, 2).unflatten(1, (call.groups, -1))
+    y = torch.einsum("ngok,ngkhw->ngohw", weight.flatten(2).unflatten(1, (call.groups, -1)), seen).flatten(1, 2)
+    y = y if f is None else y * f[..., None, None]
+    return y if bias is None else y + bias[..., None, None]
+
+
+def _seen(kernel_size: tuple[int, ...], call: Call) -> Tensor:
+    """Of the input times channel attention, what each tap of the kernel sees: [N, C_in, kh * kw, H_out, W_out]."""
+    input, padding = call.input, call.padding
     if call.channel_attention is not None:
         input = input * call.channel_attention[..., None, None]
     padded = F.pad(input, (padding[1], padding[1], padding[0], padding[0]))
@@ -51,11 +76,7 @@ def _pointwise(kernel_size: tuple[int, ...], call: Call) -> Call:
         [slice(tap * d, (tap + 1 - taps) * d or None, step) for tap in range(taps)]
         for taps, d, step in zip(kernel_size, call.dilation, call.stride, strict=True)
     )
-    seen = torch.stack([padded[:, :, row, column] for row in rows for column in columns], 2)
-    seen = (seen * s.flatten(1)[:, None, :, None, None]).flatten(1, 2)
-    weight = call.weight.flatten(1)[:, :, None, None]
-    folded = call._replace(input=seen, weight=weight, channel_attention=None, spatial_attention=None)
-    return folded._replace(stride=(1, 1), padding=(0, 0), dilation=(1, 1))
+    return torch.stack([padded[:, :, row, column] for row in rows for column in columns], 2)
 
 
 @contextmanager

@@ -22,7 +22,10 @@ def conv(input: Shape, weight: Shape, *_: Any, out_shape: Shape, **__: Any) -> i
 
 
 def conv_backward(grad_output: Shape, input: Shape, weight: Shape, *others: Any, **_: Any) -> int:
-    """One convolution for the gradients of input and channel attention, one for those in the place of the kernel."""
+    """One convolution for the gradients of input and channel attention, one for those in the place of the kernel.
+
+    What mixes kernels is elementwise work.
+    """
     for_input, for_weight, _, for_c, *for_kernel = others[-1]
     return _conv(grad_output, weight) * (any((for_input, for_c)) + any((for_weight, *for_kernel)))
 
@@ -34,7 +37,7 @@ def squeeze_excite(
 
 
 def _conv(output: Shape, weight: Shape) -> int:
-    return 2 * prod(output) * prod(weight[1:])
+    return 2 * prod(output) * prod(weight[-3:])
 
 
 def register(counter: ModuleType) -> None:

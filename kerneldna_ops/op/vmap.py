@@ -1,9 +1,10 @@
 """torch.func.vmap for conv, conv_backward and squeeze_excite.
 
 Attentions are per sample already, so where all entries share the weight, the vmapped dimension joins the samples, which
-costs nothing. Weights of their own, or a gradient of the weight for each entry, are groups of one convolution: the
-dimension joins the channels and filters. What fits into neither takes one call per entry: spatial attention that
-differs by entry and by sample, and inputs that are large.
+costs nothing; and so it does where an entry is one sample, with a kernel for each. Other weights of their own, or a
+gradient of the weight for each entry, are groups of one convolution: the dimension joins the channels and filters. What
+fits into none takes one call per entry: mixtures of weights of their own, spatial attention that differs by entry and
+by sample, and inputs that are large.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..call import TENSORS, Call, kind_of
+from ..call import TENSORS, BackwardCall, Call, Kernels, kind_of, tensors_of
 
 _conv = torch.ops.kerneldna.conv.default
 _conv_backward = torch.ops.kerneldna.conv_backward.default
@@ -23,39 +24,51 @@ _squeeze_excite = torch.ops.kerneldna.squeeze_excite.default
 # together as channels. One sample needs no copy.
 _WORTH_COPYING = 2**15
 
+_WEIGHT, _KERNEL = TENSORS.index("weight"), TENSORS.index("kernel_attention")
+
 Dims = Sequence[int | None]
 
 
 def conv(info: Any, in_dims: Dims, *args: Any) -> tuple[Tensor, int]:
-    entries = info.batch_size
-    call = Call(*args)
-    geometry, nothing = call.geometry, [False] * 6
-    tensors, batched = _batch_first(call.tensors, (*in_dims, *[None] * 6)[:6])
-    if not (batched[1] or batched[2]):
-        return _split(_conv(*_in_samples(entries, tensors, batched, nothing), *geometry), 0, entries), 0
-    folded = _in_channels(entries, tensors, batched, nothing, geometry)
+    entries, call = info.batch_size, Call(*args)
+    nothing = [False] * len(TENSORS)
+    tensors, batched = _batch_first(call.tensors, tensors_of(in_dims))
+    if _joins_samples(tensors, batched, nothing):
+        joined = Call.of(_in_samples(entries, tensors, batched, nothing), call.geometry)
+        return _split(_conv(*joined), 0, entries), 0
+    folded = _in_channels(entries, tensors, batched, nothing, call.geometry)
     if folded is not None:
         return _split(_conv(*folded), 1, entries), 1
-    return torch.stack([_conv(*_entry(b, tensors, batched), *geometry) for b in range(entries)]), 0
+    each = (_conv(*Call.of(_entry(b, tensors, batched), call.geometry)) for b in range(entries))
+    return torch.stack(list(each)), 0
 
 
 def conv_backward(info: Any, in_dims: Dims, *args: Any) -> tuple[tuple[Tensor, ...], Dims]:
-    entries, geometry, wanted = info.batch_size, args[7:11], args[11]
-    (grad_output, *tensors), (grad_batched, *batched) = _batch_first(args[:7], in_dims[:7])
-    if not (batched[1] or wanted[1] or wanted[2]):
+    entries = info.batch_size
+    grad_output, call, wanted = BackwardCall.of(*args)
+    dims = in_dims[0], *tensors_of(in_dims[1:-1])
+    (grad_output, *tensors), (grad_batched, *batched) = _batch_first((grad_output, *call.tensors), dims)
+    out_dims: Sequence[int]
+    if _joins_samples(tensors, batched, wanted):
         grad_output = _expand(grad_output, grad_batched, entries)
-        grads, dims = _backward_in_samples(entries, grad_output, tensors, batched, wanted, geometry), [0] * 6
-    elif (folded := _in_channels(entries, tensors, batched, wanted, geometry)) is not None:
+        grads = _backward_in_samples(entries, grad_output, tensors, batched, wanted, call.geometry)
+        out_dims = [0] * len(grads)
+    elif (folded := _in_channels(entries, tensors, batched, wanted, call.geometry)) is not None:
         grad_output = _joined(grad_output, grad_batched, entries, 1)
         grads = _backward_in_channels(entries, grad_output, folded, tensors, batched, wanted)
-        dims = _channel_dims(tensors, batched)
+        out_dims = _channel_dims(tensors, batched)
     else:
         each = [
-            _conv_backward(grad_output[b] if grad_batched else grad_output, *_entry(b, tensors, batched), *args[7:])
+            _conv_backward(
+                grad_output[b] if grad_batched else grad_output,
+                *Call.of(_entry(b, tensors, batched), call.geometry),
+                wanted,
+            )
             for b in range(entries)
         ]
-        grads, dims = [torch.stack(grads) for grads in zip(*each, strict=True)], [0] * 6
-    return tuple(grads), tuple(dim if is_wanted else None for dim, is_wanted in zip(dims, wanted, strict=True))
+        grads = [torch.stack(grads) for grads in zip(*each, strict=True)]
+        out_dims = [0] * len(grads)
+    return tuple(grads), tuple(dim if is_wanted else None for dim, is_wanted in zip(out_dims, wanted, strict=True))
 
 
 def squeeze_excite(info: Any, in_dims: Dims, *args: Any) -> tuple[Tensor, int]:
@@ -75,23 +88,42 @@ def _entry(b: int, tensors: list[Any], batched: list[bool]) -> list[Any]:
     return [tensor[b] if is_batched else tensor for tensor, is_batched in zip(tensors, batched, strict=True)]
 
 
+def _kernels(tensors: list[Any], batched: list[bool]) -> Kernels:
+    """Of an entry."""
+    if tensors[_KERNEL] is not None:
+        return "mixed"
+    return "per_sample" if tensors[_WEIGHT].dim() - batched[_WEIGHT] == 5 else "shared"
+
+
+def _joins_samples(tensors: list[Any], batched: list[bool], wanted: Sequence[bool]) -> bool:
+    """Whether the samples of all entries make one call. A weight for each entry is one for each of the samples, where
+    an entry has one sample."""
+    if not (batched[_WEIGHT] or wanted[_WEIGHT]):
+        return True
+    kernels, samples = _kernels(tensors, batched), tensors[0].size(int(batched[0]))
+    return kernels == "per_sample" or (kernels == "shared" and samples == 1)
+
+
 def _in_samples(entries: int, tensors: list[Any], batched: list[bool], wanted: Sequence[bool]) -> list[Any]:
     """The tensors of one call for all samples of all entries.
 
-    A static attention whose gradient is wanted becomes one per sample.
+    What is static and has an entry each, or whose gradient is wanted, becomes one per sample.
     """
-    input = _expand(tensors[0], batched[0], entries)
-    folded = [input.flatten(0, 1), *tensors[1:3]]
-    for i in (3, 4, 5):
-        attention, is_batched = tensors[i], batched[i]
-        if attention is not None:
-            static = _is_static(i, attention, is_batched)
-            if is_batched or wanted[i] or not static:
-                attention = _expand(attention, is_batched, entries)
-                if static:
-                    attention = attention[:, None].expand(-1, input.size(1), *attention.shape[1:])
-                attention = attention.flatten(0, 1)
-        folded.append(attention)
+    samples = tensors[0].size(int(batched[0]))
+    folded = []
+    for i, (tensor, is_batched) in enumerate(zip(tensors, batched, strict=True)):
+        if tensor is not None:
+            shared = i == _WEIGHT and _kernels(tensors, batched) != "per_sample"
+            if shared and (is_batched or wanted[i]):  # by _joins_samples: one sample in an entry
+                tensor = _expand(tensor, is_batched, entries)
+            elif not shared:
+                static = _is_static(i, tensor, is_batched)
+                if is_batched or wanted[i] or not static:
+                    tensor = _expand(tensor, is_batched, entries)
+                    if static:
+                        tensor = tensor[:, None].expand(-1, samples, *tensor.shape[1:])
+                    tensor = tensor.flatten(0, 1)
+        folded.append(tensor)
     return folded
 
 
@@ -103,22 +135,25 @@ def _backward_in_samples(
     wanted: Sequence[bool],
     geometry: Sequence[Any],
 ) -> list[Tensor]:
-    input, weight, _, *attentions = _in_samples(entries, tensors, batched, wanted)
-    grads = _conv_backward(grad_output.flatten(0, 1), input, weight, None, *attentions, *geometry, wanted)
-    grads = [_split(grad, 0, entries) if is_wanted else grad for grad, is_wanted in zip(grads, wanted, strict=True)]
-    for i in (3, 4, 5):
-        if wanted[i] and _is_static(i, tensors[i], batched[i]):
-            grads[i] = grads[i].sum(1)
+    joined = Call.of(_in_samples(entries, tensors, batched, wanted), geometry)
+    grads = list(_conv_backward(grad_output.flatten(0, 1), *joined, wanted))
+    for i, is_wanted in enumerate(wanted):
+        if is_wanted and not (i == _WEIGHT and _kernels(tensors, batched) == "shared"):
+            grads[i] = _split(grads[i], 0, entries)
+            if _is_static(i, tensors[i], batched[i]):
+                grads[i] = grads[i].sum(1)
     return grads
 
 
 def _in_channels(
     entries: int, tensors: list[Any], batched: list[bool], wanted: Sequence[bool], geometry: Sequence[Any]
-) -> tuple[Any, ...] | None:
+) -> Call | None:
     """The arguments of one call for the channels and filters of all entries, or None where one does not fit or pay.
 
     Spatial attention that differs by entry, or whose gradient does, becomes a factor of the weight.
     """
+    if _kernels(tensors, batched) != "shared" or _bias_per_sample(tensors, batched):
+        return None
     dims, joined, groups = _channel_dims(tensors, batched), list(tensors), geometry[3]
     # A dense convolution can share its input among all filters.
     shared = groups == 1 and not (batched[0] or batched[3] or wanted[0] or wanted[3])
@@ -130,30 +165,30 @@ def _in_channels(
             return None
         weight, s = (_expand(tensors[i], batched[i], entries) for i in (1, 5))
         tensors, batched = (
-            [tensors[0], weight * s[:, None, None], *tensors[2:5], None],
+            [tensors[0], weight * s[:, None, None], *tensors[2:5], None, None],
             [batched[0], True, *batched[2:]],
         )
         joined[5] = None
     for i in (1, 2, 4) if shared else range(5):
         if tensors[i] is not None:
             joined[i] = _joined(tensors[i], batched[i], entries, dims[i])
-    return (*joined, *geometry[:3], groups if shared else entries * groups)
+    return Call.of(joined, (*geometry[:3], groups if shared else entries * groups))
 
 
 def _backward_in_channels(
     entries: int,
     grad_output: Tensor,
-    folded: tuple[Any, ...],
+    folded: Call,
     tensors: list[Any],
     batched: list[bool],
     wanted: Sequence[bool],
 ) -> list[Tensor]:
-    mask = [wanted[0], wanted[1] or wanted[5], *wanted[2:5], False]
+    mask = [wanted[0], wanted[1] or wanted[5], *wanted[2:5], False, False]
     grads = list(_conv_backward(grad_output, *folded, mask))
     for i, dim in enumerate(_channel_dims(tensors, batched)):
         if mask[i]:
             grads[i] = _split(grads[i], dim, entries)
-    if tensors[5] is not None and folded[5] is None and mask[1]:
+    if tensors[5] is not None and folded.spatial_attention is None and mask[1]:
         weight, s = (_expand(tensors[i], batched[i], entries) for i in (1, 5))
         if wanted[5]:
             grads[5] = (grads[1] * weight).sum((1, 2))
@@ -164,7 +199,7 @@ def _backward_in_channels(
 def _channel_dims(tensors: list[Any], batched: list[bool]) -> list[int]:
     """Which dimension of each tensor is that of channels or filters, but for the vmapped one."""
     of_c, of_f = (0 if tensors[i] is None else tensors[i].dim() - batched[i] - 1 for i in (3, 4))
-    return [1, 0, 0, of_c, of_f, 0]
+    return [1, 0, 0, of_c, of_f, 0, 0]
 
 
 def _joined(tensor: Tensor, batched: bool, entries: int, dim: int) -> Tensor:
@@ -179,5 +214,11 @@ def _expand(tensor: Tensor, batched: bool, entries: int) -> Tensor:
     return tensor if batched else tensor.expand(entries, *tensor.shape)
 
 
-def _is_static(i: int, attention: Tensor, batched: bool) -> bool:
-    return kind_of(TENSORS[i], attention, leading_dims=batched) == "static"
+def _bias_per_sample(tensors: list[Any], batched: list[bool]) -> bool:
+    return tensors[2] is not None and not _is_static(2, tensors[2], batched[2])
+
+
+def _is_static(i: int, tensor: Tensor, batched: bool) -> bool:
+    """Of the bias and the attentions; all else is one for each sample."""
+    name = TENSORS[i]
+    return i in range(2, _KERNEL) and kind_of(name, tensor, leading_dims=batched) == "static"

@@ -39,7 +39,7 @@ def test_both_ways_are_right(monkeypatch, case, by_tap):
 def test_the_taps_make_only_what_is_asked_for(monkeypatch, mask):
     monkeypatch.setattr(composite, "by_tap", lambda *args: True)
     call, grad = build(CASES[0]), grad_output(CASES[0])
-    mask = [bit == "1" for bit in mask]
+    mask = [*(bit == "1" for bit in mask), False]
     with use_backend("composite"):
         grads = torch.ops.kerneldna.conv_backward(grad, *call, mask)
     for wanted, found, expected in zip(mask, grads, truths.by_autograd(truths.reference, call, grad), strict=True):

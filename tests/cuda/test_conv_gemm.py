@@ -200,16 +200,18 @@ def test_in_any_order(case, multiprocessors):
 @pytest.mark.parametrize("layout", ["channels_last", "channels_last_sliced"])
 def test_inputs_are_not_changed(layout):
     call = build(NARROW.but(input_layout=layout), torch.float16)
-    before = [tensor.clone() for tensor in call.tensors]
+    before = [tensor.clone() for tensor in call.tensors[:6]]
     ops.conv(*call)
-    assert all(map(torch.equal, call.tensors, before))
+    assert all(map(torch.equal, call.tensors[:6], before))
 
 
 @pytest.mark.parametrize("case", [NARROW, STRIDE_AND_DILATION, DEPTHWISE], ids=str)
 def test_samples_far_apart(case):
     """Samples of each tensor begin 2**31 elements after each other."""
     call = build(case, torch.float16)
-    per_sample = [tensor.dim() > 1 and len(tensor) == len(call.input) for tensor in call.tensors]
-    far = [far_apart(tensor) if is_far else tensor for tensor, is_far in zip(call.tensors, per_sample, strict=True)]
-    expected = ops.conv(*call)
-    assert torch.equal(ops.conv(*call._replace(**dict(zip(call._fields, far, strict=False)))), expected)
+
+    def apart(tensor):
+        per_sample = tensor.dim() > 1 and len(tensor) == len(call.input)
+        return far_apart(tensor) if per_sample else tensor
+
+    assert torch.equal(ops.conv(*truths.map_tensors(apart, call)), ops.conv(*call))

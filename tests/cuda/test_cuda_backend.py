@@ -34,7 +34,7 @@ def on_a_gpu(call):
 
 
 def backward_of(call):
-    return BackwardCall(None, call, [True] * 6)
+    return BackwardCall.of(None, *call, [True] * 6)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from kerneldna_ops.backends import composite
 from kerneldna_ops.call import BackwardCall
 from kerneldna_ops.functional import conv2d
 from kerneldna_ops.nn import ChildConv2d
+from support import truths
 from support.cases import build, grad_output, named
 
 host = pytest.importorskip("host_execution._cuda_host", reason="needs `make host-kernels`")
@@ -197,13 +198,13 @@ def test_the_smallest_groups_that_are_taken():
 
 def test_gradients_are_made_of_depthwise_convolutions_alone(launches):
     """The backend has composite make the others."""
-    leaves = [tensor.clone().requires_grad_() for tensor in CALL.tensors]
-    output = conv2d(**CALL._replace(**dict(zip(CALL._fields, leaves, strict=False)))._asdict(), backend="cuda_host")
+    leaves = truths.map_tensors(lambda tensor: tensor.clone().requires_grad_(), CALL)
+    output = conv2d(**leaves._asdict(), backend="cuda_host")
     assert "conv_gemm" in [kernel for kernel, *_ in launches()]
     host.clear_launches()
-    grads = torch.autograd.grad(output, leaves, torch.ones_like(output))
-    expected = composite.conv_backward(BackwardCall(torch.ones_like(output), CALL, [True] * 6))
-    assert all(map(torch.equal, grads, expected))
+    grads = torch.autograd.grad(output, leaves.tensors[:6], torch.ones_like(output))
+    expected = composite.conv_backward(BackwardCall.of(torch.ones_like(output), *CALL, [True] * 6))
+    assert all(map(torch.equal, grads, expected[:6]))
     assert launches() == []
     sentence = "kerneldna::conv_backward: the CUDA kernels make gradients of depthwise convolutions alone"
     with pytest.raises(RuntimeError, match=f"^{sentence}$"):
@@ -248,15 +249,13 @@ def test_tensors_on_different_devices():
 
 def misaligned(tensor):
     """At an address that is no multiple of more than the size of an element."""
-    if tensor is None:
-        return None
     storage = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)
     return storage[1:].as_strided(tensor.shape, tensor.stride()).copy_(tensor)
 
 
 def expanded(tensor):
     """All of its first dimension shares memory."""
-    return None if tensor is None else tensor[:1].expand_as(tensor)
+    return tensor[:1].expand_as(tensor)
 
 
 def with_channels_adjacent(case, dtype):
@@ -281,12 +280,13 @@ def everything(call, grad):
 @every_kernel
 @pytest.mark.parametrize("change", [misaligned, expanded])
 def test_memory_that_is_misaligned_or_shared(case, half, change):
+
+    def copy(tensor):
+        copied = tensor.clone(memory_format=torch.preserve_format)
+        return copied.contiguous() if change is expanded else copied
+
     call, grad = with_channels_adjacent(case, half)
-    tensors = [change(tensor) for tensor in (grad, *call.tensors)]
-    changed = everything(call._replace(**dict(zip(call._fields, tensors[1:], strict=False))), tensors[0])
-    copies = [tensor.clone(memory_format=torch.preserve_format) for tensor in tensors]
-    if change is expanded:
-        copies = [tensor.contiguous() for tensor in copies]
-    plain = everything(call._replace(**dict(zip(call._fields, copies[1:], strict=False))), copies[0])
+    call, grad = truths.map_tensors(change, call), change(grad)
+    changed, plain = everything(call, grad), everything(truths.map_tensors(copy, call), copy(grad))
     for actual, expected in zip(changed, plain, strict=True):
         torch.testing.assert_close(actual, expected)

@@ -5,8 +5,9 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from kerneldna_ops import backends, use_backend
+from kerneldna_ops.call import TENSORS
 from kerneldna_ops.reference import conv2d_reference
-from support.cases import ABSENT, CPU, STATIC, Case, build, grad_output
+from support.cases import ABSENT, CPU, SAMPLE, STATIC, Case, build, grad_output
 from support.devices import skip_unless_it_runs
 
 pytestmark = pytest.mark.usefixtures("threads")
@@ -20,13 +21,15 @@ FORMS = {
     "plain": {"channel": ABSENT, "filter": ABSENT, "spatial": ABSENT},
     "spatial_only": {"channel": ABSENT, "filter": ABSENT, "bias": False},
     "depthwise": {"filters": 4, "groups": 4},
+    "mixed": {"kernels": 3},
+    "kernels_per_sample": {"kernels": SAMPLE, "bias": SAMPLE},
 }
 
 
 def function_and_leaves(case, device=CPU):
     """The op as a function of the tensors that the case has."""
     call = build(case, device=device)
-    given = {name: tensor for name, tensor in zip(call._fields, call.tensors, strict=False) if tensor is not None}
+    given = {name: tensor for name, tensor in zip(TENSORS, call.tensors, strict=True) if tensor is not None}
     leaves = [tensor.requires_grad_() for tensor in given.values()]
     return lambda *tensors: conv(*call._replace(**dict(zip(given, tensors, strict=True)))), leaves
 
@@ -43,7 +46,7 @@ def test_first_and_second_derivatives(device, backend, form):
         gradgradcheck(function, leaves, fast_mode=True)
 
 
-@pytest.mark.parametrize("form", ["per_sample", "static"])
+@pytest.mark.parametrize("form", ["per_sample", "static", "mixed"])
 def test_third_derivatives(form):
     function, leaves = function_and_leaves(CASE.but(**FORMS[form]))
 
@@ -53,10 +56,10 @@ def test_third_derivatives(form):
     gradgradcheck(gradients, leaves, fast_mode=True)
 
 
-@pytest.mark.parametrize("name", ["input", "weight", "bias", "channel_attention", "filter_attention"])
+@pytest.mark.parametrize("name", [name for name in TENSORS if name != "spatial_attention"])
 def test_second_derivatives_through_one_gradient_alone(name):
     """The other gradients of the first backward do not exist: it gets neither them nor their gradients."""
-    call, grad = build(CASE), grad_output(CASE).requires_grad_()
+    call, grad = build(CASE.but(kernels=3)), grad_output(CASE).requires_grad_()
     leaf = getattr(call, name).requires_grad_()
     (first,) = torch.autograd.grad(conv(*call), leaf, grad, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), grad)

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from kerneldna_ops.call import TENSORS, Call
-from kerneldna_ops.functional import conv2d
+from kerneldna_ops.functional import conv2d, conv2d_per_sample
+from support import truths
 from support.devices import skip_unless_it_runs
 
 
@@ -29,8 +30,21 @@ GOOD = Call(
     dilation=(1, 1),
     groups=2,
 )
+GOOD_MIXTURE = GOOD._replace(weight=ones(3, 4, 3, 3, 2), kernel_attention=ones(2, 3))
 
-WEIGHT_4D = "weight must be 4-D [C_out, C_in/groups, kh, kw], got"
+
+def good(name):
+    """A call that has this argument, with all the others that it can have."""
+    return GOOD_MIXTURE if name == "kernel_attention" else GOOD
+
+
+def mixture(**changes):
+    return GOOD_MIXTURE._replace(**changes)._asdict()
+
+
+WEIGHT_DIMS = "weight must be 4-D [C_out, C_in/groups, kh, kw] or 5-D with a kernel for each sample in front, got"
+BIAS = "bias must have shape [4] or [2, 4] (per sample), got"
+KERNEL = "kernel_attention must have shape [2, 3] (samples, kernels), got"
 CHANNEL = "channel_attention must have shape [2, 6] (per sample) or [6] (static), got"
 FILTER = "filter_attention must have shape [2, 4] (per sample) or [4] (static), got"
 SPATIAL = "spatial_attention must have shape [2, 3, 2] (per sample) or [3, 2] (static), got"
@@ -57,8 +71,27 @@ VALUES = {
         {"input": ones(2, 6, 5, 0), "padding": (1, 2)},
         f"{EMPTY} input [2, 6, 5, 0] and weight [4, 3, 3, 2]",
     ),
-    "weight_2d": ({"weight": ones(4, 3)}, f"{WEIGHT_4D} 2-D [4, 3]"),
-    "weight_5d": ({"weight": ones(2, 4, 3, 3, 2)}, f"{WEIGHT_4D} 5-D [2, 4, 3, 3, 2]"),
+    "weight_2d": ({"weight": ones(4, 3)}, f"{WEIGHT_DIMS} 2-D [4, 3]"),
+    "weight_6d": ({"weight": ones(1, 2, 4, 3, 3, 2)}, f"{WEIGHT_DIMS} 6-D [1, 2, 4, 3, 3, 2]"),
+    "weight_of_other_samples": (
+        {"weight": ones(3, 4, 3, 3, 2)},
+        "weight must have a kernel for each of the N = 2 samples, got 3 in [3, 4, 3, 3, 2]",
+    ),
+    "weights_channels": (
+        {"weight": ones(2, 4, 6, 3, 2)},
+        "weight must have C_in/groups = 3 input channels, got 6 in [2, 4, 6, 3, 2]",
+    ),
+    "mixture_of_one_weight": (
+        mixture(weight=ones(4, 3, 3, 2)),
+        "weight must be 5-D [K, C_out, C_in/groups, kh, kw] with kernel_attention, got 4-D [4, 3, 3, 2]",
+    ),
+    "mixture_of_nothing": (
+        mixture(weight=ones(0, 4, 3, 3, 2), kernel_attention=ones(2, 0)),
+        "weight must have one kernel at least, got [0, 4, 3, 3, 2]",
+    ),
+    "mixture_samples": (mixture(kernel_attention=ones(3, 3)), f"{KERNEL} [3, 3]"),
+    "mixture_kernels": (mixture(kernel_attention=ones(2, 4)), f"{KERNEL} [2, 4]"),
+    "mixture_static": (mixture(kernel_attention=ones(3)), f"{KERNEL} [3]"),
     "weight_channels": (
         {"weight": ones(4, 6, 3, 2)},
         "weight must have C_in/groups = 3 input channels, got 6 in [4, 6, 3, 2]",
@@ -71,9 +104,9 @@ VALUES = {
         {"weight": ones(4, 3, 0, 2)},
         f"{EMPTY} input [2, 6, 5, 4] and weight [4, 3, 0, 2]",
     ),
-    "bias_size": ({"bias": ones(3)}, "bias must have shape [4], got [3]"),
-    "bias_2d": ({"bias": ones(1, 4)}, "bias must have shape [4], got [1, 4]"),
-    "bias_0d": ({"bias": ones()}, "bias must have shape [4], got []"),
+    "bias_size": ({"bias": ones(3)}, f"{BIAS} [3]"),
+    "bias_samples": ({"bias": ones(1, 4)}, f"{BIAS} [1, 4]"),
+    "bias_0d": ({"bias": ones()}, f"{BIAS} []"),
     "channel_attention_samples": ({"channel_attention": ones(3, 6)}, f"{CHANNEL} [3, 6]"),
     "channel_attention_to_broadcast": ({"channel_attention": ones(1, 6)}, f"{CHANNEL} [1, 6]"),
     "channel_attention_channels": ({"channel_attention": ones(2, 3)}, f"{CHANNEL} [2, 3]"),
@@ -121,7 +154,7 @@ VALUES = {
     ),
     **{
         f"{name}_on_another_device": (
-            {name: getattr(GOOD, name).to("meta")},
+            good(name)._replace(**{name: getattr(good(name), name).to("meta")})._asdict(),
             f"{name} must be on the device of input (cpu), got meta",
         )
         for name in TENSORS[1:]
@@ -146,7 +179,7 @@ TYPES = {
     },
     **{
         f"{name}_of_another_dtype": (
-            {name: getattr(GOOD, name).to(torch.float64)},
+            good(name)._replace(**{name: getattr(good(name), name).to(torch.float64)})._asdict(),
             f"{name} must have the dtype of input (float32), got float64",
         )
         for name in TENSORS[1:]
@@ -222,12 +255,13 @@ def whole(op, sentence):
 
 
 def test_the_call_that_the_bad_ones_start_from_is_good():
-    assert torch.ops.kerneldna.conv(*GOOD).shape == (2, 4, 3, 3)
-    assert torch.ops.kerneldna.conv(*on_meta(GOOD)).shape == (2, 4, 3, 3)
+    for call in (GOOD, GOOD_MIXTURE, GOOD._replace(weight=ones(2, 4, 3, 3, 2), bias=ones(2, 4))):
+        assert torch.ops.kerneldna.conv(*call).shape == (2, 4, 3, 3)
+        assert torch.ops.kerneldna.conv(*on_meta(call)).shape == (2, 4, 3, 3)
 
 
 def on_meta(call):
-    return Call(*(tensor.to("meta") for tensor in call.tensors), *call[6:])
+    return truths.map_tensors(lambda tensor: tensor.to("meta"), call)
 
 
 @pytest.mark.parametrize("mistake", VALUES)
@@ -287,6 +321,11 @@ BACKWARD = {
         {"filter_attention": None},
         "output_mask asks for the gradient of filter_attention, which is None",
     ),
+    "gradient_of_no_kernel_attention": (
+        ones(2, 4, 3, 3),
+        {},
+        "output_mask asks for the gradient of kernel_attention, which is None",
+    ),
 }
 
 
@@ -294,10 +333,43 @@ BACKWARD = {
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_backward_op_checks_the_gradient_that_comes_in(mistake, device):
     grad, changes, sentence = BACKWARD[mistake]
-    tensors = (grad, *GOOD._replace(**changes).tensors)
-    moved = [None if tensor is None else tensor.to(device) for tensor in tensors]
+    call = truths.map_tensors(lambda tensor: tensor.to(device), GOOD._replace(**changes))
+    mask = [True] * (7 if "kernel" in mistake else 6)
     with pytest.raises(RuntimeError, match=whole("kerneldna::conv_backward", sentence)):
-        torch.ops.kerneldna.conv_backward(*moved, *GOOD[6:], [True] * 6)
+        torch.ops.kerneldna.conv_backward(grad.to(device), *call, mask)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_backward_op_checks_its_mask(device):
+    call, grad = truths.map_tensors(lambda tensor: tensor.to(device), GOOD), ones(2, 4, 3, 3).to(device)
+    for values in (5, 8):
+        with pytest.raises(RuntimeError, match=f"output_mask must have 7 values, got {values}$"):
+            torch.ops.kerneldna.conv_backward(grad, *call, [True] * values)
+
+
+BIAS_OF_KERNELS = {
+    "kernels": ({"bias": ones(2, 4)}, "bias must have shape [C_out] or, one for each kernel, [3, C_out], got [2, 4]"),
+    "filters": ({"bias": ones(3, 5)}, "bias must have shape [4] or [2, 4] (per sample), got [2, 5]"),
+    "dtype": ({"bias": ones(3, 4).double()}, "bias must have the dtype of input (float32), got float64"),
+    "attention": ({"bias": ones(3, 4), "kernel_attention": ones(2, 2)}, f"{KERNEL} [2, 2]"),
+    "dtype_of_attention": (
+        {"bias": ones(3, 4), "kernel_attention": ones(2, 3).double()},
+        "kernel_attention must have the dtype of input (float32), got float64",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", BIAS_OF_KERNELS)
+def test_a_bias_for_each_kernel(mistake):
+    changes, sentence = BIAS_OF_KERNELS[mistake]
+    with pytest.raises((ValueError, TypeError), match=whole("conv2d", sentence)):
+        conv2d(**mixture(**changes))
+
+
+def test_kernels_per_sample_are_five_dimensional():
+    sentence = "weight must be 5-D [N, C_out, C_in/groups, kh, kw], got 4-D [4, 3, 3, 2]"
+    with pytest.raises(ValueError, match=whole("conv2d_per_sample", sentence)):
+        conv2d_per_sample(GOOD.input, GOOD.weight, groups=2)
 
 
 def test_unknown_backend():
@@ -316,7 +388,7 @@ def test_a_lack_of_memory_is_told_as_pytorch_tells_it():
 
 @pytest.mark.parametrize("name", [name for name in TENSORS if name != "bias"])
 def test_tensor_changed_in_place_before_backward(name):
-    call = GOOD._replace(input=GOOD.input.clone().requires_grad_())
+    call = good(name)._replace(input=GOOD.input.clone().requires_grad_())
     changed = getattr(call, name) * 1
     output = conv2d(**call._replace(**{name: changed})._asdict())
     with torch.no_grad():

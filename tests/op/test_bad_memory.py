@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_bad_input import GOOD, ones, whole
+from test_bad_input import GOOD, good, ones, whole
 from torch import Tensor
 
 from kerneldna_ops import use_backend
@@ -44,9 +44,10 @@ def replaced(tensors, layout, name):
     return {**tensors, name: LAYOUTS[layout][0](tensors[name])}
 
 
-@each_in_each_layout(dict(zip(TENSORS, GOOD.tensors, strict=True)))
+@each_in_each_layout({name: getattr(good(name), name) for name in TENSORS})
 def test_layouts_of_memory_are_refused(layout, name):
-    call = GOOD._replace(**replaced(GOOD._asdict(), layout, name))
+    call = good(name)
+    call = call._replace(**replaced(call._asdict(), layout, name))
     sentence = f"{name} must be a strided tensor, got {LAYOUTS[layout][1]}"
     with pytest.raises(TypeError, match=whole("conv2d", sentence)):
         conv2d(**call._asdict())
@@ -83,16 +84,17 @@ def freed(tensor):
 
 @pytest.mark.parametrize("name", TENSORS)
 def test_freed_tensors_are_refused(backend, name):
-    skip_unless_it_runs(backend, GOOD)
-    conv2d(**GOOD._asdict(), backend=backend)  # from now on the backend has a plan for such calls
+    call = good(name)
+    skip_unless_it_runs(backend, call)
+    conv2d(**call._asdict(), backend=backend)  # from now on the backend has a plan for such calls
     with pytest.raises(RuntimeError, match=f"kerneldna::conv: {name} {FREED}"):
-        conv2d(**GOOD._replace(**{name: freed(getattr(GOOD, name))})._asdict(), backend=backend)
+        conv2d(**call._replace(**{name: freed(getattr(call, name))})._asdict(), backend=backend)
 
 
 @pytest.mark.parametrize("name", ["grad_output", *TENSORS])
 def test_freed_tensors_are_refused_in_backward(backend, name):
-    skip_unless_it_runs(backend, GOOD)
-    call, grad = GOOD, ones(2, 4, 3, 3)
+    call, grad = good(name), ones(2, 4, 3, 3)
+    skip_unless_it_runs(backend, call)
     with use_backend(backend):
         torch.ops.kerneldna.conv_backward(grad, *call, [True] * 6)
         if name == "grad_output":

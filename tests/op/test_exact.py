@@ -48,7 +48,7 @@ def whole(case):
     call, grad = build(case), grad_output(case)
     above = [tensor is not None and (tensor.std() / 2 if tensor.dim() == 4 else 0.75) for tensor in call.tensors]
     tensors = [t if t is None else zeros_and_ones(t, limit) for t, limit in zip(call.tensors, above, strict=True)]
-    return Call(*tensors, *call[6:]), zeros_and_ones(grad, 2 * grad.std())
+    return Call.of(tensors, call.geometry), zeros_and_ones(grad, 2 * grad.std())
 
 
 @pytest.mark.parametrize("kind", KINDS)

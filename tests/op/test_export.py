@@ -22,6 +22,7 @@ class Calls(nn.Module):
         self.weight = nn.Parameter(torch.randn(6, 4, 3, 2))
         self.grouped = nn.Parameter(torch.randn(6, 2, 3, 2))
         self.depthwise = nn.Parameter(torch.randn(4, 1, 3, 2))
+        self.kernels = nn.Parameter(torch.randn(3, 6, 4, 3, 2))
         self.bias, self.f, self.s = (nn.Parameter(torch.randn(shape)) for shape in (6, 6, (3, 2)))
 
     def forward(self, x):
@@ -30,8 +31,13 @@ class Calls(nn.Module):
         s = c[:, :3, None] + c[:, None, :2]
         uneven = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}
 
-        def conv(weight, bias=None, c=None, f=None, s=None, **geometry):
-            attentions = {"channel_attention": c, "filter_attention": f, "spatial_attention": s}
+        def conv(weight, bias=None, c=None, f=None, s=None, a=None, **geometry):
+            attentions = {
+                "channel_attention": c,
+                "filter_attention": f,
+                "spatial_attention": s,
+                "kernel_attention": a,
+            }
             return functional.conv2d(x, weight, bias, **attentions, **geometry)
 
         return (
@@ -39,6 +45,8 @@ class Calls(nn.Module):
             conv(self.weight, self.bias, c, f, s, **uneven),
             conv(self.grouped, None, self.f[:4], f, s, groups=2, **uneven),
             conv(self.depthwise, c=c, s=s, groups=4),
+            conv(self.kernels, self.bias, c, f, s, a=c[:, :3], **uneven),
+            conv(self.kernels[:1] * c[:, 0, None, None, None, None], self.bias, c, f, s, **uneven),
             functional.modulated_conv2d(x, self.weight, c + 1, padding=1),
         )
 
@@ -134,7 +142,7 @@ def test_an_argument_that_does_not_fit_is_named_while_tracing():
         def forward(self, x):
             return torch.ops.kerneldna.conv(x, torch.ones(6, 4, 3, 2), torch.ones(5))
 
-    with pytest.raises(RuntimeError, match=r"^kerneldna::conv: bias must have shape \[6\], got \[5\]"):
+    with pytest.raises(RuntimeError, match=r"^kerneldna::conv: bias must have shape \[6\] or .*, got \[5\]"):
         torch.jit.trace(Wrong(), torch.randn(2, 4, 9, 8))
 
 

@@ -48,6 +48,21 @@ def test_conv_counts_as_pytorchs(wanted, groups):
     assert flops(lambda: run(ours)) == expected > 0
 
 
+@pytest.mark.parametrize("wanted", ["x", "weight", "a", "x weight a", ""])
+def test_a_mixture_counts_one_convolution_of_each_sample(wanted):
+    """Whatever the number of kernels: what mixes them is as small as other elementwise work."""
+    x, weight, a = torch.randn(3, 4, 9, 8), torch.randn(5, 6, 4, 3, 2), torch.randn(3, 5)
+    tensors = {"x": x, "weight": weight, "a": a}
+    for name in wanted.split():
+        tensors[name].requires_grad_()
+    once = 2 * 3 * 6 * 7 * 7 * 4 * 3 * 2
+    output = []
+    assert flops(lambda: output.append(functional.conv2d(x, weight, kernel_attention=a))) == once
+    if wanted:
+        parts = ("x" in wanted.split()) + bool({"weight", "a"} & {*wanted.split()})
+        assert flops(lambda: output[0].sum().backward()) == parts * once
+
+
 def test_squeeze_excite_counts_its_layers():
     x, fc1, fc2 = torch.randn(5, 8, 3, 3), torch.randn(2, 8), torch.randn(8, 2)
     assert flops(lambda: torch.ops.kerneldna.squeeze_excite(x, fc1, None, fc2, None)) == 2 * 5 * 2 * (8 * 2)

@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
+from kerneldna_ops.call import TENSORS
 from kerneldna_ops.functional import conv2d, modulated_conv2d
 from kerneldna_ops.reference import conv2d_reference
 from support import gates
-from support.cases import ABSENT, STATIC, Case, build, grad_output
+from support.cases import ABSENT, SAMPLE, STATIC, Case, build, grad_output
 
 pytestmark = pytest.mark.usefixtures("threads")
 
@@ -23,6 +24,8 @@ FORMS = {
     "plain": CASE.but(channel=ABSENT, filter=ABSENT, spatial=ABSENT),
     "depthwise_without_bias": CASE.but(groups=4, bias=False),
     "no_samples": CASE.but(input=(0, 4, 4, 3)),
+    "mixed": CASE.but(kernels=3),
+    "kernels_per_sample": CASE.but(kernels=SAMPLE, bias=SAMPLE),
 }
 every_form = pytest.mark.parametrize("case", FORMS.values(), ids=FORMS)
 
@@ -30,7 +33,7 @@ every_form = pytest.mark.parametrize("case", FORMS.values(), ids=FORMS)
 def function_and_tensors(case, op=conv):
     """The op as a function of the tensors that the case has."""
     call = build(case)
-    given = {name: tensor for name, tensor in zip(call._fields, call.tensors, strict=False) if tensor is not None}
+    given = {name: tensor for name, tensor in zip(TENSORS, call.tensors, strict=True) if tensor is not None}
     return lambda *tensors: op(*call._replace(**dict(zip(given, tensors, strict=True)))), tuple(given.values())
 
 
@@ -58,13 +61,13 @@ HESSIANS = {
 
 
 @pytest.mark.parametrize("modes", HESSIANS.values(), ids=HESSIANS)
-@pytest.mark.parametrize("form", ["per_sample", "static"])
+@pytest.mark.parametrize("form", ["per_sample", "static", "mixed"])
 def test_hessians(modes, form):
     case = FORMS[form].but(input=(2, 2, 2, 2), filters=2, stride=(1, 1), padding=(0, 0), groups=1)
-    which = tuple(range(6))
 
     def hessian(op, outer, inner):
         function, tensors = function_and_tensors(case, op)
+        which = tuple(range(len(tensors)))
         return outer(inner(lambda *t: function(*t).sin().sum(), which), which)(*tensors)
 
     torch.testing.assert_close(hessian(conv, *modes), hessian(conv2d_reference, jacrev, jacrev))
@@ -80,11 +83,9 @@ def test_third_derivatives():
     torch.testing.assert_close(third(function), third(reference))
 
 
-@pytest.mark.parametrize(
-    "moving", ["input", "weight", "bias", "channel_attention", "filter_attention", "spatial_attention"]
-)
+@pytest.mark.parametrize("moving", TENSORS)
 def test_one_tensor_alone_moves(moving):
-    call = build(CASE)
+    call = build(CASE.but(kernels=3))
     tensor = getattr(call, moving)
 
     def derivative(op):
@@ -99,7 +100,7 @@ def test_of_the_gradients_where_some_are_not_wanted():
     with forward_ad.dual_level():
         weight = forward_ad.make_dual(call.weight, call.weight.cos())
         grads = conv_backward(grad_of_output, *call._replace(weight=weight), mask)
-        of_input, _, of_bias, _, of_f, _ = (forward_ad.unpack_dual(grad).tangent for grad in grads)
+        of_input, _, of_bias, _, of_f, *_ = (forward_ad.unpack_dual(grad).tangent for grad in grads)
     expected = conv_backward(grad_of_output, *call._replace(weight=call.weight.cos()), mask)
     torch.testing.assert_close((of_input, of_f), (expected[0], expected[4]))
     assert not of_bias.any()

@@ -45,4 +45,5 @@ def test_bfloat16_gradients_where_a_step_leaves_the_map(backend, size, groups):
 
     actual = gradients(lambda call: conv2d(**call._asdict(), backend=backend), torch.bfloat16)
     for gradient, truth in zip(actual, gradients(sample_by_sample, torch.float64), strict=True):
-        torch.testing.assert_close(gradient.double(), truth, rtol=0.02, atol=0.02 * largest(truth))
+        if truth is not None:
+            torch.testing.assert_close(gradient.double(), truth, rtol=0.02, atol=0.02 * largest(truth))

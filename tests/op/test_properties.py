@@ -46,6 +46,7 @@ def valid_cases(draw, unit=1):
         draw(kinds),
         draw(kinds),
         *(draw(st.sampled_from(list(layouts))) for layouts in (IMAGES, WEIGHTS, VECTORS, GRADIENTS)),
+        draw(st.sampled_from([0, 0, 0, 1, 3, SAMPLE])),
     )
 
 
@@ -105,14 +106,18 @@ def calls(draw):
 
 def is_for_conv2d_alone(call):
     """Shapes that the friendly form takes and the op does not: one image, attentions of one pixel."""
-    attentions = [tensor for tensor in (call.channel_attention, call.filter_attention) if tensor is not None]
-    return call.input.dim() == 3 or any(attention.shape[1:][-2:] == (1, 1) for attention in attentions)
+    attentions = [call.channel_attention, call.filter_attention, call.kernel_attention]
+    of_one_pixel = any(a is not None and a.shape[1:][-2:] == (1, 1) for a in attentions)
+    bias_of_kernels = call.kernel_attention is not None and call.bias is not None and call.bias.dim() == 2
+    return call.input.dim() == 3 or of_one_pixel or bias_of_kernels
 
 
 def is_valid(call):
     """By the rules of F.conv2d for a batch, and those of the attentions."""
-    input, weight = call.input, call.weight
-    if input.dim() != 4 or weight.dim() != 4 or 0 in input.shape[1:] or 0 in weight.shape:
+    input, weight, bias, a = call.input, call.weight, call.bias, call.kernel_attention
+    if input.dim() != 4 or weight.dim() not in ((4, 5) if a is None else (5,)):
+        return False
+    if 0 in input.shape[1:] or 0 in call.kernel_shape:
         return False
     dtypes = {tensor.dtype for tensor in call.tensors if tensor is not None}
     if dtypes not in ({torch.float32}, {torch.float64}):
@@ -121,14 +126,17 @@ def is_valid(call):
         return False
     one_sample = input.new_ones(1, *input.shape[1:])  # of none at all, conv2d does not look at the rest
     try:
-        F.conv2d(one_sample, weight, call.bias, call.stride, call.padding, call.dilation, call.groups)
+        F.conv2d(one_sample, weight.new_ones(call.kernel_shape), None, *call.geometry)
     except (RuntimeError, ValueError):
         return False
-    batch = len(input)
-    per_sample = ((batch, input.size(1)), (batch, len(weight)), (batch, *weight.shape[2:]))
+    batch, (filters, _, *taps) = len(input), call.kernel_shape
+    kernels = batch if a is None else a.size(-1) if a.dim() else 0
+    if weight.dim() == 5 and (len(weight) != kernels or (a is not None and a.shape != (batch, kernels or 1))):
+        return False
+    per_sample = ((batch, filters), (batch, input.size(1)), (batch, filters), (batch, *taps))
     return all(
-        attention is None or attention.shape in (shape, shape[1:])
-        for attention, shape in zip(call.tensors[3:], per_sample, strict=True)
+        tensor is None or tensor.shape in (shape, shape[1:])
+        for tensor, shape in zip((bias, *call.tensors[3:6]), per_sample, strict=True)
     )
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from kerneldna_ops import use_backend
+from kerneldna_ops.call import TENSORS, Call
 from kerneldna_ops.functional import conv2d
 from kerneldna_ops.op import registrations, squeeze_excite
 from kerneldna_ops.reference import conv2d_reference
@@ -24,18 +25,15 @@ CASES = {
     "channels_last": SMALL.but(input_layout="channels_last", weight_layout="channels_last"),
     "depthwise": named("depthwise"),
     "no_samples": named("no_samples"),
+    "mixed": named("mixed_stride_2x1_groups_2"),
+    "given": named("given_3x3"),
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
-def leaves(call, which=range(6)):
-    return call._replace(
-        **{
-            name: tensor.detach().requires_grad_(i in which)
-            for i, (name, tensor) in enumerate(zip(call._fields, call.tensors, strict=False))
-            if tensor is not None
-        }
-    )
+def leaves(call, which=range(7)):
+    tensors = enumerate(call.tensors)
+    return Call.of([t if t is None else t.detach().requires_grad_(i in which) for i, t in tensors], call.geometry)
 
 
 @every_case
@@ -49,18 +47,20 @@ def test_opcheck_of_conv_with_other_leaves(which):
 
 
 def check_backward(case, mask):
-    grad = grad_output(case).requires_grad_()
-    torch.library.opcheck(conv_backward.default, (grad, *leaves(build(case)), [bit == "1" for bit in mask]))
+    call, grad = leaves(build(case)), grad_output(case).requires_grad_()
+    wanted = [bit == "1" and tensor is not None for bit, tensor in zip(mask, call.tensors, strict=True)]
+    torch.library.opcheck(conv_backward.default, (grad, *call, wanted))
 
 
-@pytest.mark.parametrize("case", [CASES[name] for name in ("per_sample", "static", "channels_last")])
+@pytest.mark.parametrize("case", [CASES[name] for name in ("per_sample", "static", "channels_last", "mixed", "given")])
 def test_opcheck_of_conv_backward(case):
-    check_backward(case, "111111")
+    check_backward(case, "1111111")
 
 
-@pytest.mark.parametrize("mask", ["100000", "010100", "001011", "000000"])
-def test_opcheck_of_conv_backward_of_some(mask):
-    check_backward(SMALL, mask)
+@pytest.mark.parametrize("mask", ["1000000", "0101000", "0010111", "0000000"])
+@pytest.mark.parametrize("name", ["per_sample", "mixed"])
+def test_opcheck_of_conv_backward_of_some(name, mask):
+    check_backward(CASES[name], mask)
 
 
 def test_opcheck_of_conv_backward_without_gradients():
@@ -82,8 +82,8 @@ def test_fake_tensors_have_the_layout_of_real_ones(case):
 def test_a_gradient_that_is_masked_out_is_an_empty_tensor():
     for call in (build(SMALL), truths.map_tensors(lambda tensor: tensor.to("meta"), build(SMALL))):
         grad = grad_output(SMALL).to(call.input.device)
-        grads = conv_backward(grad, *call, [True, False, True, False, False, True])
-        shapes = [call.input.shape, (0,), call.bias.shape, (0,), (0,), call.spatial_attention.shape]
+        grads = conv_backward(grad, *call, [True, False, True, False, False, True, False])
+        shapes = [call.input.shape, (0,), call.bias.shape, (0,), (0,), call.spatial_attention.shape, (0,)]
         assert [grad.shape for grad in grads] == shapes
 
 
@@ -102,7 +102,7 @@ SIZES = [(3, 11, 8), (5, 7, 9), (2, 12, 5)]  # batch, height, width
 
 def check_compiled(backend, case):
     def model(input, *tensors):
-        return conv2d(input.sin(), *tensors[:2], **dict(zip(NAMES, tensors[2:], strict=True)), **GEOMETRY).cos()
+        return conv2d(input.sin(), tensors[0], **dict(zip(NAMES, tensors[1:], strict=True)), **GEOMETRY).cos()
 
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
     for batch, height, width in SIZES:
@@ -115,12 +115,14 @@ def check_compiled(backend, case):
         torch.testing.assert_close(grads, expected)
 
 
-NAMES = ("channel_attention", "filter_attention", "spatial_attention")
+NAMES = TENSORS[2:]
 GEOMETRY = {"stride": (2, 1), "padding": (1, 0), "dilation": (2, 1), "groups": 2}
 FORMS = {
     "per_sample": {},
     "published": {"filter": STATIC, "spatial": STATIC, "bias": False},
     "channels_last": {"input_layout": "channels_last"},
+    "mixed": {"kernels": 3},
+    "given": {"kernels": SAMPLE},
 }
 
 
@@ -145,7 +147,7 @@ def test_same_padding_compiles(no_recompilation):
 def test_a_mistake_is_told_by_the_compiler():
     torch._dynamo.reset()
     compiled = torch.compile(conv2d, fullgraph=True, backend="aot_eager")
-    with pytest.raises(RuntimeError, match=r"kerneldna::conv: bias must have shape \[4\], got \[3\]"):
+    with pytest.raises(RuntimeError, match=r"kerneldna::conv: bias must have shape \[4\] or .*, got \[3\]"):
         compiled(torch.ones(2, 3, 5, 7), torch.ones(4, 3, 1, 1), torch.ones(3))
 
 

@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from torch.func import grad, jacrev, vmap
 
 from kerneldna_ops import backends, compatible_backends, use_backend
+from kerneldna_ops.call import Call
 from kerneldna_ops.functional import conv2d
 from kerneldna_ops.reference import conv2d_reference
 from support import gates
-from support.cases import STATIC, Case, build, grad_output, named
+from support.cases import SAMPLE, STATIC, Case, build, grad_output, named
 
 pytestmark = pytest.mark.usefixtures("threads")
 
@@ -23,17 +24,26 @@ FORMS = {
     "static": CASE.but(channel=STATIC, filter=STATIC, spatial=STATIC),
     "static_s": CASE.but(spatial=STATIC),
     "dense": CASE.but(groups=1, channel=STATIC, spatial=STATIC),
+    "one_sample": CASE.but(input=(1, 6, 7, 5)),
+    "mixed": CASE.but(kernels=3),
+    "mixed_one_sample": CASE.but(input=(1, 6, 7, 5), kernels=2, spatial=STATIC),
+    "given": CASE.but(kernels=SAMPLE, bias=SAMPLE),
+    "given_static": CASE.but(kernels=SAMPLE, channel=STATIC, filter=STATIC, spatial=STATIC),
+    "bias_per_sample": CASE.but(bias=SAMPLE),
     "no_samples": CASE.but(input=(0, 6, 7, 5)),
     "no_samples_static": CASE.but(input=(0, 6, 7, 5), channel=STATIC, filter=STATIC, spatial=STATIC),
 }
 every_form = pytest.mark.parametrize("case", FORMS.values(), ids=FORMS)
-# Which of input, weight, bias, c, f, s have a vmapped dimension: each alone, and what has most paths to mix.
-BATCHED = ["100000", "010000", "001000", "000100", "000010", "000001", "111111", "100111", "100010", "010101", "101010"]
+# Which of input, weight, bias, c, f, s, a have a vmapped dimension: each alone, and what has most paths to mix. Where
+# there is no kernel attention, the last one says nothing.
+BATCHED = [*("0" * i + "1" + "0" * (6 - i) for i in range(7)), "1111111", "1001110", "1000101", "0101011", "1010100"]
 
 
 def batch(call, batched):
     """The tensors, those that are batched with a new second dimension, and the in_dims that say so."""
-    batched = [bit == "1" for bit in batched]
+    batched = [bit == "1" and tensor is not None for bit, tensor in zip(batched, call.tensors, strict=True)]
+    if not any(batched):
+        batched[0] = True
     tensors = [
         torch.stack([tensor, -tensor, tensor / 2], dim=1) if is_batched else tensor
         for tensor, is_batched in zip(call.tensors, batched, strict=True)
@@ -51,18 +61,20 @@ def test_output_for_every_choice_of_batched_tensors(device, case):
     call = build(case, device=device)
     for batched in BATCHED:
         tensors, dims = batch(call, batched)
-        output = vmap(lambda *t: conv(*t, *call[6:]), dims)(*tensors)
-        expected = torch.stack([conv2d_reference(*entry, *call[6:]) for entry in entries(tensors, dims)])
+        output = vmap(lambda *t: conv(*Call.of(t, call.geometry)), dims)(*tensors)
+        each = [conv2d_reference(*Call.of(entry, call.geometry)) for entry in entries(tensors, dims)]
+        expected = torch.stack(each)
         torch.testing.assert_close(output, expected, msg=lambda m, batched=batched: f"{batched}: {m}")
 
 
 @every_form
-@pytest.mark.parametrize("wanted", [(0, 3, 4, 5), (0, 1, 2, 3, 4, 5), (1,), (2,), (5,)], ids=str)
+@pytest.mark.parametrize("wanted", [(0, 3, 4, 5), (0, 1, 2, 3, 4, 5, 6), (1,), (2,), (5,), (6,)], ids=str)
 def test_gradients_for_every_choice_of_batched_tensors(device, case, wanted):
     call = build(case, device=device)
+    wanted = tuple(i for i in wanted if call.tensors[i] is not None) or (0,)
 
     def of(op):
-        return grad(lambda *tensors: op(*tensors, *call[6:]).square().sum(), wanted)
+        return grad(lambda *tensors: op(*Call.of(tensors, call.geometry)).square().sum(), wanted)
 
     for batched in BATCHED:
         tensors, dims = batch(call, batched)
@@ -125,7 +137,7 @@ def test_large_inputs_are_a_call_per_entry(monkeypatch):
         torch.testing.assert_close(
             output, torch.stack([F.conv2d(*entry) for entry in zip(inputs, weights, strict=True)])
         )
-    assert shapes == [[2, 3, 80, 90]] * ENTRIES + [[1, ENTRIES * 3, 80, 90]]
+    assert shapes == [[2, 3, 80, 90]] * ENTRIES + [[ENTRIES, 3, 80, 90]]
 
 
 def loss(op, call, **replaced):

@@ -24,7 +24,10 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Case:
-    """input is [N, C_in, H, W]; an attention is absent, static or one for each sample."""
+    """input is [N, C_in, H, W]; an attention is absent, static or one for each sample.
+
+    kernels: of which each sample has its own mixture, or SAMPLE for one given to each; 0 for one that all share.
+    """
 
     name: str
     input: tuple[int, int, int, int]
@@ -34,7 +37,7 @@ class Case:
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
     groups: int = 1
-    bias: bool = True
+    bias: bool | str = True  # or SAMPLE
     channel: str = SAMPLE
     filter: str = SAMPLE
     spatial: str = SAMPLE
@@ -42,13 +45,26 @@ class Case:
     weight_layout: str = "contiguous"
     vector_layout: str = "contiguous"
     grad_layout: str = "contiguous"
+    kernels: int | str = 0
 
     def __str__(self) -> str:
         return self.name
 
     @property
-    def weight(self) -> tuple[int, int, int, int]:
-        return self.filters, self.input[1] // self.groups, *self.kernel
+    def weight(self) -> tuple[int, ...]:
+        leading = (self.input[0],) if self.kernels == SAMPLE else (self.kernels,) if self.kernels else ()
+        return *leading, self.filters, self.input[1] // self.groups, *self.kernel
+
+    @property
+    def shared(self) -> bool:
+        """Whether all samples have one weight and one bias, which is what Triton's and CUDA's kernels read."""
+        return not self.kernels and self.bias != SAMPLE
+
+    @property
+    def terms(self) -> int:
+        """How many products an output value is the sum of."""
+        mixed = 1 if self.kernels in (0, SAMPLE) else self.kernels
+        return math.prod(self.weight[-3:]) * mixed
 
     @property
     def output(self) -> tuple[int, int, int, int]:
@@ -63,7 +79,7 @@ class Case:
     @property
     def products(self) -> int:
         """How many products the formula sums, an upper bound: taps on the padding count."""
-        return math.prod(self.output) * math.prod(self.weight[1:])
+        return math.prod(self.output) * self.terms
 
     def but(self, **changes) -> "Case":
         return dataclasses.replace(self, **changes)
@@ -86,11 +102,12 @@ def attention(seed: str, kind: str, batch: int, *shape: int) -> Tensor | None:
 @functools.cache
 def values(case: Case) -> Call:
     batch, channels = case.input[:2]
-    fan_in = math.prod(case.weight[1:])
+    fan_in = math.prod(case.weight[-3:])
+    mixed = case.kernels not in (0, SAMPLE)
     return Call(
         numbers("input", *case.input),
         numbers("weight", *case.weight, scale=2.0 ** -round(math.log2(fan_in) / 2)),
-        numbers("bias", case.filters) if case.bias else None,
+        numbers("bias", *((batch,) if case.bias == SAMPLE else ()), case.filters) if case.bias else None,
         attention("channel", case.channel, batch, channels),
         attention("filter", case.filter, batch, case.filters),
         attention("spatial", case.spatial, batch, *case.kernel),
@@ -98,6 +115,7 @@ def values(case: Case) -> Call:
         case.padding,
         case.dilation,
         case.groups,
+        numbers("kernel", batch, case.kernels, mean=0.25, scale=0.5) if mixed else None,
     )
 
 
@@ -107,12 +125,12 @@ def build(case: Case, dtype: torch.dtype = torch.float64, device: torch.device =
 
     call = values(case)
     vector = layouts.VECTORS[case.vector_layout]
-    return Call(
+    tensors = (
         lay(call.input, layouts.IMAGES[case.input_layout]),
         lay(call.weight, layouts.WEIGHTS[case.weight_layout]),
         *(lay(tensor, vector) for tensor in call.tensors[2:]),
-        *call[6:],
     )
+    return Call.of(tensors, call.geometry)
 
 
 def grad_output(case: Case, dtype: torch.dtype = torch.float64, device: torch.device = CPU) -> Tensor:
@@ -218,7 +236,43 @@ LARGE = [
     Case("eights_depthwise_7x7", (2, 40, 8, 9), 40, (7, 7), padding=(3, 3), groups=40),
 ]
 
-CASES = SMALL + LARGE
+# A kernel for each sample, mixed of a few or given.
+MIXED = [
+    Case("mixed_3x3", (3, 3, 6, 5), 4, padding=(1, 1), kernels=4),
+    Case("mixed_no_samples", (0, 3, 5, 4), 2, padding=(1, 1), kernels=3),
+    Case("mixed_one_sample", (1, 3, 5, 4), 5, padding=(1, 1), kernels=2),
+    Case("mixed_of_one_1x1", (2, 5, 4, 3), 7, (1, 1), kernels=1),
+    Case("mixed_stride_2x1_groups_2", (3, 6, 7, 5), 4, (3, 2), (2, 1), (1, 0), (2, 1), groups=2, kernels=3),
+    Case("mixed_static", (2, 4, 5, 6), 3, padding=(1, 1), kernels=2, channel=STATIC, filter=STATIC, spatial=STATIC),
+    Case("mixed_alone", (2, 4, 5, 6), 3, padding=(1, 1), kernels=5, channel=ABSENT, filter=ABSENT, spatial=ABSENT),
+    Case("mixed_depthwise", (2, 5, 6, 7), 5, padding=(1, 1), groups=5, kernels=3),
+    Case("mixed_depthwise_multiplier_2", (3, 3, 5, 6), 6, padding=(1, 1), groups=3, kernels=2),
+    Case("given_3x3", (3, 3, 6, 5), 4, padding=(1, 1), kernels=SAMPLE, bias=SAMPLE),
+    Case("given_no_samples", (0, 3, 5, 4), 2, padding=(1, 1), kernels=SAMPLE),
+    Case("given_1x1_stride_2x2", (2, 5, 7, 6), 3, (1, 1), (2, 2), kernels=SAMPLE),
+    Case("given_groups_2", (2, 6, 5, 4), 4, padding=(1, 1), groups=2, kernels=SAMPLE, spatial=ABSENT),
+    Case("given_depthwise", (2, 5, 6, 7), 5, (5, 3), (2, 1), (2, 1), groups=5, kernels=SAMPLE, filter=ABSENT),
+    Case("shared_bias_per_sample", (3, 3, 6, 5), 4, padding=(1, 1), bias=SAMPLE),
+    Case("shared_bias_per_sample_depthwise", (2, 5, 6, 7), 5, padding=(1, 1), groups=5, bias=SAMPLE),
+]
+MIXED_LARGE = [
+    Case("mixed_small_maps", (5, 40, 7, 7), 33, padding=(1, 1), kernels=4),
+    Case("mixed_map_that_shares_rows", (2, 20, 40, 40), 24, padding=(1, 1), kernels=4),
+    Case("mixed_map_that_shares_rows_stride_1x2", (2, 18, 23, 64), 22, (3, 5), (1, 2), (1, 2), groups=2, kernels=2),
+    Case("mixed_tap_by_tap", (3, 200, 7, 9), 24, (2, 3), padding=(1, 1), kernels=3),
+    Case("mixed_tap_by_tap_in_the_gradient", (3, 24, 7, 9), 200, (3, 2), padding=(1, 1), kernels=3),
+    Case("mixed_stride_2x2", (5, 36, 14, 13), 40, stride=(2, 2), padding=(1, 1), kernels=8),
+    Case("mixed_pointwise", (4, 70, 5, 7), 130, (1, 1), kernels=4, spatial=ABSENT),
+    Case("mixed_wide_map", (3, 5, 4, 300), 5, padding=(1, 1), kernels=2),
+    Case("mixed_depthwise_wide", (2, 48, 28, 27), 48, padding=(1, 1), groups=48, kernels=4),
+    Case("given_small_maps", (5, 40, 7, 7), 33, padding=(1, 1), kernels=SAMPLE),
+    Case("given_map_that_shares_rows", (2, 20, 40, 40), 24, padding=(1, 1), kernels=SAMPLE),
+    Case("given_stride_2x2_groups_3", (3, 36, 15, 13), 30, stride=(2, 2), padding=(1, 1), groups=3, kernels=SAMPLE),
+    Case("bias_per_sample_map_that_shares_rows", (2, 20, 40, 40), 24, padding=(1, 1), bias=SAMPLE),
+    Case("bias_per_sample_small_maps", (5, 40, 7, 7), 33, padding=(1, 1), bias=SAMPLE),
+]
+
+CASES = SMALL + LARGE + MIXED + MIXED_LARGE
 
 # For kernels on a card: sizes on no edge of a tile, channels of whole vectors unless the name says otherwise.
 LAST = {"input_layout": "channels_last", "weight_layout": "channels_last"}
@@ -263,6 +317,8 @@ REPRESENTATIVE = [
     named("stride_2x2_small_maps"),
     named("pointwise_stride_2x2"),
     named("eights"),
+    named("mixed_stride_2x1_groups_2"),
+    named("given_3x3"),
 ]
 
 # The child layer as published, a plain convolution, and each attention alone in each form.

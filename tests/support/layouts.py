@@ -14,6 +14,9 @@ Layout = Callable[[Tensor], Tensor]
 
 
 def channels_last(tensor: Tensor) -> Tensor:
+    """Of several weights, each."""
+    if tensor.dim() == 5:
+        return channels_last(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2])
     return tensor.contiguous(memory_format=torch.channels_last)
 
 

@@ -1,7 +1,8 @@
 """The second truth: the formula of the operation and its adjoints as nested loops over Python floats, and nothing else.
 
-    y[n,o,p,q] = f[n,o] * sum_uv s[n,u,v] * sum_i W[o,i,u,v] * c[n,k] * x[n,k,h,w] + bias[o]
-    with h = p*stride + u*dilation - padding, w likewise, and k the i-th input channel of the group of filter o
+    y[n,o,p,q] = f[n,o] * sum_uv s[n,u,v] * sum_i W[n,o,i,u,v] * c[n,k] * x[n,k,h,w] + bias[n,o]
+    with h = p*stride + u*dilation - padding, w likewise, and k the i-th input channel of the group of filter o.
+    W[n] is the weight, that of the sample, or sum_m a[n,m] * weight[m]
 
 It shares no code and no idea with kerneldna_ops/reference.py, so that a mistake in one of them shows in the other. It
 is slow (microseconds for each product of the sum) and meant to be obviously right. conv and conv_backward take the
@@ -23,10 +24,10 @@ def out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -
 
 def out_shape(input: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> tuple[int, int, int, int]:
     height, width = (
-        out_size(input.size(2 + axis), weight.size(2 + axis), stride[axis], padding[axis], dilation[axis])
+        out_size(input.size(2 + axis), weight.size(axis - 2), stride[axis], padding[axis], dilation[axis])
         for axis in (0, 1)
     )
-    return input.size(0), weight.size(0), height, width
+    return input.size(0), weight.size(-4), height, width
 
 
 def products(
@@ -34,7 +35,7 @@ def products(
 ) -> Iterator[tuple[int, ...]]:
     """The indices (n, o, p, q, i, u, v, k, h, w) of every product in the sum; a tap on the padding makes none."""
     batch, filters, out_height, out_width = out_shape(input, weight, stride, padding, dilation)
-    _, group_channels, kernel_height, kernel_width = weight.shape
+    group_channels, kernel_height, kernel_width = weight.shape[-3:]
     for n in range(batch):
         for o in range(filters):
             group = o // (filters // groups)
@@ -52,6 +53,13 @@ def products(
 def per_sample(attention: Tensor | None, *shape: int) -> Any:
     """Nested lists of the per-sample shape: a static attention repeated for each sample, an absent one all ones."""
     return (torch.ones(()) if attention is None else attention).double().expand(shape).tolist()
+
+
+def kernels_of(weight: Tensor, kernel_attention: Tensor | None, batch: int) -> list[list[tuple[int, float]]]:
+    """Of each sample the weights that make up its kernel, by their index, each with its share."""
+    if kernel_attention is not None:
+        return [list(enumerate(shares)) for shares in kernel_attention.double().tolist()]
+    return [[(n if weight.dim() == 5 else 0, 1.0)] for n in range(batch)]
 
 
 def zeros(*shape: int) -> Any:
@@ -74,23 +82,26 @@ def conv(
     padding: Pair,
     dilation: Pair,
     groups: int,
+    kernel_attention: Tensor | None = None,
 ) -> Tensor:
     shape = out_shape(input, weight, stride, padding, dilation)
     batch, filters, out_height, out_width = shape
-    x, weights = input.double().tolist(), weight.double().tolist()
+    x, weights = input.double().tolist(), weight.double().reshape(-1, *weight.shape[-4:]).tolist()
+    kernels = kernels_of(weight, kernel_attention, batch)
     c = per_sample(channel_attention, batch, input.size(1))
     f = per_sample(filter_attention, batch, filters)
-    s = per_sample(spatial_attention, batch, *weight.shape[2:])
-    b = [0.0] * filters if bias is None else bias.double().tolist()
+    s = per_sample(spatial_attention, batch, *weight.shape[-2:])
+    b = zeros(batch, filters) if bias is None else per_sample(bias, batch, filters)
 
     y = zeros(*shape)
     for n, o, p, q, i, u, v, k, h, w in products(input, weight, stride, padding, dilation, groups):
-        y[n][o][p][q] += s[n][u][v] * weights[o][i][u][v] * c[n][k] * x[n][k][h][w]
+        for m, share in kernels[n]:
+            y[n][o][p][q] += s[n][u][v] * share * weights[m][o][i][u][v] * c[n][k] * x[n][k][h][w]
     for n in range(batch):
         for o in range(filters):
             for p in range(out_height):
                 for q in range(out_width):
-                    y[n][o][p][q] = f[n][o] * y[n][o][p][q] + b[o]
+                    y[n][o][p][q] = f[n][o] * y[n][o][p][q] + b[n][o]
     return tensor(y, *shape)
 
 
@@ -106,33 +117,39 @@ def conv_backward(
     padding: Pair,
     dilation: Pair,
     groups: int,
+    kernel_attention: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of (input, weight, bias, c, f, s): of each product a factor gets what the others make."""
+    """The gradients of (input, weight, bias, c, f, s, a): of each product a factor gets what the others make."""
     shape = out_shape(input, weight, stride, padding, dilation)
     batch, filters, out_height, out_width = shape
-    grad, x, weights = grad_output.double().tolist(), input.double().tolist(), weight.double().tolist()
+    grad, x = grad_output.double().tolist(), input.double().tolist()
+    weights = weight.double().reshape(-1, *weight.shape[-4:]).tolist()
+    kernels = kernels_of(weight, kernel_attention, batch)
     c = per_sample(channel_attention, batch, input.size(1))
     f = per_sample(filter_attention, batch, filters)
-    s = per_sample(spatial_attention, batch, *weight.shape[2:])
+    s = per_sample(spatial_attention, batch, *weight.shape[-2:])
 
-    grad_x, grad_weights, grad_bias = zeros(*input.shape), zeros(*weight.shape), zeros(filters)
+    grad_x, grad_weights = zeros(*input.shape), zeros(len(weights), *weight.shape[-4:])
+    grad_bias, grad_a = zeros(batch, filters), zeros(batch, max(len(weights), 1))
     grad_c = zeros(batch, input.size(1))
     grad_f = zeros(batch, filters)
-    grad_s = zeros(batch, *weight.shape[2:])
+    grad_s = zeros(batch, *weight.shape[-2:])
     for n, o, p, q, i, u, v, k, h, w in products(input, weight, stride, padding, dilation, groups):
         g = grad[n][o][p][q]
-        factor_f, factor_s, factor_w = f[n][o], s[n][u][v], weights[o][i][u][v]
-        factor_c, factor_x = c[n][k], x[n][k][h][w]
-        grad_x[n][k][h][w] += g * factor_f * factor_s * factor_w * factor_c
-        grad_weights[o][i][u][v] += g * factor_f * factor_s * factor_c * factor_x
-        grad_c[n][k] += g * factor_f * factor_s * factor_w * factor_x
-        grad_f[n][o] += g * factor_s * factor_w * factor_c * factor_x
-        grad_s[n][u][v] += g * factor_f * factor_w * factor_c * factor_x
+        factor_f, factor_s, factor_c, factor_x = f[n][o], s[n][u][v], c[n][k], x[n][k][h][w]
+        for m, share in kernels[n]:
+            factor_w = weights[m][o][i][u][v]
+            grad_x[n][k][h][w] += g * factor_f * factor_s * share * factor_w * factor_c
+            grad_weights[m][o][i][u][v] += g * factor_f * factor_s * share * factor_c * factor_x
+            grad_c[n][k] += g * factor_f * factor_s * share * factor_w * factor_x
+            grad_f[n][o] += g * factor_s * share * factor_w * factor_c * factor_x
+            grad_s[n][u][v] += g * factor_f * share * factor_w * factor_c * factor_x
+            grad_a[n][m] += g * factor_f * factor_s * factor_w * factor_c * factor_x
     for n in range(batch):
         for o in range(filters):
             for p in range(out_height):
                 for q in range(out_width):
-                    grad_bias[o] += grad[n][o][p][q]
+                    grad_bias[n][o] += grad[n][o][p][q]
 
     def of(attention: Tensor | None, gradient: Any, *shape: int) -> Tensor | None:
         """A static attention stands in every sample, so its gradient is their sum."""
@@ -144,8 +161,9 @@ def conv_backward(
     return (
         tensor(grad_x, *input.shape),
         tensor(grad_weights, *weight.shape),
-        None if bias is None else tensor(grad_bias, filters),
+        of(bias, grad_bias, batch, filters),
         of(channel_attention, grad_c, batch, input.size(1)),
         of(filter_attention, grad_f, batch, filters),
-        of(spatial_attention, grad_s, batch, *weight.shape[2:]),
+        of(spatial_attention, grad_s, batch, *weight.shape[-2:]),
+        of(kernel_attention, grad_a, batch, max(len(weights), 1)),
     )

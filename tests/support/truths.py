@@ -24,7 +24,7 @@ Gradients = tuple[Tensor | None, ...]
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], call: Call) -> Call:
-    return Call(*(None if tensor is None else function(tensor) for tensor in call.tensors), *call[6:])
+    return Call.of([None if tensor is None else function(tensor) for tensor in call.tensors], call.geometry)
 
 
 def by_autograd(conv: Callable[[Call], Tensor], call: Call, grad: Tensor) -> Gradients:
@@ -47,7 +47,7 @@ def output_of(case: Case, call: Call) -> Truth:
     """call has the shapes of the case, and values of its own."""
     loops = case.products <= LARGEST_FOR_LOOPS
     value, size = (oracle.conv(*c) if loops else reference(c) for c in (call, map_tensors(Tensor.abs, call)))
-    return Truth("output", value, largest(size), math.prod(case.weight[1:]))
+    return Truth("output", value, largest(size), case.terms)
 
 
 @functools.cache
@@ -76,12 +76,16 @@ def sample_by_sample(call: Call) -> Tensor:
     input, c, f, s = call.input, call.channel_attention, call.filter_attention, call.spatial_attention
     if c is not None:
         input = input * c[..., None, None]
-    weights = [call.weight if s is None else call.weight * (s if s.dim() == 2 else s[n]) for n in range(len(input))]
+    weights = [call.weight] * len(input) if call.kernels == "shared" else list(call.weight)
+    if call.kernel_attention is not None:
+        weights = [sum(a * w for a, w in zip(shares, call.weight, strict=True)) for shares in call.kernel_attention]
+    if s is not None:
+        weights = [weight * (s if s.dim() == 2 else s[n]) for n, weight in enumerate(weights)]
     geometry = (None, call.stride, call.padding, call.dilation, call.groups)
     output = torch.cat([F.conv2d(input[n : n + 1], weights[n], *geometry) for n in range(len(input))])
     if f is not None:
         output = output * f[..., None, None]
-    return output if call.bias is None else output + call.bias[:, None, None]
+    return output if call.bias is None else output + call.bias[..., None, None]
 
 
 def plain_forms(case: Case) -> list[Callable[[Call], Tensor]]:

@@ -17,6 +17,7 @@ from kerneldna_ops.backends import _autotune, _tuned, _winners, composite, cuda,
 from kerneldna_ops.call import BackwardCall
 from kerneldna_ops.nn import ChildConv2d
 from kerneldna_ops.triton_kernels.forward_choice import MOST_CANDIDATES
+from support import truths
 from support.cases import build, grad_output, named
 from support.fake_device import FakeDevice
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("threads", "interpreted")
 
 CALL = build(named("kernel_3x3_padding_1x1"), torch.float32)
 GRAD = grad_output(named("kernel_3x3_padding_1x1"), torch.float32)
-BACKWARD = BackwardCall(GRAD, CALL, [True] * 6)
+BACKWARD = BackwardCall.of(GRAD, *CALL, [True] * 6)
 conv, conv_backward = torch.ops.kerneldna.conv, torch.ops.kerneldna.conv_backward
 CPU = torch.device("cpu")
 
@@ -134,6 +135,15 @@ def test_nothing_is_measured_unless_asked(times, options):
         conv(*CALL)
     assert len(options) == 1
     assert tuned() is None
+
+
+@pytest.mark.parametrize("name", ["mixed_3x3", "given_3x3", "shared_bias_per_sample"])
+def test_what_no_fused_backend_takes_is_not_measured(times, name):
+    times(RuntimeError("measured"))
+    call = build(named(name), torch.float32)
+    with autotune():
+        torch.testing.assert_close(backends.conv(call), conv(*call))
+    assert _tuned.find(call) is None
 
 
 def test_a_known_shape_class_is_not_measured_again(times, options):
@@ -277,7 +287,7 @@ def tf32():
 
 
 def test_half_precision_and_tf32_are_shape_classes_of_their_own(tf32):
-    half = CALL._replace(**{name: t.half() for name, t in zip(CALL._fields, CALL.tensors, strict=False)})
+    half = truths.map_tensors(torch.Tensor.half, CALL)
     tf32(False)
     ieee = _tuned.key_of(CALL)
     tf32(True)

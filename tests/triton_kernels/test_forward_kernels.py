@@ -31,7 +31,11 @@ CONFIGS = {
 }
 LARGEST_FOR_THE_INTERPRETER = 100_000  # products
 MOST_GROUPS = 8  # each has programs of its own, and of a time that hardly depends on their products
-SHAPES = [case for case in CASES if 0 < case.products <= LARGEST_FOR_THE_INTERPRETER and case.groups <= MOST_GROUPS]
+SHAPES = [
+    case
+    for case in CASES
+    if case.shared and 0 < case.products <= LARGEST_FOR_THE_INTERPRETER and case.groups <= MOST_GROUPS
+]
 # Every shape in one configuration, and every fifth in half precision.
 CALLS = [
     *((case, config, torch.float32) for case, config in zip(SHAPES, cycle(CONFIGS.values()), strict=False)),

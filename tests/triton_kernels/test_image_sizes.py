@@ -100,7 +100,7 @@ def launches(height, width, device):
     configs = BackwardConfigs.of(problem, device)
     with recording() as recorded:
         conv_product.forward(operands.pixels(x), w, problem, config, g, operands.sample_scale(f))
-        conv_backward.gradients(BackwardCall(x, call, (True,) * 6), problem, Choice(), configs)
+        conv_backward.gradients(BackwardCall.of(x, *call, [True] * 6), problem, Choice(), configs)
     return recorded
 
 def sizes(stride):

@@ -3,7 +3,7 @@
 // Forward and input gradient are the same computation, a convolution (ConvParams):
 //
 //     target[n,o,p] = out_scale[n,o] * sum_t tap_scale[n,t] * sum_i weight[o,i,t] * in_scale[n,i] * source[n,i,q(p,t)]
-//     + bias[o]
+//     + bias[n,o]
 //
 // Forward: source = x, in_scale = c, out_scale = f. Input gradient: source = dy, in_scale = f, out_scale = c, the
 // weight with O and I transposed, and q inverted; with stride it falls apart into stride_h * stride_w dense
@@ -44,10 +44,11 @@ struct ConvParams {
   const Tap *taps;
   int64_t tap_count;
 
-  // Element (o, i, t) of a group's weight stands at group * weight_group + o / kRows * weight_block
-  // + o % kRows * weight_row + i * weight_channel + taps[t].weight.
+  // Element (o, i, t) of a group's weight stands at sample * weight_sample + group * weight_group
+  // + o / kRows * weight_block + o % kRows * weight_row + i * weight_channel + taps[t].weight. weight_sample is 0 where
+  // all samples have one weight, as the dense kernels need it.
   const void *weight;
-  int64_t weight_group, weight_block, weight_row, weight_channel;
+  int64_t weight_sample, weight_group, weight_block, weight_row, weight_channel;
 
   const void *panels; // the same weight packed for gemm_nhwc, which reads this one instead; null for gemm_nchw
   int64_t panel_width;
@@ -55,7 +56,7 @@ struct ConvParams {
   bool share_rows;  // every tile lies in one sample, and tap_scale is finite (shared_rows.h, gemm_nhwc.h)
 
   Scale in_scale, tap_scale, out_scale;
-  const void *bias; // or null
+  Scale bias; // a term for each channel; data null where there is none
 
   // If set: partial[(tile + n) * groups * out_channels + o] = sum over the tile's pixels of sample n of the unscaled
   // result times partner. For the gradient of c: partner = x.
@@ -111,6 +112,21 @@ struct WeightGradParams {
 
   // A unit of work: a block of filters of a group by a part of its input channels.
   int64_t out_blocks, in_split;
+};
+
+// The kernel of one sample is sum_k factors[k] * parents[k], all in the dtype of the arithmetic and contiguous; on the
+// way back `kernel` is its gradient. A unit of work is a block of its elements.
+struct Mixture {
+  const void *parents; // [count, size]
+  const void *factors; // [count]
+  int64_t count, size;
+  void *kernel; // [size]
+
+  void *parent_grads; // [count, size], added to; or null
+  double *dots;       // [units, count]: the gradient of the factors, to be added up; or null
+
+  int64_t units() const { return (size + kBlock - 1) / kBlock; }
+  static constexpr int64_t kBlock = 4096;
 };
 
 // sums[channel] = the sum over all samples and pixels.

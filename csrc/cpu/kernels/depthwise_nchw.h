@@ -130,7 +130,8 @@ private:
   }
 
   void set_factors(int64_t sample, int64_t group, int64_t o) {
-    const T *weight = static_cast<const T *>(conv_.weight) + group * conv_.weight_group + o * conv_.weight_row;
+    const T *weight = static_cast<const T *>(conv_.weight) + sample * conv_.weight_sample + group * conv_.weight_group +
+                      o * conv_.weight_row;
     finite_ = true;
     for (int64_t k = 0; k < terms_; ++k) {
       const int64_t i = k / conv_.tap_count;
@@ -143,7 +144,7 @@ private:
 
   void run_plane(int64_t sample, int64_t channel) {
     const T scale = scale_of(conv_.out_scale, sample, channel);
-    const T shift = conv_.bias ? static_cast<const T *>(conv_.bias)[channel] : T(0);
+    const T shift = conv_.bias.data ? scale_of(conv_.bias, sample, channel) : T(0);
     Vec<T> dot{};
     double dots = 0; // of blocks before
     int64_t blocks = 0;

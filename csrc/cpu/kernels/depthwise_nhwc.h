@@ -58,7 +58,8 @@ private:
 
   void set_factors() {
     const T *tap_scale = static_cast<const T *>(conv_.tap_scale.data) + sample_ * conv_.tap_scale.batch_stride;
-    const T *weight = static_cast<const T *>(conv_.weight) + first_ * conv_.weight_group;
+    const T *weight =
+        static_cast<const T *>(conv_.weight) + sample_ * conv_.weight_sample + first_ * conv_.weight_group;
     for (int64_t c = 0; c < channels_; c += lanes) {
       const int64_t count = channels_ - c < lanes ? channels_ - c : lanes;
       store(sums_ + c, Vec<T>{});
@@ -130,7 +131,7 @@ private:
     }
 
     const Vec<T> scale = scales(conv_.out_scale, c, count);
-    const Vec<T> shift = conv_.bias ? load_first(static_cast<const T *>(conv_.bias) + first_ + c, count) : Vec<T>{};
+    const Vec<T> shift = conv_.bias.data ? scales(conv_.bias, c, count) : Vec<T>{};
     auto at = [&](const Image &image) {
       return static_cast<S *>(image.data) + sample_ * image.batch_stride +
              (conv_.target_origin[0] + row * conv_.target_step[0]) * image.row_stride +

@@ -180,7 +180,9 @@ private:
   T out_scale(int64_t sample, int64_t channel) const {
     return static_cast<const T *>(conv_.out_scale.data)[sample * conv_.out_scale.batch_stride + channel];
   }
-  T bias(int64_t channel) const { return conv_.bias ? static_cast<const T *>(conv_.bias)[channel] : T(0); }
+  T bias(int64_t sample, int64_t channel) const {
+    return conv_.bias.data ? static_cast<const T *>(conv_.bias.data)[sample * conv_.bias.batch_stride + channel] : T(0);
+  }
   T *partial(int64_t sample) const {
     return static_cast<T *>(conv_.partial) + (tile_index_ + sample) * conv_.groups * conv_.out_channels;
   }
@@ -215,7 +217,7 @@ private:
     const int64_t step = conv_.target_step[1] * conv_.target.column_stride;
     for (int64_t m = 0; m < channels; ++m) {
       const T *raw = result + m * result_row_ + segment.start;
-      const T scale = out_scale(segment.sample, channel + m), shift = bias(channel + m);
+      const T scale = out_scale(segment.sample, channel + m), shift = bias(segment.sample, channel + m);
       S *out = at<S>(conv_.target, segment.sample, channel + m, row, column);
       int64_t j = 0;
       if (step == 1) {
@@ -258,8 +260,11 @@ private:
       const T *scales =
           static_cast<const T *>(conv_.out_scale.data) + segment.sample * conv_.out_scale.batch_stride + channel + c;
       const Vec<T> scale = load_first_or_all(scales, width);
-      const Vec<T> shift =
-          conv_.bias ? load_first_or_all(static_cast<const T *>(conv_.bias) + channel + c, width) : Vec<T>{};
+      const Vec<T> shift = conv_.bias.data
+                               ? load_first_or_all(static_cast<const T *>(conv_.bias.data) +
+                                                       segment.sample * conv_.bias.batch_stride + channel + c,
+                                                   width)
+                               : Vec<T>{};
       Vec<T> sums{};
       for (int64_t j = 0; j < segment.length; j += lanes) {
         const int64_t pixels = segment.length - j < lanes ? segment.length - j : lanes;

@@ -352,7 +352,9 @@ private:
     multiply<MR, NV>(sums, a, a_row, a_offset, b, b_offset_, count);
     const T *out_scale =
         static_cast<const T *>(conv_.out_scale.data) + pixel.sample * conv_.out_scale.batch_stride + channel;
-    const T *bias = conv_.bias ? static_cast<const T *>(conv_.bias) + channel : nullptr;
+    const T *bias = conv_.bias.data
+                        ? static_cast<const T *>(conv_.bias.data) + pixel.sample * conv_.bias.batch_stride + channel
+                        : nullptr;
     S *out = static_cast<S *>(conv_.target.data) + pixel.target + channel;
     const int64_t out_row = conv_.target_step[1] * conv_.target.column_stride;
 #pragma GCC unroll 8

@@ -1,0 +1,65 @@
+// The kernel of a sample out of several parents, and the way back from its gradient (Mixture of conv_params.h).
+#pragma once
+
+#include "conv_params.h"
+#include "simd.h"
+
+namespace kerneldna::cpu::KERNELDNA_ISA {
+
+// A unit of work is so many elements of the kernel.
+constexpr int64_t kMixtureBlock = Mixture::kBlock;
+
+// out = sum_k factors[k] * parents[k], elements [begin, end).
+template <class T>
+KERNELDNA_INLINE void mix_elements(T *out, const T *parents, int64_t step, const T *factors, int64_t count,
+                                   int64_t begin, int64_t end) {
+  for (int64_t j = begin; j < end; j += kLanes<T>) {
+    const int64_t width = end - j < kLanes<T> ? end - j : kLanes<T>;
+    Vec<T> sum{};
+    if (width == kLanes<T>) {
+      for (int64_t k = 0; k < count; ++k)
+        sum += load(parents + k * step + j) * splat(factors[k]);
+      store(out + j, sum);
+    } else {
+      for (int64_t k = 0; k < count; ++k)
+        sum += load_first(parents + k * step + j, width) * splat(factors[k]);
+      store_first(out + j, sum, width);
+    }
+  }
+}
+
+template <class T> void mix(const Mixture &mixture, int64_t begin, int64_t end) {
+  const int64_t last = end * kMixtureBlock < mixture.size ? end * kMixtureBlock : mixture.size;
+  mix_elements(static_cast<T *>(mixture.kernel), static_cast<const T *>(mixture.parents), mixture.size,
+               static_cast<const T *>(mixture.factors), mixture.count, begin * kMixtureBlock, last);
+}
+
+// parent_grads[k] += factors[k] * kernel, and dots[unit][k] = the sum of kernel * parents[k] over the unit's elements.
+template <class T> void unmix(const Mixture &mixture, int64_t begin, int64_t end) {
+  constexpr int64_t lanes = kLanes<T>, chain = 64 * lanes; // elements that are one chain of additions in each lane
+  const T *kernel = static_cast<const T *>(mixture.kernel), *factors = static_cast<const T *>(mixture.factors);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t last = (unit + 1) * kMixtureBlock < mixture.size ? (unit + 1) * kMixtureBlock : mixture.size;
+    for (int64_t k = 0; k < mixture.count; ++k) {
+      const T *parent = static_cast<const T *>(mixture.parents) + k * mixture.size;
+      T *grad = mixture.parent_grads ? static_cast<T *>(mixture.parent_grads) + k * mixture.size : nullptr;
+      double dot = 0;
+      for (int64_t first = unit * kMixtureBlock; first < last; first += chain) {
+        const int64_t after = first + chain < last ? first + chain : last;
+        Vec<T> sum{};
+        for (int64_t j = first; j < after; j += lanes) {
+          const int64_t width = after - j < lanes ? after - j : lanes;
+          const Vec<T> value = load_first(kernel + j, width);
+          sum += value * load_first(parent + j, width);
+          if (grad)
+            store_first(grad + j, load_first(grad + j, width) + value * splat(factors[k]), width);
+        }
+        dot += sum_lanes<T>(sum);
+      }
+      if (mixture.dots)
+        mixture.dots[unit * mixture.count + k] = dot;
+    }
+  }
+}
+
+} // namespace kerneldna::cpu::KERNELDNA_ISA
