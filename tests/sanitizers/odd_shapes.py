@@ -8,6 +8,7 @@ import random
 import torch
 
 import kerneldna_ops
+from kerneldna_ops.call import ATTENTIONS
 from kerneldna_ops.functional import conv2d
 
 # C_in, C_out, groups, kernel, stride, padding, dilation, map. Channels and maps miss every vector width by a little.
@@ -33,36 +34,37 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3, torch.bfloat16: 0.1, tor
 
 def exactly(shape, dtype, channels_last=False):
     """A tensor that ends where its memory ends, or one whose innermost elements are not adjacent."""
-    if channels_last and len(shape) == 4:
-        return torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    if channels_last and len(shape) in (4, 5):
+        return torch.randn(shape, dtype=dtype).movedim(-3, -1).contiguous().movedim(-1, -3)
     return torch.randn(shape, dtype=dtype)
 
 
-def run(layer, batch, dtype, channels_last, per_sample):
+def run(layer, batch, dtype, channels_last, per_sample, kernels=()):
+    """kernels: (K,) for a mixture of so many, (batch,) for one given to each sample."""
     c_in, c_out, groups, kernel, stride, padding, dilation, size = layer
     lead = (batch,) if per_sample else ()
     tensors = [
         exactly((batch, c_in, *size), dtype, channels_last),
-        exactly((c_out, c_in // groups, *kernel), dtype, channels_last),
-        exactly((c_out,), dtype),
+        exactly((*kernels, c_out, c_in // groups, *kernel), dtype, channels_last),
+        exactly((*kernels, c_out), dtype),
         exactly((*lead, c_in), dtype),
         exactly((*lead, c_out), dtype),
         exactly((*lead, *kernel), dtype),
     ]
+    if kernels and kernels != (batch,):
+        tensors.append(exactly((batch, *kernels), dtype))
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
 
     def answers(dtype, backend):
         leaves = [tensor.to(dtype).detach().requires_grad_() for tensor in tensors]
-        x, weight, bias, c, f, s = leaves
-        y = conv2d(
-            *(x, weight, bias), channel_attention=c, filter_attention=f, spatial_attention=s, backend=backend, **options
-        )
+        named = dict(zip((*ATTENTIONS, "kernel_attention"), leaves[3:], strict=False))
+        y = conv2d(*leaves[:3], **named, backend=backend, **options)
         grad = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view(y.shape).to(dtype)
         return [y, *torch.autograd.grad(y, leaves, grad)]
 
     for got, wanted in zip(answers(dtype, "cpu"), answers(torch.float64, "reference"), strict=True):
         bound = TOLERANCE[dtype] * (wanted.abs().max() + 1)
-        assert (got.double() - wanted).abs().max() <= bound, (layer, batch, dtype, channels_last, per_sample)
+        assert (got.double() - wanted).abs().max() <= bound, (layer, batch, dtype, channels_last, per_sample, kernels)
 
 
 def main():
@@ -73,7 +75,9 @@ def main():
     for layer, dtype in itertools.product(LAYERS, DTYPES):
         # Every layer in every dtype; batch, layout and kind of attention are drawn, or this would take minutes.
         run(layer, choices.choice(BATCHES), dtype, choices.random() < 0.5, choices.random() < 0.7)
-        count += 1
+        batch = choices.choice(BATCHES)
+        run(layer, batch, dtype, choices.random() < 0.5, choices.random() < 0.7, choices.choice([(4,), (batch,)]))
+        count += 2
     for batch, channels, hidden, size in ((1, 1, 1, 1), (3, 17, 5, 7), (2, 64, 16, 3)):
         x, fc1, fc2 = (
             torch.randn(batch, channels, size, size),
