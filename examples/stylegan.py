@@ -43,3 +43,13 @@ with torch.no_grad():
             torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-3)
 for name, seconds in times.items():
     print(f"{name:14} {sorted(seconds)[len(seconds) // 2] * 1e3:6.2f} ms")
+
+# A layer that doubles the size: StyleGAN2's conv_transpose2d with its low-pass filter, as one call.
+taps = torch.tensor([1.0, 3, 3, 1]) / 8
+up = modulated_conv2d(x, weight, styles, padding=1, up=2, resample_filter=torch.outer(taps, taps), flip_weight=False)
+print(f"up=2: {list(x.shape)} to {list(up.shape)}")
+
+# GigaGAN's: each sample has its own mixture of four kernels.
+kernels, shares = torch.randn(4, 256, 256, 3, 3), torch.randn(4, 4).softmax(1)
+mixed = modulated_conv2d(x, kernels, styles, padding=1, kernel_attention=shares)
+print(f"a mixture of {len(kernels)} kernels: {list(mixed.shape)}")

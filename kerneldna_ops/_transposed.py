@@ -13,7 +13,7 @@ _OF_INPUT = [True, False, False, False, False, False]
 
 
 def conv_transpose(call: Call, output_padding: Pair) -> Tensor:
-    """functional.conv_transpose2d of this call, whose weight is [C_in, C_out/groups, kh, kw].
+    """functional.conv_transpose2d of this call, whose weight is [C_in, C_out/groups, kh, kw], or K of these.
 
     To a conv2d with that weight the input is the gradient of its output, and c and f change places.
     """
@@ -23,19 +23,21 @@ def conv_transpose(call: Call, output_padding: Pair) -> Tensor:
     if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
         return _in_plain_pytorch(call, output_padding)
     shape = check_conv_transpose("conv_transpose2d", call, output_padding)
-    input, weight, bias, c, f, s, _ = call.tensors
+    input, weight, bias, c, f, s, a = call.tensors
     # From a stride of output padding on, that convolution would have more pixels than input has: zeros.
     rows, columns = (extra // step for extra, step in zip(output_padding, call.stride, strict=True))
     if rows or columns:
         input = F.pad(call.input, (0, columns, 0, rows))
     # Of what stands for that convolution's input only the shape and the layout count.
     like = torch.empty_like(call.input.new_empty(shape), memory_format=call.memory_format)
-    output: Tensor = _conv_backward(input, like, weight, None, f, c, s, *call.geometry, None, _OF_INPUT)[0]
-    return output if bias is None else output + bias[:, None, None]
+    output: Tensor = _conv_backward(input, like, weight, None, f, c, s, *call.geometry, a, _OF_INPUT)[0]
+    return output if bias is None else output + bias[..., None, None]
 
 
 def _in_plain_pytorch(call: Call, output_padding: Pair) -> Tensor:
     """For graphs that leave for a place without this package: they serve every batch and image size."""
+    if call.kernel_attention is not None:
+        call = _kernels_as_channels(call)
     input, weight, bias, c, f, s, _ = call.tensors
     input = call.input if c is None else call.input * c[..., None, None]
     if call.kind("spatial_attention") == "per_sample":
@@ -46,7 +48,18 @@ def _in_plain_pytorch(call: Call, output_padding: Pair) -> Tensor:
             input, weight, None, call.stride, call.padding, output_padding, call.groups, call.dilation
         )
     y = y if f is None else y * f[..., None, None]
-    return y if bias is None else y + bias[:, None, None]
+    return y if bias is None else y + bias[..., None, None]
+
+
+def _kernels_as_channels(call: Call) -> Call:
+    """A mixture of K kernels as one with K times the channels, k inside each group: input'[n, (k, i)] is
+    a[n, k] * c[n, i] * input[n, i], and weight'[(k, i)] is weight[k, i]."""
+    a, c, groups = call.kernel_attention, call.channel_attention, call.groups
+    assert a is not None
+    input = call.input if c is None else call.input * c[..., None, None]
+    input = input.unflatten(1, (groups, 1, -1)) * a[:, None, :, None, None, None]
+    weight = call.weight.unflatten(1, (groups, -1)).transpose(0, 1).flatten(0, 2)
+    return call._replace(input=input.flatten(1, 3), weight=weight, channel_attention=None, kernel_attention=None)
 
 
 def _taps_put_together(call: Call, output_padding: Pair) -> Tensor:

@@ -10,23 +10,27 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from .call import TENSORS, BackwardCall, Call
+from .call import TENSORS, BackwardCall, Call, out_size
+
+# By the number of axes, along which a kernel moves.
+SIZE = {1: "L", 2: "H, W"}
+TAPS = {1: "k", 2: "kh, kw"}
 
 _LARGEST_PADDING = 2**24
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def check_conv(op: str, call: Call) -> None:
+def check_conv(op: str, call: Call, axes: int = 2) -> None:
     """A TypeError or ValueError, where one is due, names the argument, what was expected and what came."""
     input, weight, bias, _, _, _, stride, padding, dilation, groups, kernel_attention = call
-    check_input(op, input, "[N, C_in, H, W]")
-    check_weight(op, weight, kernel_attention)
+    check_input(op, input, f"[N, C_in, {SIZE[axes]}]")
+    check_weight(op, weight, kernel_attention, axes)
     _check_like_input(op, "weight", weight, input)
-    _check_geometry(op, stride, padding, dilation, groups)
+    _check_geometry(op, stride, padding, dilation, groups, axes)
 
-    n, c, height, width = input.shape
-    o, c_per_group, kh, kw = call.kernel_shape
-    if not (c > 0 and height > 0 and width > 0 and o > 0 and kh > 0 and kw > 0):
+    n, c, *pixels = input.shape
+    o, c_per_group, *kernel = weight.shape[-2 - axes :]
+    if not all(number > 0 for number in (c, *pixels, o, *kernel)):
         _refuse(op, f"only the batch of input may be empty, got input {_shape(input)} and weight {_shape(weight)}")
     if c % groups != 0 or o % groups != 0:
         _refuse(op, f"groups must divide C_in = {c} and C_out = {o}, got {groups}")
@@ -40,27 +44,19 @@ def check_conv(op: str, call: Call) -> None:
             _refuse(op, f"bias must have shape [{o}] or [{n}, {o}] (per sample), got {_shape(bias)}")
     _check_attention(op, "channel_attention", call, n, c)
     _check_attention(op, "filter_attention", call, n, o)
-    _check_attention(op, "spatial_attention", call, n, kh, kw)
+    _check_attention(op, "spatial_attention", call, n, *kernel)
     if kernel_attention is not None:
-        k = weight.shape[0]
-        if not k > 0:
-            _refuse(op, f"weight must have one kernel at least, got {_shape(weight)}")
         _check_like_input(op, "kernel_attention", kernel_attention, input)
-        if list(kernel_attention.shape) != [n, k]:
-            _refuse(
-                op,
-                f"kernel_attention must have shape [{n}, {k}] (samples, kernels), got {_shape(kernel_attention)}",
-            )
-    elif weight.dim() == 5 and weight.shape[0] != n:
+        _check_shares(op, kernel_attention, weight, n)
+    elif weight.dim() == 3 + axes and weight.shape[0] != n:
         _refuse(
             op, f"weight must have a kernel for each of the N = {n} samples, got {weight.shape[0]} in {_shape(weight)}"
         )
-    _, _, out_height, out_width = call.output_shape
-    if not (out_height > 0 and out_width > 0):
+    if not all(out_size(*axis) > 0 for axis in zip(pixels, kernel, stride, padding, dilation, strict=True)):
         _refuse(
             op,
-            f"the output would be empty: a kernel of [{kh}, {kw}] with dilation {list(dilation)} does not fit into an"
-            f" input of [{height}, {width}] with padding {list(padding)}",
+            f"the output would be empty: a kernel of {kernel} with dilation {list(dilation)} does not fit into an"
+            f" input of {pixels} with padding {list(padding)}",
         )
 
 
@@ -78,10 +74,16 @@ def check_conv_backward(op: str, call: BackwardCall) -> None:
 
 
 def check_conv_transpose(op: str, call: Call, output_padding: Sequence[int]) -> tuple[int, int, int, int]:
-    """The shape of the output, or an error as of check_conv. The weight is [C_in, C_out/groups, kh, kw]."""
-    input, weight, bias, _, _, _, stride, padding, dilation, groups, _ = call
+    """The shape of the output, or an error as of check_conv.
+
+    The weight is [C_in, C_out/groups, kh, kw], with kernel_attention [K, C_in, C_out/groups, kh, kw].
+    """
+    input, weight, bias, _, _, _, stride, padding, dilation, groups, kernel_attention = call
     check_input(op, input, "[N, C_in, H, W]")
-    check_4d(op, "weight", weight, "[C_in, C_out/groups, kh, kw]")
+    if kernel_attention is None:
+        check_dims(op, "weight", weight, "[C_in, C_out/groups, kh, kw]")
+    else:
+        check_dims(op, "weight", weight, "[K, C_in, C_out/groups, kh, kw]", " with kernel_attention")
     _check_like_input(op, "weight", weight, input)
     _check_geometry(op, stride, padding, dilation, groups)
     check_pair(op, "output_padding", output_padding, 0)
@@ -93,14 +95,24 @@ def check_conv_transpose(op: str, call: Call, output_padding: Sequence[int]) -> 
                 f" {list(stride)} and dilation {list(dilation)}",
             )
     n, c, height, width = input.shape
-    o, (kh, kw) = weight.shape[1] * groups, weight.shape[2:]
+    filters, per_group, kh, kw = call.kernel_shape
+    o = per_group * groups
     if not (c > 0 and height > 0 and width > 0 and o > 0 and kh > 0 and kw > 0):
         _refuse(op, f"only the batch of input may be empty, got input {_shape(input)} and weight {_shape(weight)}")
     if c % groups != 0:
         _refuse(op, f"groups must divide C_in = {c}, got {groups}")
-    if weight.shape[0] != c:
-        _refuse(op, f"weight must have C_in = {c} filters, got {weight.shape[0]} in {_shape(weight)}")
-    _check_bias(op, "bias", bias, o, input)
+    if filters != c:
+        _refuse(op, f"weight must have C_in = {c} filters, got {filters} in {_shape(weight)}")
+    if kernel_attention is not None:
+        _check_like_input(op, "kernel_attention", kernel_attention, input)
+        _check_shares(op, kernel_attention, weight, n)
+    if kernel_attention is not None and isinstance(bias, Tensor) and bias.dim() == 2:
+        # The mixture of one bias for each kernel.
+        if bias.shape[1] != o:
+            k = weight.shape[0]
+            _refuse(op, f"bias must have shape [{o}] or, one for each kernel, [{k}, {o}], got {[k, bias.shape[1]]}")
+    else:
+        _check_bias(op, "bias", bias, o, input)
     _check_attention(op, "channel_attention", call, n, c)
     _check_attention(op, "filter_attention", call, n, o)
     _check_attention(op, "spatial_attention", call, n, kh, kw)
@@ -145,36 +157,81 @@ def check_squeeze_excite(
     _check_bias(op, "fc2_bias", fc2_bias, channels, input)
 
 
-def check_modulated_conv(op: str, x: Tensor, weight: Tensor, styles: Tensor, autocast: bool) -> None:
+def check_modulated_conv(
+    op: str,
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    input_gain: Tensor | float | None,
+    kernel_attention: Tensor | None,
+    autocast: bool,
+) -> None:
     check_input(op, x, "[N, C_in, H, W]", "x")
-    check_4d(op, "weight", weight, "[C_out, C_in, kh, kw]")
+    if kernel_attention is None:
+        check_dims(op, "weight", weight, "[C_out, C_in, kh, kw]")
+    else:
+        check_dims(op, "weight", weight, "[K, C_out, C_in, kh, kw]", " with kernel_attention")
     _check_tensor(op, "styles", styles)
     dtypes = {x.dtype, torch.float32}
     if x.dtype == torch.float64:
         dtypes = {torch.float64}
     elif autocast:
         dtypes = set(_DTYPES) - {torch.float64}
-    for name, tensor in (("weight", weight), ("styles", styles)):
-        if tensor.dtype not in dtypes:
-            wanted = " or ".join(sorted(map(_name, dtypes)))
-            _refuse(op, f"{name} must be {wanted} where x is {_dtype(x)}, got {_dtype(tensor)}", TypeError)
+    modulation = {"weight": weight, "styles": styles}
+    if kernel_attention is not None:
+        _check_tensor(op, "kernel_attention", kernel_attention)
+        modulation["kernel_attention"] = kernel_attention
+    if isinstance(input_gain, Tensor):
+        modulation["input_gain"] = input_gain
+    elif input_gain is not None and (not isinstance(input_gain, float | int) or isinstance(input_gain, bool)):
+        _refuse(op, f"input_gain must be a number or a tensor, got {type(input_gain).__name__}", TypeError)
+    for name, tensor in modulation.items():
+        _check_dtype(op, name, tensor, dtypes, x)
         _check_device(op, name, tensor, x, "x")
-    if weight.shape[1] != x.shape[1]:
-        _refuse(op, f"weight must have the {x.shape[1]} channels of x, got {weight.shape[1]} in {_shape(weight)}")
+    batch, channels = x.shape[:2]
+    if weight.shape[-3] != channels:
+        _refuse(op, f"weight must have the {channels} channels of x, got {weight.shape[-3]} in {_shape(weight)}")
     if styles.shape != x.shape[:2]:
         _refuse(op, f"styles must have shape {list(x.shape[:2])}, got {_shape(styles)}")
-    if 0 in x.shape[1:] or 0 in weight.shape:
+    if isinstance(input_gain, Tensor) and input_gain.shape not in ((), (channels,), (batch, channels)):
+        _refuse(
+            op,
+            f"input_gain must be a number or have shape [{channels}] or {[batch, channels]}, got {_shape(input_gain)}",
+        )
+    if 0 in x.shape[1:] or 0 in weight.shape[-4:]:
         _refuse(op, f"only the batch of x may be empty, got x {_shape(x)} and weight {_shape(weight)}")
+    if kernel_attention is not None:
+        _check_shares(op, kernel_attention, weight, batch)
+
+
+def check_resampling(
+    op: str, x: Tensor, up: int, down: int, padding: Sequence[int] | str, resample_filter: Tensor | None
+) -> None:
+    for name, factor in (("up", up), ("down", down)):
+        if isinstance(factor, bool) or factor not in (1, 2):
+            _refuse(op, f"{name} must be 1 or 2, got {factor!r}")
+    if up == down == 2:
+        _refuse(op, "one of up and down must be 1, got 2 for both")
+    if resample_filter is not None:
+        _check_tensor(op, "resample_filter", resample_filter)
+        if resample_filter.dim() not in (1, 2) or 0 in resample_filter.shape:
+            _refuse(op, f"resample_filter must be [taps] or [rows, columns], got {_shape(resample_filter)}")
+        _check_dtype(op, "resample_filter", resample_filter, {x.dtype, torch.float32}, x)
+        _check_device(op, "resample_filter", resample_filter, x, "x")
+    if max(up, down) == 2:
+        if isinstance(padding, str):
+            _refuse(op, f"padding must be an int or a pair of ints where up or down is 2, got {padding!r}")
+        check_pair(op, "padding", padding, 0)
 
 
 def _check_geometry(
-    op: str, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+    op: str, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int, axes: int = 2
 ) -> None:
-    check_pair(op, "stride", stride, 1)
-    check_pair(op, "padding", padding, 0)
-    if padding[0] > _LARGEST_PADDING or padding[1] > _LARGEST_PADDING:
+    check_pair(op, "stride", stride, 1, axes)
+    check_pair(op, "padding", padding, 0, axes)
+    if any(side > _LARGEST_PADDING for side in padding):
         _refuse(op, f"padding must be at most {_LARGEST_PADDING}, got {list(padding)}")
-    check_pair(op, "dilation", dilation, 1)
+    check_pair(op, "dilation", dilation, 1, axes)
     if not isinstance(groups, int | torch.SymInt):
         _refuse(op, f"groups must be an int, got {groups!r}", TypeError)
     if groups < 1:
@@ -182,35 +239,38 @@ def _check_geometry(
 
 
 def check_input(op: str, input: Tensor, meaning: str, name: str = "input") -> None:
-    check_4d(op, name, input, meaning)
+    check_dims(op, name, input, meaning)
     if input.dtype not in _DTYPES:
         _refuse(op, f"{name} must be float64, float32, float16 or bfloat16, got {_dtype(input)}", TypeError)
 
 
-def check_4d(op: str, name: str, tensor: Tensor, meaning: str) -> None:
+def check_dims(op: str, name: str, tensor: Tensor, meaning: str, condition: str = "") -> None:
     _check_tensor(op, name, tensor)
-    if tensor.dim() != 4:
-        _refuse(op, f"{name} must be 4-D {meaning}, got {tensor.dim()}-D {_shape(tensor)}")
+    dims = meaning.count(",") + 1
+    if tensor.dim() != dims:
+        _refuse(op, f"{name} must be {dims}-D {meaning}{condition}, got {tensor.dim()}-D {_shape(tensor)}")
 
 
-def check_weight(op: str, weight: Tensor, kernel_attention: Tensor | None) -> None:
-    _check_tensor(op, "weight", weight)
-    if kernel_attention is not None and weight.dim() != 5:
-        expected = "5-D [K, C_out, C_in/groups, kh, kw] with kernel_attention"
-    elif weight.dim() not in (4, 5):
-        expected = "4-D [C_out, C_in/groups, kh, kw] or 5-D with a kernel for each sample in front"
-    else:
+def check_weight(op: str, weight: Tensor, kernel_attention: Tensor | None, axes: int = 2) -> None:
+    if kernel_attention is not None:
+        check_dims(op, "weight", weight, f"[K, C_out, C_in/groups, {TAPS[axes]}]", " with kernel_attention")
         return
-    _refuse(op, f"weight must be {expected}, got {weight.dim()}-D {_shape(weight)}")
+    _check_tensor(op, "weight", weight)
+    if weight.dim() not in (2 + axes, 3 + axes):
+        _refuse(
+            op,
+            f"weight must be {2 + axes}-D [C_out, C_in/groups, {TAPS[axes]}] or {3 + axes}-D with a kernel for each"
+            f" sample in front, got {weight.dim()}-D {_shape(weight)}",
+        )
 
 
-def check_pair(op: str, name: str, values: Sequence[int], minimum: int) -> None:
+def check_pair(op: str, name: str, values: Sequence[int], minimum: int, axes: int = 2) -> None:
     whole = isinstance(values, Sequence) and all(isinstance(value, int | torch.SymInt) for value in values)
     if not whole or any(isinstance(value, bool) for value in values):
         _refuse(op, f"{name} must be an int or a pair of ints, got {values!r}", TypeError)
-    if len(values) != 2:
+    if len(values) != axes:
         _refuse(op, f"{name} must have 2 values (height, width), got {len(values)}")
-    if values[0] < minimum or values[1] < minimum:
+    if any(value < minimum for value in values):
         _refuse(op, f"{name} must be at least {minimum}, got {list(values)}")
     if any(isinstance(value, int) and value >= 2**63 for value in values):
         _refuse(op, f"{name} must be below 2**63, got {list(values)}")
@@ -247,6 +307,12 @@ def _check_like_input(op: str, name: str, tensor: Tensor, input: Tensor) -> None
     _check_device(op, name, tensor, input, "input")
 
 
+def _check_dtype(op: str, name: str, tensor: Tensor, dtypes: set[torch.dtype], x: Tensor) -> None:
+    if tensor.dtype not in dtypes:
+        wanted = " or ".join(sorted(map(_name, dtypes)))
+        _refuse(op, f"{name} must be {wanted} where x is {_dtype(x)}, got {_dtype(tensor)}", TypeError)
+
+
 def _check_device(op: str, name: str, tensor: Tensor, input: Tensor, input_name: str) -> None:
     if tensor.device != input.device:
         _refuse(op, f"{name} must be on the device of {input_name} ({input.device}), got {tensor.device}")
@@ -260,12 +326,23 @@ def _check_bias(op: str, name: str, bias: Tensor | None, size: int, input: Tenso
         _refuse(op, f"{name} must have shape [{size}], got {_shape(bias)}")
 
 
+def _check_shares(op: str, kernel_attention: Tensor, weight: Tensor, batch: int) -> None:
+    kernels = weight.shape[0]
+    if not kernels > 0:
+        _refuse(op, f"weight must have one kernel at least, got {_shape(weight)}")
+    if kernel_attention.shape != (batch, kernels):
+        _refuse(
+            op,
+            f"kernel_attention must have shape [{batch}, {kernels}] (samples, kernels), got {_shape(kernel_attention)}",
+        )
+
+
 def _check_attention(op: str, name: str, call: Call, batch: int, *static: int) -> None:
     attention = getattr(call, name)
     if attention is None:
         return
     _check_like_input(op, name, attention, call.input)
-    if attention.shape != (static if call.kind(name) == "static" else (batch, *static)):
+    if attention.shape != (static if attention.dim() == len(static) else (batch, *static)):
         _refuse(
             op,
             f"{name} must have shape {[batch, *static]} (per sample) or {list(static)} (static), got"

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from . import _modulation, _transposed, backends
-from .call import ATTENTIONS, Call
-from .checks import check_conv, check_input, check_pair, check_weight
+from . import _modulation, _resampling, _transposed, backends
+from ._tracing import not_traced
+from .call import TENSORS, Call
+from .checks import SIZE, check_conv, check_input, check_pair, check_resampling, check_weight
 from .op import autocast
 
 _conv = torch.ops.kerneldna.conv.default
@@ -148,6 +149,7 @@ def conv_transpose2d(
     channel_attention: Tensor | None = None,
     filter_attention: Tensor | None = None,
     spatial_attention: Tensor | None = None,
+    kernel_attention: Tensor | None = None,
     stride: Pair = 1,
     padding: Pair = 0,
     output_padding: Pair = 0,
@@ -164,11 +166,13 @@ def conv_transpose2d(
 
     Args:
         input: [N, C_in, H, W], or one image [C_in, H, W], as for `conv2d`.
-        weight: [C_in, C_out/groups, kh, kw], as torch.nn.ConvTranspose2d has it.
-        bias: [C_out].
+        weight: [C_in, C_out/groups, kh, kw], as torch.nn.ConvTranspose2d has it, or with kernel_attention
+            [K, C_in, C_out/groups, kh, kw].
+        bias: [C_out], or with kernel_attention also [K, C_out].
         channel_attention: c, [N, C_in] or [C_in], as for `conv2d`.
         filter_attention: f, [N, C_out] or [C_out].
         spatial_attention: s, [N, kh, kw] or [kh, kw].
+        kernel_attention: [N, K], the shares of K kernels, as for `conv2d`.
         stride, padding, output_padding, groups, dilation: as for torch.nn.functional.conv_transpose2d.
         backend: as for `conv2d`.
 
@@ -179,24 +183,26 @@ def conv_transpose2d(
     Raises:
         TypeError, ValueError, RuntimeError: as `conv2d`.
     """
-    tensors = (input, weight, bias, channel_attention, filter_attention, spatial_attention)
+    tensors = (input, weight, bias, channel_attention, filter_attention, spatial_attention, kernel_attention)
     if has_torch_function(tensors):  # torch.fx, which has no sizes to check
         numbers = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
-        attentions = dict(zip(ATTENTIONS, tensors[3:], strict=True))
+        attentions = dict(zip(TENSORS[3:], tensors[3:], strict=True))
         more: Any = {**attentions, **numbers, "groups": groups, "backend": backend}
         return handle_torch_function(conv_transpose2d, tensors, *tensors[:3], **more)
     op, image = "conv_transpose2d", isinstance(input, Tensor) and input.dim() == 3
     if backend is not None and torch.compiler.is_compiling():
         raise RuntimeError(f"{op}: backend= does not compile, put use_backend around the compiled call")
+    kernel_attention = _without_pixel(kernel_attention)
     call = Call(
         input[None] if image else input,
         weight,
-        bias,
+        bias if kernel_attention is None else _mixed_bias(bias, weight, kernel_attention, op),
         _without_pixel(channel_attention),
         _without_pixel(filter_attention),
         spatial_attention,
         *(_pair("stride", stride, op), _pair("padding", padding, op), _pair("dilation", dilation, op)),
         _integer("groups must be an int", groups, op=op),
+        kernel_attention,
     )
     with nullcontext() if backend is None else backends.use_backend(backend):
         output = _transposed.conv_transpose(call, _pair("output_padding", output_padding, op))
@@ -204,39 +210,76 @@ def conv_transpose2d(
 
 
 def modulated_conv2d(
-    x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool = True, padding: Padding = 0
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    demodulate: bool = True,
+    padding: Padding = 0,
+    up: Literal[1, 2] = 1,
+    down: Literal[1, 2] = 1,
+    resample_filter: Tensor | None = None,
+    flip_weight: bool = True,
+    input_gain: Tensor | float | None = None,
+    kernel_attention: Tensor | None = None,
 ) -> Tensor:
-    """StyleGAN's modulated convolution as one call of `conv2d`, without weights for each sample.
+    """StyleGAN's and GigaGAN's modulated convolution as one call of the op, without weights for each sample.
 
     y_n = conv(x_n, w_n) with w_n[o,i,u,v] = weight[o,i,u,v] * styles[n,i] (modulation), divided by the square root of
     sum_iuv w_n[o,i,u,v]^2 + 1e-8 where `demodulate` (StyleGAN2, arXiv 1912.04958, section 2.2, equations 1 to 3). Here
     the styles are channel attention and the demodulation filter attention, so that there is no fused_modconv to switch
     off in training. Differentiable to any order, as R1 and path length regularisation ask.
 
-    What StyleGAN's own functions of this name do besides stays with the caller. Noise is added to what this returns.
-    StyleGAN3's input_gain multiplies x. For up=2, call upfirdn2d on x first and pass weight.flip((2, 3)): the generic
-    way of conv2d_resample, the same result as by its transposed convolution, but multiplied at the larger size.
+    Sizes change as in StyleGAN2-ADA's conv2d_resample (arXiv 2006.06676): up=2 is conv_transpose2d with stride 2 and a
+    pass of the filter, times 4, over what it gives; down=2 is a pass of the filter and a convolution with stride 2.
+    With kernel_attention w_n is that of sum_k kernel_attention[n,k] * weight[k], GigaGAN's adaptive kernel selection
+    (arXiv 2303.05511, section 3.1), and is divided by the square root of max(sum_iuv w_n^2, 1e-8), as there.
+
+    Noise is added to what this returns. That StyleGAN3 (arXiv 2106.12423) normalises weight and styles before only
+    changes what its 1e-8 is added to.
 
     Args:
         x: [N, C_in, H, W], float64, float32, float16 or bfloat16.
-        weight: [C_out, C_in, kh, kw], in the dtype of x or, where x is float16 or bfloat16, in float32.
-        styles: [N, C_in], dtype as for weight. 0 switches a channel off; negative values are right.
+        weight: [C_out, C_in, kh, kw], or with kernel_attention [K, C_out, C_in, kh, kw], in the dtype of x or, where x
+            is float16 or bfloat16, in float32.
+        styles: [N, C_in], dtype as for weight. 0 switches a channel off; negative values are right. GigaGAN's are its
+            mod + 1.
         demodulate: whether each filter of each sample is divided by its norm. That is summed in float32 at least, of
             weight and styles divided by their largest values where squares could overflow, as StyleGAN2-ADA does in
             float16; without demodulation, in a torgb layer, the caller keeps the output within range.
-        padding: as for `conv2d`.
+        padding: as for `conv2d`; where a size changes an int or a pair, of the convolution as it would be without.
+        up, down: 1 or 2, not both 2.
+        resample_filter: [taps] along both axes, or [rows, columns], as upfirdn2d.setup_filter gives it, in float32 or
+            the dtype of x; None: no filter.
+        flip_weight: True for a correlation, as F.conv2d is, False for a convolution, as StyleGAN2 has it where up=2.
+        input_gain: StyleGAN3's, a number or a tensor [], [C_in] or [N, C_in], dtype as for weight: multiplies x.
+        kernel_attention: [N, K], also [N, K, 1, 1], dtype as for weight: the shares of K kernels.
 
     Returns:
-        [N, C_out, H_out, W_out] in the dtype of x, or that of autocast.
+        [N, C_out, H_out, W_out] in the dtype of x, or that of autocast; channels_last if x is.
 
     Raises:
         TypeError, ValueError: an argument does not fit; one sentence says which and why.
     """
-    if has_torch_function((x, weight, styles)):  # torch.fx, which has no sizes to check
-        arguments = (x, weight, styles, demodulate, padding)
-        return handle_torch_function(modulated_conv2d, (x, weight, styles), *arguments)
-    weight, c, f = _modulation.attentions(x, weight, styles, demodulate)
-    return conv2d(x, weight, channel_attention=c, filter_attention=f, padding=padding)
+    tensors = (x, weight, styles, resample_filter, input_gain, kernel_attention)
+    if has_torch_function(tensors):  # torch.fx, which has no sizes to check
+        arguments = (*tensors[:3], demodulate, padding, up, down, resample_filter, flip_weight, *tensors[4:])
+        return handle_torch_function(modulated_conv2d, tensors, *arguments)
+    kernel_attention = _without_pixel(kernel_attention)
+    weight, c, f, a = _modulation.attentions(x, weight, styles, demodulate, input_gain, kernel_attention)
+    sides: Any = padding if isinstance(padding, str) else _pair("padding", padding, "modulated_conv2d")
+    with not_traced():
+        check_resampling("modulated_conv2d", x, up, down, sides, resample_filter)
+    if flip_weight if up == 2 else not flip_weight:  # conv2d is a correlation, conv_transpose2d a convolution
+        weight = weight.flip((-2, -1))
+    attentions: Any = {"channel_attention": c, "filter_attention": f, "kernel_attention": a}
+    if up == down:
+        return conv2d(x, weight, **attentions, padding=padding)
+    if down == 2:
+        x = _resampling.low_pass(x, resample_filter, _resampling.before_down(sides, resample_filter), gain=1)
+        return conv2d(x, weight, **attentions, stride=2)
+    too_many, around = _resampling.around_up(weight, sides, resample_filter)
+    y = conv_transpose2d(x, weight.transpose(-4, -3), **attentions, stride=2, padding=too_many)
+    return _resampling.low_pass(y, resample_filter, around, gain=4)
 
 
 def explain_backends(
@@ -323,16 +366,20 @@ def _without_pixel(attention: Tensor | None) -> Tensor | None:
     return attention
 
 
-def _mixed_bias(bias: Tensor | None, weight: Tensor, kernel_attention: Tensor | None) -> Tensor | None:
+def _mixed_bias(
+    bias: Tensor | None, weight: Tensor, kernel_attention: Tensor | None, op: str = "conv2d"
+) -> Tensor | None:
     """The bias of each sample, where each kernel has one."""
     if not (isinstance(bias, Tensor) and isinstance(weight, Tensor) and bias.dim() == 2):
         return bias
-    kernels = len(weight)
-    if len(bias) != kernels:
+    with not_traced():
+        kernels, biases = weight.shape[0], bias.shape[0]
+        shares = kernel_attention.shape[1:] if isinstance(kernel_attention, Tensor) else None
+    if biases != kernels:
         raise ValueError(
-            f"conv2d: bias must have shape [C_out] or, one for each kernel, [{kernels}, C_out], got {list(bias.shape)}"
+            f"{op}: bias must have shape [C_out] or, one for each kernel, [{kernels}, C_out], got {list(bias.shape)}"
         )
-    if not isinstance(kernel_attention, Tensor) or kernel_attention.shape[1:] != (kernels,):
+    if not isinstance(kernel_attention, Tensor) or shares != (kernels,):
         return None  # the op says what is wrong with kernel_attention
     kinds = [(tensor.dtype, tensor.device) for tensor in (weight, kernel_attention, bias)]
     if kinds[1] == kinds[2] or torch.is_autocast_enabled(weight.device.type):
@@ -344,29 +391,35 @@ def _named_padding(
     input: Tensor,
     weight: Tensor,
     name: str,
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
     kernel_attention: Tensor | None,
-) -> tuple[Tensor, tuple[int, int]]:
+    axes: int = 2,
+) -> tuple[Tensor, tuple[int, ...]]:
     """The input and the padding in numbers. Of an odd total the odd row or column goes to the end, as in F.conv2d."""
+    op = f"conv{axes}d"
     if name == "valid":
-        return input, (0, 0)
-    if name != "same":
-        raise ValueError(f"conv2d: padding must be an int, a pair of ints, 'same' or 'valid', got {name!r}")
-    check_pair("conv2d", "stride", stride, 1)
-    if tuple(stride) != (1, 1):
-        raise ValueError(f"conv2d: padding='same' needs stride 1, got {stride}")
-    check_input("conv2d", input, "[N, C_in, H, W]")
-    check_weight("conv2d", weight, kernel_attention)
-    check_pair("conv2d", "dilation", dilation, 1)
-    height, width = (d * (k - 1) for d, k in zip(dilation, weight.shape[-2:], strict=True))
-    if height % 2 or width % 2:
-        input = F.pad(input, (0, width % 2, 0, height % 2))
-    return input, (height // 2, width // 2)
+        return input, (0,) * axes
+    if name != "same" and (name != "causal" or axes != 1):
+        expected = "an int, a pair of ints, 'same' or 'valid'" if axes == 2 else "an int, 'same', 'valid' or 'causal'"
+        raise ValueError(f"{op}: padding must be {expected}, got {name!r}")
+    check_pair(op, "stride", stride, 1, axes)
+    if name == "same" and any(step != 1 for step in stride):
+        raise ValueError(f"{op}: padding='same' needs stride 1, got {stride}")
+    check_input(op, input, f"[N, C_in, {SIZE[axes]}]")
+    check_weight(op, weight, kernel_attention, axes)
+    check_pair(op, "dilation", dilation, 1, axes)
+    with not_traced():
+        totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[-axes:], strict=True)]
+    if name == "causal":
+        return F.pad(input, (totals[0], 0)), (0,)
+    if any(total % 2 for total in totals):
+        input = F.pad(input, [side for total in reversed(totals) for side in (0, total % 2)])
+    return input, tuple(total // 2 for total in totals)
 
 
-def _check(call: Call) -> None:
+def _check(call: Call, axes: int = 2) -> None:
     device_type = call.input.device.type if isinstance(call.input, Tensor) else "cpu"
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         call = Call(*autocast.cast(device_type, call))
-    check_conv("conv2d", call)
+    check_conv(f"conv{axes}d", call, axes)

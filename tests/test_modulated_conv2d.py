@@ -92,24 +92,6 @@ def test_is_one_call_of_the_op(ran):
     assert ran == ["composite", "composite backward"]
 
 
-def test_up_sampling_in_the_way_that_the_docstring_gives():
-    """StyleGAN's up=2 is a transposed convolution, then a low-pass filter on its result."""
-    x, weight, styles = (tensor.detach() for tensor in tensors())
-    kernel = torch.tensor([1.0, 3, 3, 1], dtype=torch.float64)
-
-    def low_pass(images):
-        filters = torch.outer(kernel, kernel).expand(images.shape[1], 1, 4, 4)
-        return F.conv2d(images, filters, padding=3, groups=images.shape[1])
-
-    apart = torch.zeros(2, 4, 9, 5, dtype=torch.float64)
-    apart[:, :, ::2, ::2] = x
-    weights = weight[None] * styles[:, None, :, None, None]
-    weights = weights / (weights.square().sum((2, 3, 4), keepdim=True) + 1e-8).sqrt()
-    expected = [F.conv_transpose2d(x[n], weights[n].transpose(0, 1), stride=2) for n in range(2)]
-    found = modulated_conv2d(low_pass(apart), weight.flip((2, 3)), styles, padding=2)
-    torch.testing.assert_close(found, low_pass(torch.stack(expected)))
-
-
 @pytest.mark.parametrize("master", [torch.float32, torch.float16], ids=["weights_float32", "weights_float16"])
 def test_float16_with_huge_styles(master):
     """Squares of these do not fit into float16, nor do the products in float32 of weights and styles."""
@@ -171,7 +153,7 @@ def test_demodulation_is_summed_in_float32(low, autocast):
     """It is off by its own rounding to the low precision, and by no more."""
     x, weight, styles = (tensor.detach() for tensor in tensors((4, 64, 1, 1), (32, 64, 3, 3), torch.float32))
     with torch.autocast("cpu", dtype=low, enabled=autocast):
-        weight_of_op, c, f = _modulation.attentions(x if autocast else x.to(low), weight, styles, demodulate=True)
+        weight_of_op, c, f, _ = _modulation.attentions(x if autocast else x.to(low), weight, styles, demodulate=True)
     assert weight_of_op.dtype == c.dtype == f.dtype == low
     scale = (weight.double().square().sum((1, 2, 3)) / weight_of_op.double().square().sum((1, 2, 3))).sqrt()
     scale = scale * (styles.double().square().sum(1, keepdim=True) / c.double().square().sum(1, keepdim=True)).sqrt()

@@ -8,8 +8,7 @@ torch.export by itself, torch.compile and AOTInductor keep the ops, which are fa
 """
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.functional_tensor import FunctionalTensorMode
 
+from .._tracing import not_traced
 from ..backends import _kernel_fold, composite
 from ..call import Call
 from ..checks import check_conv, check_squeeze_excite
@@ -26,7 +26,7 @@ from .registrations import checked
 
 def conv(*args: Any) -> Tensor:
     call = Call(*args)
-    with _not_traced():
+    with not_traced():
         checked(check_conv, "kerneldna::conv", call)
         kernel_size = tuple(call.kernel_shape[2:])
         kernels = call.kernels
@@ -40,7 +40,7 @@ def conv(*args: Any) -> Tensor:
 
 
 def squeeze_excite(*args: Any) -> Tensor:
-    with _not_traced():
+    with not_traced():
         checked(check_squeeze_excite, "kerneldna::squeeze_excite", *args)
     return composite.squeeze_excite(*args)
 
@@ -77,20 +77,6 @@ def _seen(kernel_size: tuple[int, ...], call: Call) -> Tensor:
         for taps, d, step in zip(kernel_size, call.dilation, call.stride, strict=True)
     )
     return torch.stack([padded[:, :, row, column] for row in rows for column in columns], 2)
-
-
-@contextmanager
-def _not_traced() -> Iterator[None]:
-    """Sizes are numbers here, which torch.jit.trace would record."""
-    state = torch._C._get_tracing_state()
-    if state is None:
-        yield
-        return
-    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def _in_decompositions(

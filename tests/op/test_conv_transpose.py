@@ -30,36 +30,37 @@ def tensors(case, kind="per sample", dtype=torch.float64):
     (n, channels, *size), filters, kernel, numbers = case
     generator = torch.Generator().manual_seed(1)
 
-    def random(*shape, static=True):
-        shape = shape if static or kind == "per sample" else shape[1:]
+    def random(*shape):
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
 
-    per_group = filters // numbers.get("groups", 1)
-    made = [random(n, channels, *size), random(channels, per_group, *kernel), random(filters)]
-    if kind == "absent":
-        return [*made, None, None, None]
-    return [*made, *(random(n, *shape, static=False) for shape in ((channels,), (filters,), kernel))]
+    weight = channels, filters // numbers.get("groups", 1), *kernel
+    of = () if kind == "static" else (n,)
+    attentions = [None if kind == "absent" else random(*of, *shape) for shape in ((channels,), (filters,), kernel)]
+    if kind == "mixed":
+        return [random(n, channels, *size), random(3, *weight), random(3, filters), *attentions, random(n, 3)]
+    return [random(n, channels, *size), random(*weight), random(filters), *attentions, None]
 
 
-def ours(input, weight, bias, c, f, s, **numbers):
-    attentions = {"channel_attention": c, "filter_attention": f, "spatial_attention": s}
+def ours(input, weight, bias, c, f, s, a=None, **numbers):
+    attentions = {"channel_attention": c, "filter_attention": f, "spatial_attention": s, "kernel_attention": a}
     return conv_transpose2d(input, weight, bias, **attentions, **numbers)
 
 
-def truth(input, weight, bias, c, f, s, **numbers):
+def truth(input, weight, bias, c, f, s, a=None, **numbers):
     """A weight for each sample: the formula, by PyTorch's own transposed convolution."""
     if len(input) == 0:
-        nothing = sum(attention.sum() for attention in (c, f, s) if attention is not None)
-        return F.conv_transpose2d(input, weight, bias, **numbers) + 0 * nothing
+        nothing = sum(tensor.sum() for tensor in (weight, bias, c, f, s, a) if tensor is not None)
+        return F.conv_transpose2d(input, weight if a is None else weight[0], **numbers) + 0 * nothing
     of_sample = lambda attention, n, dims: attention if attention is None or attention.dim() == dims else attention[n]  # noqa: E731
     outputs = []
     for n in range(len(input)):
         c_n, f_n, s_n = of_sample(c, n, 1), of_sample(f, n, 1), of_sample(s, n, 2)
-        w = weight if s_n is None else weight * s_n
+        w, b = (weight, bias) if a is None else (torch.einsum("k,kiouv->iouv", a[n], weight), a[n] @ bias)
+        w = w if s_n is None else w * s_n
         w = w if c_n is None else w * c_n[:, None, None, None]
         y = F.conv_transpose2d(input[n : n + 1], w, None, **numbers)
-        outputs.append(y if f_n is None else y * f_n[:, None, None])
-    return torch.cat(outputs) + bias[:, None, None]
+        outputs.append((y if f_n is None else y * f_n[:, None, None]) + b[:, None, None])
+    return torch.cat(outputs)
 
 
 def gradients(function, given, numbers, grad=None):
@@ -70,7 +71,7 @@ def gradients(function, given, numbers, grad=None):
 
 
 @EVERYWHERE
-@pytest.mark.parametrize("kind", ["per sample", "static", "absent"])
+@pytest.mark.parametrize("kind", ["per sample", "static", "absent", "mixed"])
 def test_output_and_gradients(case, kind):
     given, numbers = tensors(case, kind), case[3]
     expected = truth(*given, **numbers)
@@ -79,18 +80,23 @@ def test_output_and_gradients(case, kind):
         torch.testing.assert_close(found, right)
 
 
+@pytest.mark.parametrize("kind", ["per sample", "mixed"])
 @pytest.mark.parametrize("name", ["composite", "reference", "cpu"])
-def test_backends(name):
-    given, numbers = tensors(CASES["output_padding"], dtype=torch.float32), CASES["output_padding"][3]
+def test_backends(name, kind):
+    given, numbers = tensors(CASES["output_padding"], kind, torch.float32), CASES["output_padding"][3]
     expected = truth(*given, **numbers)
     torch.testing.assert_close(ours(*given, **numbers, backend=name), expected, rtol=1e-4, atol=1e-4)
     with use_backend(name):
         torch.testing.assert_close(ours(*given, **numbers), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("case", ["output_padding", "groups", "from_stride_on"])
-def test_gradients_of_gradients(case):
-    given, numbers = tensors(CASES[case]), CASES[case][3]
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [("output_padding", "per sample"), ("groups", "mixed"), ("groups", "per sample"), ("from_stride_on", "per sample")],
+)
+def test_gradients_of_gradients(case, kind):
+    given, numbers = tensors(CASES[case], kind), CASES[case][3]
+    given = [tensor for tensor in given if tensor is not None]
     assert torch.autograd.gradgradcheck(lambda *t: ours(*t, **numbers), given)
 
 
@@ -115,22 +121,26 @@ def test_layout_follows_the_input(memory_format):
 
 
 def test_one_image_and_attentions_of_one_pixel():
-    (input, weight, bias, c, f, s), numbers = tensors(CASES["stride_2"]), CASES["stride_2"][3]
+    (input, weight, bias, c, f, s, _), numbers = tensors(CASES["stride_2"]), CASES["stride_2"][3]
     expected = truth(input[:1], weight, bias, c[:1], f[:1], s[:1], **numbers)[0]
     found = ours(input[0], weight, bias, c[:1, :, None, None], f[:1, :, None, None], s[:1], **numbers)
     torch.testing.assert_close(found, expected)
 
 
-def test_autocast():
-    given, numbers = tensors(CASES["stride_2"], dtype=torch.float32), CASES["stride_2"][3]
+@pytest.mark.parametrize("kind", ["per sample", "mixed"])
+def test_autocast(kind):
+    given, numbers = tensors(CASES["stride_2"], kind, torch.float32), CASES["stride_2"][3]
     with torch.autocast("cpu", torch.bfloat16):
         output = ours(*given, **numbers)
     assert output.dtype == torch.bfloat16
     torch.testing.assert_close(output.float(), truth(*given, **numbers), rtol=0.1, atol=0.3)
 
 
-def test_compiles_and_vmaps():
-    given, numbers = [t.detach() for t in tensors(CASES["stride_2"])], CASES["stride_2"][3]
+@pytest.mark.parametrize("kind", ["per sample", "mixed"])
+def test_compiles_and_vmaps(kind):
+    given = [t.detach() for t in tensors(CASES["stride_2"], kind) if t is not None]
+    numbers = CASES["stride_2"][3]
+    torch._dynamo.reset()
     compiled = torch.compile(ours, fullgraph=True, dynamic=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*given, **numbers), ours(*given, **numbers))
     many = [torch.stack([t, 2 * t]) for t in given]
@@ -164,26 +174,30 @@ def test_counted_flops():
 class Upsampling(torch.nn.Module):
     """What depends on the input, so that nothing but the weight is a constant of the graph."""
 
-    def __init__(self, spatial, groups):
+    def __init__(self, spatial, groups, kernels):
         super().__init__()
         generator = torch.Generator().manual_seed(4)
-        self.weight = torch.nn.Parameter(torch.randn(4, 6 // groups, 3, 3, generator=generator))
-        self.spatial, self.groups = spatial, groups
+        shape = 4, 6 // groups, 3, 3
+        self.weight = torch.nn.Parameter(torch.randn((kernels, *shape) if kernels else shape, generator=generator))
+        self.bias = torch.nn.Parameter(torch.randn(kernels, 6, generator=generator)) if kernels else None
+        self.spatial, self.groups, self.kernels = spatial, groups, kernels
 
     def forward(self, x):
         c = x.mean((2, 3)).sigmoid()
         f = torch.cat([c, c[:, :2]], 1)
         s = (c[:, :1] * torch.arange(9.0)).sigmoid().view(-1, 3, 3) if self.spatial else None
         numbers = {"stride": 2, "padding": 1, "output_padding": 1, "groups": self.groups}
-        return ours(x, self.weight, None, c, f, s, **numbers)
+        a = c[:, : self.kernels] if self.kernels else None
+        return ours(x, self.weight, self.bias, c, f, s, a, **numbers)
 
 
 @pytest.mark.parametrize("export", EXPORTERS)
 @pytest.mark.parametrize("spatial", [False, True], ids=["c_f", "c_f_s"])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_export(export, spatial, groups):
+@pytest.mark.parametrize("kernels", [0, 3], ids=["one_kernel", "mixed"])
+def test_export(export, spatial, groups, kernels):
     """One file serves every batch and image size, in PyTorch's or ONNX's own operators."""
-    module = Upsampling(spatial, groups).eval()
+    module = Upsampling(spatial, groups, kernels).eval()
     found = export(module, torch.randn(2, 4, 5, 6))
     for shape in ((2, 4, 5, 6), (1, 4, 7, 4), (5, 4, 3, 3)):
         x = torch.randn(shape)
@@ -191,6 +205,7 @@ def test_export(export, spatial, groups):
 
 
 INPUT, WEIGHT = torch.ones(2, 4, 5, 5), torch.ones(4, 3, 3, 3)
+MIXTURE = {"weight": torch.ones(6, 4, 3, 3, 3), "kernel_attention": torch.ones(2, 6)}
 
 
 @pytest.mark.parametrize(
@@ -210,6 +225,32 @@ INPUT, WEIGHT = torch.ones(2, 4, 5, 5), torch.ones(4, 3, 3, 3)
         ({"groups": 0}, ValueError, "groups must be at least 1, got 0"),
         ({"padding": 9}, ValueError, "the output would be empty: an input of [5, 5] with a kernel of [3, 3]"),
         ({"input": INPUT[0, 0]}, ValueError, "input must be 4-D [N, C_in, H, W], got 2-D [5, 5]"),
+        ({"weight": MIXTURE["weight"]}, ValueError, "weight must be 4-D [C_in, C_out/groups, kh, kw], got 5-D"),
+        (
+            MIXTURE | {"weight": WEIGHT},
+            ValueError,
+            "weight must be 5-D [K, C_in, C_out/groups, kh, kw] with kernel_attention, got 4-D",
+        ),
+        (
+            MIXTURE | {"kernel_attention": torch.ones(2, 4)},
+            ValueError,
+            "kernel_attention must have shape [2, 6] (samples, kernels), got [2, 4]",
+        ),
+        (
+            MIXTURE | {"kernel_attention": torch.ones(2, 6).half()},
+            TypeError,
+            "kernel_attention must have the dtype of input (float32), got float16",
+        ),
+        (
+            MIXTURE | {"bias": torch.ones(6, 4)},
+            ValueError,
+            "bias must have shape [3] or, one for each kernel, [6, 3], got [6, 4]",
+        ),
+        (
+            MIXTURE | {"bias": torch.ones(2, 3)},
+            ValueError,
+            "bias must have shape [C_out] or, one for each kernel, [6, C_out], got [2, 3]",
+        ),
     ],
 )
 def test_bad_arguments(arguments, error, sentence):
