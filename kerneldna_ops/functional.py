@@ -18,6 +18,7 @@ from .op import autocast
 _conv = torch.ops.kerneldna.conv.default
 
 Pair: TypeAlias = int | tuple[int, int]
+Single: TypeAlias = int | tuple[int]
 Padding: TypeAlias = Pair | Literal["same", "valid"]
 
 
@@ -139,6 +140,71 @@ def conv2d_per_sample(
         groups=groups,
         backend=backend,
     )
+
+
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    channel_attention: Tensor | None = None,
+    filter_attention: Tensor | None = None,
+    spatial_attention: Tensor | None = None,
+    kernel_attention: Tensor | None = None,
+    stride: Single = 1,
+    padding: Single | Literal["same", "valid", "causal"] = 0,
+    dilation: Single = 1,
+    groups: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """`conv2d` along one axis, torch.nn.functional.conv1d: of an image of a single row, with its kernels and gradients.
+
+    Args:
+        input: [N, C_in, L], or one sequence [C_in, L], dtypes as for `conv2d`.
+        weight: [C_out, C_in/groups, k], or with kernel_attention [K, C_out, C_in/groups, k].
+        bias: [C_out], or with kernel_attention also [K, C_out].
+        channel_attention: c, [N, C_in] for each sample or [C_in] for all.
+        filter_attention: f, [N, C_out] or [C_out].
+        spatial_attention: s, over the taps of the kernel, [N, k] or [k].
+        kernel_attention: a, [N, K], the shares of K kernels, as for `conv2d`.
+        stride, dilation, groups: as for torch.nn.functional.conv1d.
+        padding: an int, 'valid' (none), 'same' (stride 1) or 'causal': (k - 1)*dilation zeros in front and none behind,
+            so that no output sees an input after its own place.
+        backend: as for `conv2d`.
+
+    Returns:
+        [N, C_out, L_out], of one sequence [C_out, L_out].
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as `conv2d`.
+    """
+    tensors = (input, weight, bias, channel_attention, filter_attention, spatial_attention, kernel_attention)
+    if has_torch_function(tensors):  # torch.fx, which has no sizes to check
+        numbers = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "backend": backend}
+        more: Any = {**dict(zip(TENSORS[3:], tensors[3:], strict=True)), **numbers}
+        return handle_torch_function(conv1d, tensors, *tensors[:3], **more)
+    sequence = isinstance(input, Tensor) and input.dim() == 2
+    if sequence:
+        input = input[None]
+    stride, dilation = _single("stride", stride), _single("dilation", dilation)
+    if isinstance(padding, str):
+        input, (side,) = _named_padding(input, weight, padding, stride, dilation, kernel_attention, axes=1)
+    else:
+        (side,) = _single("padding", padding)
+    groups = _integer("groups must be an int", groups, op="conv1d")
+    tensors = (input, *tensors[1:])
+    row: Any = dict(zip(TENSORS, map(_as_row, TENSORS, tensors), strict=True))
+    try:
+        output = conv2d(
+            **row, stride=(1, *stride), padding=(0, side), dilation=(1, *dilation), groups=groups, backend=backend
+        )
+    except (RuntimeError, TypeError, ValueError):
+        # That speaks of conv2d and of a row.
+        bias = _mixed_bias(bias, weight, kernel_attention, "conv1d")
+        _check(Call.of((input, weight, bias, *tensors[3:]), (stride, (side,), dilation, groups)), axes=1)
+        raise
+    output = output.squeeze(-2)
+    return output[0] if sequence else output
 
 
 def conv_transpose2d(
@@ -343,6 +409,12 @@ def _pair(name: str, value: Pair, op: str = "conv2d") -> tuple[int, int]:
     return pair * 2 if len(pair) == 1 else pair  # type: ignore[return-value]
 
 
+def _single(name: str, value: Single) -> tuple[int]:
+    """The integer of the one axis of conv1d."""
+    one = value[0] if isinstance(value, (tuple, list)) and len(value) == 1 else value
+    return (_integer(f"{name} must be an int", one, value, "conv1d"),)
+
+
 def _integer(expected: str, value: Any, given: Any = None, op: str = "conv2d") -> int:
     """What F.conv2d takes for an integer: NumPy's too and a tensor's, but no bool."""
     given = value if given is None else given
@@ -416,6 +488,12 @@ def _named_padding(
     if any(total % 2 for total in totals):
         input = F.pad(input, [side for total in reversed(totals) for side in (0, total % 2)])
     return input, tuple(total // 2 for total in totals)
+
+
+def _as_row(name: str, tensor: Tensor | None) -> Tensor | None:
+    """Of a tensor of conv1d that of conv2d, with an axis for the one row."""
+    along = name in ("input", "weight", "spatial_attention")
+    return tensor.unsqueeze(-2) if along and isinstance(tensor, Tensor) and tensor.dim() else tensor
 
 
 def _check(call: Call, axes: int = 2) -> None:
