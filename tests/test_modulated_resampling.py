@@ -5,8 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks import modulated_up
 from kerneldna_ops import use_backend
 from kerneldna_ops.functional import modulated_conv2d
+from kerneldna_ops.measure.time import Rounds
 from support.exporters import EXPORTERS
 
 pytestmark = pytest.mark.usefixtures("threads")
@@ -282,3 +284,14 @@ def test_meta_tensors_give_the_shape(resize):
     more = {"padding": 1, "resample_filter": OUTER.to("meta"), **resize}
     output = modulated_conv2d(X.to("meta"), WEIGHT.to("meta"), STYLES.to("meta"), **more)
     assert output.shape == published(X, WEIGHT, STYLES, True, 1, OUTER, **resize).shape
+
+
+@pytest.mark.parametrize("mode", modulated_up.MODES)
+def test_what_the_benchmark_times_agrees(mode, monkeypatch):
+    """measure() itself compares the two before it times them."""
+    monkeypatch.setattr(modulated_up, "alternate", lambda calls, *_, **__: Rounds({f: [2.0] for f in calls}, False))
+    row = modulated_up.row(mode, 2, 8, 5, modulated_up.measure(mode, batch=2, channels=8, size=5, rounds=1))
+    assert row == [f"{mode}, 8@5, batch 2, disturbed", "2000.0", "1.00 [1.00, 1.00]"]
+    monkeypatch.setitem(modulated_up.FORMS, "op", lambda *inputs: 1.01 * modulated_up.op(*inputs))
+    with pytest.raises(AssertionError, match=f"^{mode} 8@5 b2: off by"):
+        modulated_up.measure(mode, batch=2, channels=8, size=5, rounds=1)
