@@ -7,16 +7,17 @@
 namespace kerneldna::cpu {
 namespace {
 
-// What the kernels read of a call, of all its samples or of one; they all have one weight but in a depthwise call.
+// What the kernels read of a call, of all its samples or of one.
 struct Operands {
   ConvShape shape;
   ScalarType dtype;
-  Image source, target;
+  Tensor source, target;
   Scale channel, filter, spatial, bias;
 };
 
-void convolve(const Operands &operands, const Tensor &weight) {
+void convolve(const Operands &operands, const SampleKernels::Weight &kernels) {
   const ConvShape &shape = operands.shape;
+  const Tensor &weight = kernels.tensor;
   const int leading = int(weight.dim()) - 4;
   const std::vector<Tap> tap_list = taps_of(shape, weight);
   ConvParams conv{};
@@ -24,8 +25,8 @@ void convolve(const Operands &operands, const Tensor &weight) {
   conv.groups = shape.groups;
   conv.in_channels = shape.in_channels / shape.groups;
   conv.out_channels = shape.out_channels / shape.groups;
-  conv.source = operands.source;
-  conv.target = operands.target;
+  conv.source = image_of(operands.source);
+  conv.target = image_of(operands.target);
   conv.lattice_height = shape.out_height;
   conv.lattice_width = shape.out_width;
   for (int d = 0; d < 2; ++d) {
@@ -36,37 +37,42 @@ void convolve(const Operands &operands, const Tensor &weight) {
   conv.taps = tap_list.data();
   conv.tap_count = shape.taps();
   conv.weight = weight.data_ptr();
-  conv.weight_sample = leading ? weight.stride(0) : 0;
+  conv.weight_sample = kernels.given ? weight.stride(0) : 0;
   conv.weight_row = weight.stride(leading);
   conv.weight_channel = weight.stride(leading + 1);
   conv.weight_group = conv.out_channels * conv.weight_row;
+  conv.mix = kernels.mix;
+  conv.kernels = kernels.parents;
+  conv.weight_kernel = kernels.parents ? weight.stride(0) : 0;
   conv.in_scale = operands.channel;
   conv.tap_scale = operands.spatial;
   conv.out_scale = operands.filter;
   conv.bias = operands.bias;
+  if (!fits_layout(conv, operands.dtype)) {
+    Operands last = operands;
+    last.source = torch::stable::contiguous(operands.source, torch::headeronly::MemoryFormat::ChannelsLast);
+    last.target = empty_image(shape.output_sizes(), operands.source, true);
+    convolve(last, kernels);
+    Tensor target = operands.target;
+    torch::stable::copy_(target, last.target);
+    return;
+  }
   plan_tiles(conv, operands.dtype);
   run_conv(conv, operands.dtype);
 }
 
-// One sample after the other, or side by side where that keeps all threads busy.
+// One sample after the other, each with one weight.
 void convolve_each(const Operands &all, const SampleKernels &kernels) {
-  const int64_t threads = torch::stable::get_num_threads(), batch = all.shape.batch;
-  const auto run = [&](int64_t begin, int64_t end) {
-    SampleKernels::Buffer buffer;
-    for (int64_t n = begin; n < end; ++n) {
-      Operands one = all;
-      one.shape.batch = 1;
-      one.source = of_sample(all.source, n, all.dtype);
-      one.target = of_sample(all.target, n, all.dtype);
-      for (Scale *scale : {&one.channel, &one.filter, &one.spatial, &one.bias})
-        *scale = of_sample(*scale, n, all.dtype);
-      convolve(one, kernels.of(n, buffer));
-    }
-  };
-  if (batch % threads == 0 || batch >= 4 * threads)
-    torch::stable::parallel_for(0, batch, 1, run);
-  else
-    run(0, batch);
+  SampleKernels::Buffer buffer;
+  for (int64_t n = 0; n < all.shape.batch; ++n) {
+    Operands one = all;
+    one.shape.batch = 1;
+    one.source = torch::stable::narrow(one.source, 0, n, 1);
+    one.target = torch::stable::narrow(one.target, 0, n, 1);
+    for (Scale *scale : {&one.channel, &one.filter, &one.spatial, &one.bias})
+      *scale = of_sample(*scale, n, all.dtype);
+    convolve(one, {kernels.of(n, buffer)});
+  }
 }
 
 Tensor native_conv(const ConvCall &call) {
@@ -75,21 +81,23 @@ Tensor native_conv(const ConvCall &call) {
   if (shape.batch == 0)
     return output;
 
-  const Tensor source = addressable(call.input);
   const Factors channel = factors_of(call.channel_attention, call.channel, shape.in_channels, call.input);
   const Factors filter = factors_of(call.filter_attention, call.filter, shape.out_channels, call.input);
   const Factors spatial = factors_of(call.spatial_attention, call.spatial, shape.taps(), call.input);
   Factors bias{};
   if (call.bias)
     bias = factors_of(call.bias, call.bias_kind, shape.out_channels, call.input);
-  const Operands operands{shape,         call.dtype(), image_of(source), image_of(output),
-                          channel.scale, filter.scale, spatial.scale,    bias.scale};
-  if (call.kernels == Kernels::shared)
-    convolve(operands, as_compute(call.weight));
-  else if (shape.depthwise())
-    convolve(operands, SampleKernels(call).all());
+  const Operands operands{shape,         call.dtype(), addressable(call.input), output,
+                          channel.scale, filter.scale, spatial.scale,           bias.scale};
+  if (call.kernels == Kernels::shared) {
+    convolve(operands, {as_compute(call.weight)});
+    return output;
+  }
+  const SampleKernels kernels(call);
+  if (kernels.one_by_one())
+    convolve_each(operands, kernels);
   else
-    convolve_each(operands, SampleKernels(call));
+    convolve(operands, kernels.all());
   return output;
 }
 

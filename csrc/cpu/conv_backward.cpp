@@ -15,6 +15,11 @@ struct Operands {
   ScalarType dtype;
   Tensor grad_output, input, weight; // addressable; weight in the dtype of the arithmetic
   Factors channel, filter, spatial;
+  // Of a mixture: the weight has a dimension of so many parents in front.
+  int64_t parents = 0;
+  Scale mix{};
+
+  int leading() const { return parents ? 1 : 0; }
 };
 
 // out[j] += sum over rows of in[row][j], of any number of rows
@@ -43,10 +48,8 @@ Tensor sum_partial(const Tensor &partial, Kind kind, const Tensor &like) {
 // Adds the sums over tiles and samples of one pass to channel_grad [batch, channels].
 template <class T> void add_tile_sums(double *channel_grad, const T *partial, const ConvParams &conv, int64_t lanes) {
   const int64_t pixels = conv.lattice_height * conv.lattice_width, channels = conv.groups * conv.out_channels;
-  const int64_t all = conv.batch * pixels, vectors = (all + lanes - 1) / lanes;
   for (int64_t tile = 0; tile < conv.tiles; ++tile) {
-    const int64_t first = tile * vectors / conv.tiles * lanes;
-    const int64_t last = std::min(all, (tile + 1) * vectors / conv.tiles * lanes);
+    const auto [first, last] = tile_range(conv, tile, lanes);
     for (int64_t p = first; p < last; p = (p / pixels + 1) * pixels) {
       const int64_t n = p / pixels;
       add_rows(channel_grad + n * channels, partial + (tile + n) * channels, 1, channels);
@@ -54,9 +57,28 @@ template <class T> void add_tile_sums(double *channel_grad, const T *partial, co
   }
 }
 
+void input_and_channel_grad(const Operands &operands, Tensor &grad_input, Tensor *channel_sums);
+
+// The same with images in channels_last.
+void input_and_channel_grad_nhwc(const Operands &operands, Tensor &grad_input, Tensor *channel_sums) {
+  using torch::headeronly::MemoryFormat;
+  Operands last = operands;
+  last.grad_output = torch::stable::contiguous(operands.grad_output, MemoryFormat::ChannelsLast);
+  if (channel_sums)
+    last.input = torch::stable::contiguous(operands.input, MemoryFormat::ChannelsLast);
+  Tensor found = empty_image(operands.shape.input_sizes(), operands.input, true);
+  input_and_channel_grad(last, found, channel_sums);
+  torch::stable::copy_(grad_input, found);
+}
+
 void input_and_channel_grad(const Operands &operands, Tensor &grad_input, Tensor *channel_sums) {
   const ConvShape &shape = operands.shape;
   const int64_t kh = shape.kernel_height, kw = shape.kernel_width;
+  const auto adjacent = [](const Tensor &image) { return image.stride(1) == 1 || image.size(1) == 1; };
+  const bool nhwc =
+      adjacent(operands.grad_output) && adjacent(grad_input) && (!channel_sums || adjacent(operands.input));
+  if (operands.parents && !nhwc && (shape.stride[0] > 1 || shape.stride[1] > 1))
+    return input_and_channel_grad_nhwc(operands, grad_input, channel_sums);
   const std::vector<Tap> forward_taps = taps_of(shape, operands.weight);
   const Image partner = image_of(operands.input);
   for (int64_t a = 0; a < std::min(shape.stride[0], shape.in_height); ++a)
@@ -89,13 +111,18 @@ void input_and_channel_grad(const Operands &operands, Tensor &grad_input, Tensor
       conv.taps = tap_list.data();
       conv.tap_count = int64_t(tap_list.size());
       conv.weight = operands.weight.data_ptr();
-      conv.weight_row = operands.weight.stride(1);
-      conv.weight_channel = operands.weight.stride(0);
+      conv.weight_row = operands.weight.stride(operands.leading() + 1);
+      conv.weight_channel = operands.weight.stride(operands.leading());
+      conv.mix = operands.mix;
+      conv.kernels = operands.parents;
+      conv.weight_kernel = operands.parents ? operands.weight.stride(0) : 0;
       conv.weight_group = conv.in_channels * conv.weight_channel;
       conv.in_scale = operands.filter.scale;
       conv.tap_scale = operands.spatial.scale;
       conv.out_scale = operands.channel.scale;
       conv.partner = channel_sums ? &partner : nullptr;
+      if (!fits_layout(conv, operands.dtype)) // then the stride is 1, and this the only class
+        return input_and_channel_grad_nhwc(operands, grad_input, channel_sums);
       plan_tiles(conv, operands.dtype);
       Tensor partial;
       if (channel_sums) {
@@ -124,7 +151,7 @@ bool channel_grad_with_weight(const ConvShape &shape, bool wants_input) {
 }
 
 struct WeightGrads {
-  Tensor *weight, *channel_partial, *filter_partial, *tap_partial; // null where not wanted
+  Tensor *weight, *channel_partial, *filter_partial, *tap_partial, *kernel_partial; // null where not wanted
 };
 
 // `per_sample`: f or s is, or c where its gradient is wanted.
@@ -144,8 +171,11 @@ void weight_and_modulation_grad(const Operands &operands, const WeightGrads &wan
   grad.tap_count = int64_t(tap_list.size());
   grad.weight = operands.weight.data_ptr();
   grad.weight_grad = wanted.weight ? wanted.weight->data_ptr() : nullptr;
-  grad.weight_out = operands.weight.stride(0);
-  grad.weight_channel = operands.weight.stride(1);
+  grad.weight_out = operands.weight.stride(operands.leading());
+  grad.weight_channel = operands.weight.stride(operands.leading() + 1);
+  grad.mix = operands.mix;
+  grad.kernels = operands.parents;
+  grad.weight_kernel = operands.parents ? operands.weight.stride(0) : 0;
   grad.in_scale = operands.channel.scale;
   grad.tap_scale = operands.spatial.scale;
   grad.out_scale = operands.filter.scale;
@@ -157,7 +187,9 @@ void weight_and_modulation_grad(const Operands &operands, const WeightGrads &wan
   // The cut does not depend on the number of threads.
   const int64_t lanes = lanes_of(operands.dtype),
                 width = std::min((grad.in_channels + lanes - 1) / lanes, int64_t(3)) * lanes;
-  const int64_t elements = (shape.out_height * shape.out_width <= kBandPixels ? 2 : 1) * kProductElements;
+  int64_t elements = (shape.out_height * shape.out_width <= kBandPixels ? 2 : 1) * kProductElements;
+  if (grad.kernels)
+    elements = 3 * kProductElements / (2 * grad.kernels + 1); // beside weights and gradients of all parents
   int64_t block = elements / (grad.tap_count * width) / kernels().rows * kernels().rows;
   block = std::clamp<int64_t>(block, kernels().rows, kMostBlockRows * kernels().rows);
   grad.out_blocks = (grad.out_channels + block - 1) / block;
@@ -178,6 +210,7 @@ void weight_and_modulation_grad(const Operands &operands, const WeightGrads &wan
   grad.channel_partial = partial(wanted.channel_partial, grad.out_blocks, shape.in_channels);
   grad.filter_partial = partial(wanted.filter_partial, grad.in_split, shape.out_channels);
   grad.tap_partial = partial(wanted.tap_partial, units, grad.tap_count);
+  grad.kernel_partial = partial(wanted.kernel_partial, units, grad.kernels);
   const auto &by_stored = nhwc        ? kernels().depthwise_nhwc_weight_grad
                           : depthwise ? kernels().depthwise_nchw_weight_grad
                                       : kernels().gemm_weight_grad;
@@ -229,7 +262,9 @@ AttentionGrads tensor_grads(const ConvBackwardCall &call, const Operands &operan
                             Tensor &grad_weight) {
   const ConvShape &shape = operands.shape;
   AttentionGrads sums;
-  const bool second_pass = grad_weight.defined() || call.wants_filter() || call.wants_spatial();
+  const bool fused_mixture = operands.parents > 0;
+  const bool second_pass =
+      grad_weight.defined() || call.wants_filter() || call.wants_spatial() || (fused_mixture && call.wants_kernel());
   const bool channel_with_weight =
       call.wants_channel() && second_pass && channel_grad_with_weight(shape, call.wants_input());
   if (call.wants_input() || (call.wants_channel() && !channel_with_weight)) {
@@ -242,22 +277,22 @@ AttentionGrads tensor_grads(const ConvBackwardCall &call, const Operands &operan
       input_and_channel_grad(operands, grad_input, with_channel ? &sums.channel : nullptr);
   }
   if (second_pass) {
-    const bool per_sample = call.filter == Kind::per_sample || call.spatial == Kind::per_sample ||
+    const bool per_sample = fused_mixture || call.filter == Kind::per_sample || call.spatial == Kind::per_sample ||
                             (channel_with_weight && call.channel == Kind::per_sample);
     weight_and_modulation_grad(
         operands,
         {grad_weight.defined() ? &grad_weight : nullptr, channel_with_weight ? &sums.channel : nullptr,
-         call.wants_filter() ? &sums.filter : nullptr, call.wants_spatial() ? &sums.spatial : nullptr},
+         call.wants_filter() ? &sums.filter : nullptr, call.wants_spatial() ? &sums.spatial : nullptr,
+         fused_mixture && call.wants_kernel() ? &sums.kernel : nullptr},
         per_sample);
   }
   return sums;
 }
 
 // Sample by sample, each with its own kernel.
-AttentionGrads grads_of_each(const ConvBackwardCall &call, const Operands &all, Tensor &grad_input,
-                             Tensor &grad_weight) {
+AttentionGrads grads_of_each(const ConvBackwardCall &call, const SampleKernels &kernels, const Operands &all,
+                             Tensor &grad_input, Tensor &grad_weight) {
   const ConvShape &shape = call.shape;
-  const SampleKernels kernels(call);
   SampleKernels::Buffer buffer;
   Tensor kernel_grad;
   AttentionGrads sums;
@@ -306,14 +341,14 @@ Gradients native_conv_backward(const ConvBackwardCall &call) {
   const ConvShape &shape = call.shape;
   const ScalarType dtype = call.dtype();
   const bool shared = call.kernels == Kernels::shared;
-  const Operands operands{shape,
-                          dtype,
-                          addressable(call.grad_output),
-                          addressable(call.input),
-                          shared ? dense_weight(call.weight) : Tensor(),
-                          factors_of(call.channel_attention, call.channel, shape.in_channels, call.input),
-                          factors_of(call.filter_attention, call.filter, shape.out_channels, call.input),
-                          factors_of(call.spatial_attention, call.spatial, shape.taps(), call.input)};
+  Operands operands{shape,
+                    dtype,
+                    addressable(call.grad_output),
+                    addressable(call.input),
+                    shared ? dense_weight(call.weight) : Tensor(),
+                    factors_of(call.channel_attention, call.channel, shape.in_channels, call.input),
+                    factors_of(call.filter_attention, call.filter, shape.out_channels, call.input),
+                    factors_of(call.spatial_attention, call.spatial, shape.taps(), call.input)};
   Gradients gradients;
   auto &[grad_input, grad_weight, grad_bias, grad_channel, grad_filter, grad_spatial, grad_kernel] = gradients;
   if (call.wants_bias())
@@ -327,12 +362,20 @@ Gradients native_conv_backward(const ConvBackwardCall &call) {
       grad_weight = empty_image({weight.size(0), weight.size(1), weight.size(2), weight.size(3)}, weight,
                                 is_channels_last(weight));
     sums = tensor_grads(call, operands, grad_input, grad_weight);
+  } else if (const SampleKernels kernels(call); kernels.mixed() && !kernels.single() && !kernels.one_by_one()) {
+    const SampleKernels::Weight parents = kernels.all();
+    operands.weight = parents.tensor;
+    operands.parents = parents.parents;
+    operands.mix = parents.mix;
+    if (call.wants_weight())
+      grad_weight = torch::stable::empty(call.weight.sizes(), compute_dtype(dtype));
+    sums = tensor_grads(call, operands, grad_input, grad_weight);
   } else {
-    if (call.wants_weight() && call.kernels == Kernels::mixed)
+    if (call.wants_weight() && kernels.mixed())
       grad_weight = torch::stable::full(call.weight.sizes(), 0.0, compute_dtype(dtype));
     else if (call.wants_weight())
       grad_weight = torch::stable::empty(call.weight.sizes(), dtype);
-    sums = grads_of_each(call, operands, grad_input, grad_weight);
+    sums = grads_of_each(call, kernels, operands, grad_input, grad_weight);
   }
   if (call.wants_weight() && grad_weight.scalar_type() != dtype)
     grad_weight = torch::stable::to(grad_weight, dtype);

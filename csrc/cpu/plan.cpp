@@ -7,11 +7,18 @@ namespace {
 
 enum class Algorithm { gemm_nchw, gemm_nhwc, depthwise };
 
+bool has_sample_kernels(const ConvParams &conv) { return conv.kernels || conv.weight_sample; }
+
 int64_t pixels_of(const ConvParams &conv) { return conv.batch * conv.lattice_height * conv.lattice_width; }
 
 bool channels_last(const ConvParams &conv) {
-  return has_adjacent_channels(conv.source) && has_adjacent_channels(conv.target) &&
-         (!conv.partner || has_adjacent_channels(*conv.partner));
+  const int64_t sources = conv.groups * conv.in_channels, targets = conv.groups * conv.out_channels;
+  // Where nothing else will do, a single channel is adjacent to itself.
+  const auto adjacent = [&](const Image &image, int64_t channels) {
+    return has_adjacent_channels(image) || (has_sample_kernels(conv) && (image.channel_stride == 1 || channels == 1));
+  };
+  return adjacent(conv.source, sources) && adjacent(conv.target, targets) &&
+         (!conv.partner || adjacent(*conv.partner, targets));
 }
 
 // Packing the panels of gemm_nhwc saves transposing every pixel. With many filters transposing weighs less, but tap by
@@ -19,6 +26,8 @@ bool channels_last(const ConvParams &conv) {
 Algorithm choose_algorithm(const ConvParams &conv) {
   if (conv.groups > 1 && (conv.in_channels == 1 || conv.out_channels == 1))
     return Algorithm::depthwise;
+  if (has_sample_kernels(conv))
+    return channels_last(conv) ? Algorithm::gemm_nhwc : Algorithm::gemm_nchw;
   return channels_last(conv) && conv.in_channels >= kLeastNhwcChannels &&
                  pixels_of(conv) >= std::min(kEnoughPixels, kPixelsPerFilter * conv.out_channels)
              ? Algorithm::gemm_nhwc
@@ -77,7 +86,8 @@ void run(const ConvParams &conv, void (*kernel)(const ConvParams &, int64_t, int
 }
 
 // [group][block of filters][channel][filter in block][tap], of a weight whose taps are adjacent, and then its filters.
-template <class T> void pack_blocks(T *packed, const ConvParams &conv) {
+template <class T> void pack_blocks(void *to, const ConvParams &conv) {
+  T *packed = static_cast<T *>(to);
   const int64_t block = kernels().rows, blocks = (conv.out_channels + block - 1) / block, taps = conv.tap_count;
   torch::stable::parallel_for(0, conv.groups * blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -110,6 +120,19 @@ void pack_panels(void *packed, int64_t width, const ConvParams &conv, ScalarType
                               [&](int64_t begin, int64_t end) { kernel(pack, begin, end); });
 }
 
+// The weight, or each parent of a mixture, packed in so many elements.
+template <class Pack> Tensor pack_each(const ConvParams &conv, int64_t size, ScalarType dtype, const Pack &pack) {
+  const int64_t parents = conv.kernels ? conv.kernels : 1;
+  Tensor packed = torch::stable::empty(std::array<int64_t, 1>{parents * size}, compute_dtype(dtype));
+  const int64_t bytes = packed.element_size();
+  ConvParams one = conv;
+  for (int64_t k = 0; k < parents; ++k) {
+    one.weight = static_cast<const char *>(conv.weight) + k * conv.weight_kernel * bytes;
+    pack(static_cast<char *>(packed.data_ptr()) + k * size * bytes, one);
+  }
+  return packed;
+}
+
 // Where filters stand closer together than channels (a transposed weight), reading in place would touch a page for
 // every channel: the weight is packed in blocks of filters.
 void run_gemm_nchw(ConvParams conv, ScalarType dtype) {
@@ -119,17 +142,18 @@ void run_gemm_nchw(ConvParams conv, ScalarType dtype) {
   std::vector<Tap> packed_taps(conv.taps, conv.taps + taps);
   if (conv.weight_row < conv.weight_channel && conv.weight_channel > 1) {
     const int64_t blocks = (conv.out_channels + rows - 1) / rows;
-    packed = torch::stable::empty(std::array<int64_t, 1>{conv.groups * blocks * conv.in_channels * rows * taps},
-                                  compute_dtype(dtype));
     bool dense = conv.weight_row == taps;
     for (int64_t t = 0; t < taps; ++t)
       dense = dense && conv.taps[t].weight == t;
-    if (!dense)
-      pack_panels(packed.data_ptr(), rows, conv, dtype);
-    else if (compute_dtype(dtype) == ScalarType::Double)
-      pack_blocks(packed.mutable_data_ptr<double>(), conv);
-    else
-      pack_blocks(packed.mutable_data_ptr<float>(), conv);
+    const int64_t size = conv.groups * blocks * conv.in_channels * rows * taps;
+    packed = pack_each(conv, size, dtype, [&](void *to, const ConvParams &one) {
+      if (!dense)
+        pack_panels(to, rows, one, dtype);
+      else if (compute_dtype(dtype) == ScalarType::Double)
+        pack_blocks<double>(to, one);
+      else
+        pack_blocks<float>(to, one);
+    });
     for (int64_t t = 0; t < taps; ++t)
       packed_taps[t].weight = dense ? t : t * conv.in_channels * rows;
     conv.taps = packed_taps.data();
@@ -138,6 +162,7 @@ void run_gemm_nchw(ConvParams conv, ScalarType dtype) {
     conv.weight_channel = dense ? rows * taps : rows;
     conv.weight_block = conv.in_channels * rows * taps;
     conv.weight_group = blocks * conv.weight_block;
+    conv.weight_kernel = size;
   }
   const int64_t part = std::max<int64_t>(rows, kResultBytes / kTileBytes);
   plan_split(conv, (conv.out_channels + part - 1) / part);
@@ -152,12 +177,15 @@ void run_gemm_nhwc(ConvParams conv, ScalarType dtype) {
   if (panel_vectors == 3 && vectors % 6 == 4)
     panel_vectors = 2;
   const int64_t width = panel_vectors * lanes, panels = (conv.out_channels + width - 1) / width;
-  Tensor packed = torch::stable::empty(
-      std::array<int64_t, 1>{conv.groups * panels * conv.in_channels * conv.tap_count * width}, compute_dtype(dtype));
-  conv.folded_taps = conv.share_rows && !conv.tap_scale.batch_stride;
-  pack_panels(packed.data_ptr(), width, conv, dtype);
-  conv.panels = packed.data_ptr();
   conv.panel_width = width;
+  Tensor packed;
+  if (!has_sample_kernels(conv)) {
+    packed = torch::stable::empty(
+        std::array<int64_t, 1>{conv.groups * panels * conv.in_channels * conv.tap_count * width}, compute_dtype(dtype));
+    conv.folded_taps = conv.share_rows && !conv.tap_scale.batch_stride;
+    pack_panels(packed.data_ptr(), width, conv, dtype);
+    conv.panels = packed.data_ptr();
+  }
   plan_split(conv, 1);
   run(conv, kernels().gemm_nhwc[int(stored_of(dtype))]);
 }
@@ -180,6 +208,12 @@ void run_depthwise(ConvParams conv, ScalarType dtype) {
 
 } // namespace
 
+bool fits_layout(const ConvParams &conv, ScalarType dtype) {
+  const bool in_place = conv.weight_row >= conv.weight_channel || conv.weight_channel == 1;
+  return !has_sample_kernels(conv) || choose_algorithm(conv) != Algorithm::gemm_nchw ||
+         (can_share_rows(conv, Algorithm::gemm_nchw, dtype) && (conv.kernels || in_place));
+}
+
 bool has_adjacent_channels(const Image &image) { return image.column_stride != 1 && image.channel_stride == 1; }
 
 void plan_tiles(ConvParams &conv, ScalarType dtype) {
@@ -195,6 +229,16 @@ void plan_tiles(ConvParams &conv, ScalarType dtype) {
     const int64_t tiles = (pixels + most - 1) / most;
     conv.tiles = conv.batch * (tiles + tiles % 2);
     return;
+  }
+  if (has_sample_kernels(conv)) {
+    const int64_t pixels = conv.lattice_height * conv.lattice_width;
+    if (pixels <= kMixedTilePixels) {
+      const int64_t most = kMixedTilePixels / pixels;
+      conv.tiles = (conv.batch + most - 1) / most;
+      conv.tile_samples = (conv.batch + conv.tiles - 1) / conv.tiles;
+      conv.tiles = (conv.batch + conv.tile_samples - 1) / conv.tile_samples;
+      return;
+    }
   }
   const int64_t lanes = lanes_of(dtype), vectors = (pixels_of(conv) + lanes - 1) / lanes;
   const int64_t element = compute_dtype(dtype) == ScalarType::Double ? 8 : 4;

@@ -5,7 +5,9 @@ namespace kerneldna::cpu {
 SampleKernels::SampleKernels(const ConvCall &call)
     : sizes_{call.shape.out_channels, call.shape.in_channels / call.shape.groups, call.shape.kernel_height,
              call.shape.kernel_width},
-      batch_(call.shape.batch), weight_(call.weight) {
+      batch_(call.shape.batch), single_(call.shape.groups > 1 && (call.shape.groups == call.shape.in_channels ||
+                                                                  call.shape.groups == call.shape.out_channels)),
+      weight_(call.weight) {
   if (call.kernels != Kernels::mixed)
     return;
   weight_ = as_contiguous(as_compute(call.weight));
@@ -33,9 +35,15 @@ Tensor SampleKernels::of(int64_t sample, Buffer &buffer) const {
   return buffer.kernel;
 }
 
-Tensor SampleKernels::all() const {
+bool SampleKernels::one_by_one() const {
+  return batch_ == 1 || (!mixed() && compute_dtype(weight_.scalar_type()) != weight_.scalar_type());
+}
+
+SampleKernels::Weight SampleKernels::all() const {
   if (!mixed())
-    return as_compute(weight_);
+    return {as_compute(weight_), true};
+  if (!single_)
+    return {weight_, false, weight_.size(0), {factors_.data_ptr(), weight_.size(0)}};
   const auto [filters, channels, height, width] = sizes_;
   Tensor kernels =
       torch::stable::empty(std::array<int64_t, 5>{batch_, filters, channels, height, width}, weight_.scalar_type());
@@ -43,7 +51,7 @@ Tensor SampleKernels::all() const {
     Buffer buffer{torch::stable::select(kernels, 0, n)};
     of(n, buffer);
   }
-  return kernels;
+  return {kernels, true};
 }
 
 void SampleKernels::add_gradients(int64_t sample, const Tensor &kernel_grad, Tensor &parent_grads,

@@ -46,9 +46,14 @@ struct ConvParams {
 
   // Element (o, i, t) of a group's weight stands at sample * weight_sample + group * weight_group
   // + o / kRows * weight_block + o % kRows * weight_row + i * weight_channel + taps[t].weight. weight_sample is 0 where
-  // all samples have one weight, as the dense kernels need it.
+  // all samples have one weight.
   const void *weight;
   int64_t weight_sample, weight_group, weight_block, weight_row, weight_channel;
+
+  // If set, the weight of sample n is sum_k mix[n,k] * (the weight that stands k * weight_kernel further on): in a
+  // dense convolution a piece is mixed just before it is multiplied.
+  Scale mix;
+  int64_t kernels, weight_kernel;
 
   const void *panels; // the same weight packed for gemm_nhwc, which reads this one instead; null for gemm_nchw
   int64_t panel_width;
@@ -63,9 +68,23 @@ struct ConvParams {
   const Image *partner;
   void *partial;
 
-  int64_t tiles;     // the lattice pixels of all samples, cut into so many tiles
-  int64_t out_split; // the filters, cut into so many parts
+  int64_t tiles;        // the lattice pixels of all samples, cut into so many tiles ...
+  int64_t tile_samples; // ... of so many whole samples; or 0, of whole vectors
+  int64_t out_split;    // the filters, cut into so many parts
 };
+
+// The lattice pixels, of all samples, of a tile.
+struct TileRange {
+  int64_t first, after;
+};
+
+__attribute__((always_inline)) inline TileRange tile_range(const ConvParams &conv, int64_t tile, int64_t lanes) {
+  const int64_t pixels = conv.lattice_height * conv.lattice_width, all = conv.batch * pixels;
+  const int64_t vectors = (all + lanes - 1) / lanes, samples = conv.tile_samples * pixels;
+  const int64_t first = samples ? tile * samples : tile * vectors / conv.tiles * lanes;
+  const int64_t after = samples ? first + samples : (tile + 1) * vectors / conv.tiles * lanes;
+  return {first, after < all ? after : all};
+}
 
 // The weight of a ConvParams, repacked in panels of filters (gemm_nhwc.h): element (o, i, t) of a group is read at
 // group * weight_group + o * weight_row + i * weight_channel + taps[t].weight.
@@ -88,7 +107,10 @@ struct PackPanels {
 //         with r[n,o,t] = sum_i W[o,i,t] * c[n,i] * G[n,o,i,t]
 //     dc[n,i] = sum_o sum_t f[n,o] * s[n,t] * W[o,i,t] * G[n,o,i,t]
 //
-// Nothing is divided by c, f or s, and nothing but the inputs was saved.
+// Nothing is divided by c, f or s, and nothing but the inputs was saved. Of a mixture W is sum_k a[n,k] * W_k, and
+//
+//     dW_k[o,i,t] = sum_n a[n,k] * f[n,o] * s[n,t] * c[n,i] * G[n,o,i,t]
+//     da[n,k] = sum_o sum_t f[n,o] * s[n,t] * sum_i W_k[o,i,t] * c[n,i] * G[n,o,i,t]
 struct WeightGradParams {
   int64_t batch, groups;
   int64_t in_channels, out_channels; // of one group
@@ -102,6 +124,10 @@ struct WeightGradParams {
   void *weight_grad;
   int64_t weight_out, weight_channel;
 
+  // If set, a: the weight and its gradient are of `kernels` parents, weight_kernel apart, and it is per_sample.
+  Scale mix;
+  int64_t kernels, weight_kernel;
+
   Scale in_scale, tap_scale, out_scale;
   bool per_sample; // the block is emptied after every sample, not once: f or s is per sample, or c where dc is wanted
 
@@ -109,6 +135,7 @@ struct WeightGradParams {
   double *channel_partial; // [out_blocks, batch or 1, groups * in_channels]
   double *filter_partial;  // [in_split, batch or 1, groups * out_channels]
   double *tap_partial;     // [units, batch or 1, tap_count]
+  double *kernel_partial;  // [units, batch, kernels]
 
   // A unit of work: a block of filters of a group by a part of its input channels.
   int64_t out_blocks, in_split;

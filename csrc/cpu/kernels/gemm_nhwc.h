@@ -1,12 +1,15 @@
 // Forward and input gradient of maps with adjacent channels (channels_last) that have many pixels for each filter: the
 // operands of gemm_nchw.h change places. The pixels are the rows that are read one scalar at a time, their columns are
 // built without transposing anything, and the filters, packed once a call, are the vectors, so that the result leaves
-// as it is stored.
+// as it is stored. Where each sample has a kernel of its own, nothing is packed beforehand: a chunk of it is packed
+// just before it is multiplied with that sample's pixels, or mixed of the parents' packed chunks; a tile is of several
+// samples, which these serve from the second-level cache.
 #pragma once
 
 #include "../tuning.h"
 #include "conv_params.h"
 #include "microkernel.h"
+#include "mix_elements.h"
 #include "scratch.h"
 #include "taps.h"
 
@@ -67,25 +70,36 @@ template <class S, class T> void pack_panels(const PackPanels &pack, int64_t beg
 
 template <class S, class T> class GemmNhwc {
 public:
-  explicit GemmNhwc(const ConvParams &conv) : conv_(conv), width_(conv.panel_width) {
+  explicit GemmNhwc(const ConvParams &conv)
+      : conv_(conv), width_(conv.panel_width), of_samples_(conv.kernels || conv.weight_sample) {
     pixels_ = conv.batch * conv.lattice_height * conv.lattice_width;
-    tile_pixels_ = ((pixels_ + lanes - 1) / lanes + conv.tiles - 1) / conv.tiles * lanes;
+    tile_pixels_ = conv.tile_samples ? conv.tile_samples * conv.lattice_height * conv.lattice_width
+                                     : ((pixels_ + lanes - 1) / lanes + conv.tiles - 1) / conv.tiles * lanes;
     panels_ = (conv.out_channels + width_ - 1) / width_;
     panels_per_part_ = (panels_ + conv.out_split - 1) / conv.out_split;
-    channels_ = conv.in_channels < kChunk ? conv.in_channels
-                                          : (conv.in_channels + (conv.in_channels + kChunk - 1) / kChunk - 1) /
-                                                ((conv.in_channels + kChunk - 1) / kChunk);
-    taps_ = channels_ >= kChannelsOfTap ? 1 : kChunk / channels_;
+    const int64_t chunk = of_samples_ ? kMixedChunk : kChunk;
+    const int64_t chunks = (conv.in_channels + chunk - 1) / chunk;
+    channels_ = (conv.in_channels + chunks - 1) / chunks;
+    taps_ = channels_ >= kChannelsOfTap ? 1 : chunk / channels_;
     taps_ = taps_ < conv.tap_count ? taps_ : conv.tap_count;
+    if (of_samples_) { // some channels with all their taps: so a kernel stands in memory
+      channels_ = chunk / (conv.tap_count > 0 ? conv.tap_count : 1) / lanes * lanes;
+      channels_ = channels_ < lanes ? lanes : channels_;
+      channels_ = channels_ < conv.in_channels ? channels_ : conv.in_channels;
+      taps_ = conv.tap_count;
+    }
     tap_by_tap_ = taps_ == 1 && conv.tap_count > 1;
     row_ = taps_ * channels_;
     const bool at_once = taps_ == conv.tap_count && channels_ == conv.in_channels; // no sums wait for another chunk
     result_row_ = panels_per_part_ * width_;
     const int64_t columns = conv.share_rows ? band_size() : tile_pixels_ * row_;
-    const int64_t scaled = conv.share_rows && !conv.folded_taps ? row_ * width_ : 0;
+    const int64_t slack = of_samples_ ? lanes * width_ : 0; // whole squares are transposed
+    parent_size_ = row_ * width_ + slack;
+    const int64_t scaled = of_samples_ || conv.share_rows ? parent_size_ : 0;
     thread_scratch().lay_out([&](ScratchParts &parts) {
       parts(columns_, columns + lanes);
       parts(scaled_, scaled);
+      parts(parents_, conv.kernels * parent_size_);
       parts(result_, at_once ? 0 : tile_pixels_ * result_row_);
       parts(a_offset_, row_);
       parts(b_offset_, row_);
@@ -122,10 +136,8 @@ private:
   };
 
   void run_tile(int64_t tile, int64_t group, int64_t part) {
-    const int64_t vectors = (pixels_ + lanes - 1) / lanes;
-    const int64_t first = tile * vectors / conv_.tiles * lanes;
-    const int64_t after = (tile + 1) * vectors / conv_.tiles * lanes;
-    count_ = (after < pixels_ ? after : pixels_) - first;
+    const auto [first, after] = tile_range(conv_, tile, lanes);
+    count_ = after - first;
     const int64_t panel_begin = part * panels_per_part_;
     const int64_t panel_end = panel_begin + panels_per_part_ < panels_ ? panel_begin + panels_per_part_ : panels_;
     if (count_ <= 0 || panel_begin >= panel_end)
@@ -284,14 +296,75 @@ private:
     }
   }
 
+  // Where a chunk of a panel stands.
+  const T *panel_of(int64_t group, int64_t panel, int64_t tap, int64_t channel) const {
+    return static_cast<const T *>(conv_.panels) +
+           (((group * panels_ + panel) * conv_.tap_count + tap) * conv_.in_channels + channel) * width_;
+  }
+
+  // A chunk of a panel, of the kernel of a sample; of a mixture the parents' chunks are packed already.
+  const T *panel_of_sample(int64_t sample, int64_t group, int64_t panel, int64_t channel_begin, int64_t channels) {
+    if (conv_.kernels)
+      mix_elements(scaled_, parents_, parent_size_,
+                   static_cast<const T *>(conv_.mix.data) + sample * conv_.mix.batch_stride, conv_.kernels,
+                   conv_.tap_count * channels * width_);
+    else
+      pack_chunk(scaled_, sample * conv_.weight_sample, group, panel, channel_begin, channels);
+    if (conv_.share_rows)
+      scale_panel(scaled_, 0, conv_.tap_count, channels);
+    return scaled_;
+  }
+
+  // A chunk of a panel of the weight that begins at an offset, in the order in which that is read fastest; the offsets
+  // of B follow.
+  void pack_chunk(T *out, int64_t offset, int64_t group, int64_t panel, int64_t channel_begin, int64_t channels) {
+    const int64_t first = panel * width_, taps = conv_.tap_count;
+    const int64_t filters = conv_.out_channels - first < width_ ? conv_.out_channels - first : width_;
+    const T *in = static_cast<const T *>(conv_.weight) + offset + group * conv_.weight_group +
+                  first * conv_.weight_row + channel_begin * conv_.weight_channel;
+    if (conv_.weight_channel == 1) {
+      for (int64_t t = 0; t < taps; ++t)
+        transpose_to<T, T>(out + t * channels * width_, width_, in + conv_.taps[t].weight, conv_.weight_row, filters,
+                           channels);
+      set_offsets(channels, channels, 1);
+      return;
+    }
+    bool adjacent = true;
+    for (int64_t t = 0; t < taps; ++t)
+      adjacent = adjacent && conv_.taps[t].weight == t;
+    if (adjacent && conv_.weight_channel == taps)
+      transpose_to<T, T>(out, width_, in, conv_.weight_row, filters, channels * taps);
+    else
+      for (int64_t i = 0; i < channels; ++i) {
+        const T *channel = in + i * conv_.weight_channel;
+        if (adjacent)
+          transpose_to<T, T>(out + i * taps * width_, width_, channel, conv_.weight_row, filters, taps);
+        else
+          for (int64_t t = 0; t < taps; ++t)
+            copy_filters(out + (i * taps + t) * width_, channel + conv_.taps[t].weight, conv_.weight_row, filters,
+                         T(1));
+      }
+    set_offsets(channels, 1, taps);
+  }
+
+  void set_offsets(int64_t channels, int64_t tap_step, int64_t channel_step) {
+    if (channels == offsets_for_)
+      return;
+    offsets_for_ = channels;
+    for (int64_t t = 0; t < conv_.tap_count; ++t)
+      for (int64_t i = 0; i < channels; ++i)
+        b_offset_[t * channels + i] = (t * tap_step + i * channel_step) * width_;
+  }
+
   // A chunk of a panel times s of the tile's sample.
   const T *scale_panel(const T *panel, int64_t tap_begin, int64_t tap_end, int64_t channels) {
     const T *tap_scale = static_cast<const T *>(conv_.tap_scale.data) + tile_[0].sample * conv_.tap_scale.batch_stride;
-    T *out = scaled_;
+    const int64_t *row = b_offset_;
     for (int64_t t = tap_begin; t < tap_end; ++t) {
       const Vec<T> scale = splat(tap_scale[conv_.taps[t].scale]);
-      for (int64_t k = 0; k < channels * width_; k += lanes, out += lanes, panel += lanes)
-        store(out, load(panel) * scale);
+      for (int64_t i = 0; i < channels; ++i, ++row)
+        for (int64_t f = 0; f < width_; f += lanes)
+          store(scaled_ + *row + f, load(panel + *row + f) * scale);
     }
     return scaled_;
   }
@@ -301,13 +374,18 @@ private:
     const int64_t first = panel * width_, channels = channel_end - channel_begin;
     const int64_t filters = conv_.out_channels - first < width_ ? conv_.out_channels - first : width_;
     const int vectors = int((filters + lanes - 1) / lanes);
-    const T *weight =
-        static_cast<const T *>(conv_.panels) +
-        (((group * panels_ + panel) * conv_.tap_count + tap_begin) * conv_.in_channels + channel_begin) * width_;
-    if (conv_.share_rows && !conv_.folded_taps)
+    const T *weight = of_samples_ ? nullptr : panel_of(group, panel, tap_begin, channel_begin);
+    if (!of_samples_ && conv_.share_rows && !conv_.folded_taps)
       weight = scale_panel(weight, tap_begin, tap_end, channels);
+    for (int64_t k = 0; channels > 0 && k < conv_.kernels; ++k)
+      pack_chunk(parents_ + k * parent_size_, k * conv_.weight_kernel, group, panel, channel_begin, channels);
+    int64_t sample = -1;
     for (int64_t k = 0; k < block_count_; ++k) {
       const Block &block = blocks_[k];
+      if (of_samples_ && tile_[block.first].sample != sample && channels > 0) {
+        sample = tile_[block.first].sample;
+        weight = panel_of_sample(sample, group, panel, channel_begin, channels);
+      }
       const int64_t begin = block.tap_begin > tap_begin ? block.tap_begin : tap_begin;
       const int64_t end = block.tap_end < tap_end ? block.tap_end : tap_end;
       const int64_t skipped = (begin - tap_begin) * channels;
@@ -320,14 +398,15 @@ private:
         a_row = conv_.source_step[1] * conv_.in_channels;
       }
       T *result = result_ + block.first * result_row_ + place * width_;
-      const T *b = weight + skipped * width_;
       const int64_t count = (end - begin) * channels;
       with_block_size(int(block.count), vectors, [&]<int MR, int NV>() {
         if (done)
-          multiply_and_finish<MR, NV>(a, a_row, a_offset_ + skipped, b, count, fresh ? nullptr : result,
-                                      tile_[block.first], group * conv_.out_channels + first, filters);
+          multiply_and_finish<MR, NV>(a, a_row, a_offset_ + skipped, weight, b_offset_ + skipped, count,
+                                      fresh ? nullptr : result, tile_[block.first], group * conv_.out_channels + first,
+                                      filters);
         else
-          multiply_block<MR, NV, T>(a, a_row, a_offset_ + skipped, b, b_offset_, count, result, result_row_, fresh);
+          multiply_block<MR, NV, T>(a, a_row, a_offset_ + skipped, weight, b_offset_ + skipped, count, result,
+                                    result_row_, fresh);
       });
     }
   }
@@ -341,15 +420,15 @@ private:
   // pixels of a block follow one another in a row.
   template <int MR, int NV>
   __attribute__((noinline)) void multiply_and_finish(const T *a, int64_t a_row, const int64_t *a_offset, const T *b,
-                                                     int64_t count, const T *result, const Pixel &pixel,
-                                                     int64_t channel, int64_t filters) {
+                                                     const int64_t *b_offset, int64_t count, const T *result,
+                                                     const Pixel &pixel, int64_t channel, int64_t filters) {
     Vec<T> sums[MR][NV];
 #pragma GCC unroll 8
     for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 8
       for (int v = 0; v < NV; ++v)
         sums[m][v] = result ? load(result + m * result_row_ + v * lanes) : Vec<T>{};
-    multiply<MR, NV>(sums, a, a_row, a_offset, b, b_offset_, count);
+    multiply<MR, NV>(sums, a, a_row, a_offset, b, b_offset, count);
     const T *out_scale =
         static_cast<const T *>(conv_.out_scale.data) + pixel.sample * conv_.out_scale.batch_stride + channel;
     const T *bias = conv_.bias.data
@@ -395,6 +474,10 @@ private:
 
   const ConvParams &conv_;
   const int64_t width_;
+  const bool of_samples_;    // each sample has a kernel of its own, given or mixed
+  int64_t offsets_for_ = -1; // channels of the chunk that b_offset_ is made for, where that is so
+  int64_t parent_size_ = 0;
+  T *parents_ = nullptr;
   int64_t pixels_, tile_pixels_, panels_, panels_per_part_, channels_, taps_, row_, result_row_;
   bool tap_by_tap_; // a chunk is of one tap
   TapExtent extent_;

@@ -32,15 +32,17 @@ public:
     band_rows_ = band_rows_ < 1 ? 1 : band_rows_ > grad.grad.height ? grad.grad.height : band_rows_;
     const int64_t band_pixels = band_rows_ * grad.grad.width;
     const int64_t band = ((band_rows_ - 1) * grad.source_step[0] + span_rows_) * band_width_ * block_;
-    const int64_t products = grad.tap_count * out_rows_ * block_;
+    products_size_ = grad.tap_count * out_rows_ * block_;
+    const int64_t products = products_size_, parents = grad.kernels ? grad.kernels : 1;
 
     thread_scratch().lay_out([&](ScratchParts &parts) {
       parts(band_, band + lanes * block_); // slack: whole blocks of pixels are transposed
       parts(products_, products);
-      parts(weight_, products);
-      parts(weight_grad_, products);
+      parts(weight_, parents * products);
+      parts(weight_grad_, parents * products);
       parts(filter_sums_, (out_rows_ + lanes) * lanes); // slack: whole squares are summed
       parts(tap_sums_, (grad.tap_count + lanes) * lanes);
+      parts(kernel_sums_, (grad.kernels ? grad.kernels + lanes : 0) * lanes);
       parts(channel_sums_, block_);
       parts(early_scale_, block_);
       parts(late_scale_, block_);
@@ -55,7 +57,7 @@ public:
       }
     grad_row_ = kConvert ? band_pixels : grad.grad.channel_stride;
     transpose_products_ = taps_adjacent() && grad.tap_count > 1 && grad.tap_count <= lanes && !grad.channel_partial &&
-                          (grad.batch == 1 || !grad.per_sample);
+                          (grad.batch == 1 || !grad.per_sample) && !grad.kernels;
   }
 
   void run(int64_t begin, int64_t end) {
@@ -88,10 +90,12 @@ private:
   }
 
   void run_block() {
+    const int64_t parents = grad_.kernels ? grad_.kernels : 1;
     if (grad_.batch == 0)
-      clear(weight_grad_, grad_.tap_count * out_rows_ * block_);
+      clear(weight_grad_, parents * products_size_);
     if (!transpose_products_)
-      transpose_weight();
+      for (int64_t k = 0; k < parents; ++k)
+        transpose_weight(static_cast<const T *>(grad_.weight) + k * grad_.weight_kernel, weight_ + k * products_size_);
     first_run_ = true;
     bands_ = 0;
     for (int64_t sample = 0; sample < grad_.batch; ++sample) {
@@ -112,8 +116,10 @@ private:
         }
       }
     }
-    if (!transpose_products_ || grad_.batch == 0)
-      put_weight_grad();
+    if (grad_.weight_grad && (!transpose_products_ || grad_.batch == 0))
+      for (int64_t k = 0; k < parents; ++k)
+        put_weight_grad(static_cast<T *>(grad_.weight_grad) + k * grad_.weight_kernel,
+                        weight_grad_ + k * products_size_);
   }
 
   // Taps adjacent in memory, and channels adjacent behind them: what nn.Conv2d's weight is.
@@ -128,14 +134,14 @@ private:
     return (group_ * grad_.out_channels + row_begin_) * grad_.weight_out + channel_begin_ * grad_.weight_channel;
   }
 
-  // The block of the weight, as [tap][filter][channel].
-  void transpose_weight() {
-    const T *weight = static_cast<const T *>(grad_.weight) + weight_offset();
+  // The block of a weight, as [tap][filter][channel].
+  void transpose_weight(const T *weight, T *to) {
+    weight += weight_offset();
     const bool adjacent = grad_.tap_count > 1 && taps_adjacent();
     if (channels_ < block_) // what stands behind the last channel is multiplied with zeros, and must be finite
-      clear(weight_, grad_.tap_count * out_rows_ * block_);
+      clear(to, products_size_);
     for (int64_t m = 0; m < rows_; ++m, weight += grad_.weight_out) {
-      T *out = weight_ + m * block_;
+      T *out = to + m * block_;
       if (adjacent) {
         transpose_to<T, T>(out, out_rows_ * block_, weight, grad_.tap_count, channels_, grad_.tap_count);
         continue;
@@ -151,13 +157,11 @@ private:
     }
   }
 
-  void put_weight_grad() {
-    if (!grad_.weight_grad)
-      return;
-    T *weight_grad = static_cast<T *>(grad_.weight_grad) + weight_offset();
+  void put_weight_grad(T *weight_grad, const T *from) {
+    weight_grad += weight_offset();
     const bool adjacent = grad_.tap_count > 1 && taps_adjacent();
     for (int64_t m = 0; m < rows_; ++m, weight_grad += grad_.weight_out) {
-      const T *in = weight_grad_ + m * block_;
+      const T *in = from + m * block_;
       int64_t i = 0;
       if (adjacent && grad_.tap_count <= lanes)
         for (; i + lanes <= channels_; i += lanes) {
@@ -214,6 +218,52 @@ private:
     }
     for (int64_t t = 0; t < taps; ++t)
       tap_sums_[t * lanes] += tap_sums[t];
+  }
+
+  // Of a mixture the products of a sample go to each parent's gradient, by its share, and meet each parent.
+  void finish_mixture(int64_t sample, int64_t begin, int64_t end) {
+    const T *shares = static_cast<const T *>(grad_.mix.data) + sample * grad_.mix.batch_stride;
+    const T *out_scale = static_cast<const T *>(grad_.out_scale.data) + sample * grad_.out_scale.batch_stride +
+                         group_ * grad_.out_channels + row_begin_;
+    const T *tap_scale = static_cast<const T *>(grad_.tap_scale.data) + sample * grad_.tap_scale.batch_stride;
+    const int64_t kernels = grad_.kernels, vectors = block_ / lanes;
+    for (int64_t t = 0; t < grad_.tap_count; ++t) {
+      const Vec<T> tap = splat(tap_scale[grad_.taps[t].scale]);
+      Vec<T> tap_sum = load(tap_sums_ + t * lanes);
+      for (int64_t m = begin; m < end; ++m) {
+        const int64_t at = (t * out_rows_ + m) * block_;
+        const Vec<T> scale = splat(out_scale[m]) * tap;
+        Vec<T> products[kPanelVectors], mixed[kPanelVectors], dot{};
+        for (int v = 0; v < kPanelVectors; ++v) {
+          products[v] = v < vectors ? load(products_ + at + v * lanes) : Vec<T>{};
+          mixed[v] = Vec<T>{};
+        }
+        for (int64_t k = 0; k < kernels; ++k) {
+          const Vec<T> share = splat(shares[k]);
+          const T *weight = weight_ + k * products_size_ + at;
+          T *weight_grad = weight_grad_ + k * products_size_ + at;
+          Vec<T> of_parent{};
+          for (int v = 0; v < kPanelVectors; ++v) {
+            if (v >= vectors)
+              break;
+            const Vec<T> parent = load(weight + v * lanes), late = load(late_scale_ + v * lanes);
+            const Vec<T> scaled = products[v] * late;
+            of_parent += scaled * parent;
+            mixed[v] += parent * share;
+            const Vec<T> before = first_run_ ? Vec<T>{} : load(weight_grad + v * lanes);
+            store(weight_grad + v * lanes, before + scaled * (scale * share));
+          }
+          store(kernel_sums_ + k * lanes, load(kernel_sums_ + k * lanes) + of_parent * scale);
+          dot += of_parent * share;
+        }
+        for (int64_t v = 0; v < vectors; ++v)
+          store(channel_sums_ + v * lanes, load(channel_sums_ + v * lanes) + products[v] * mixed[v] * scale);
+        T *filter_sum = filter_sums_ + m * lanes;
+        store(filter_sum, load(filter_sum) + dot * tap);
+        tap_sum += dot * splat(out_scale[m]);
+      }
+      store(tap_sums_ + t * lanes, tap_sum);
+    }
   }
 
   // c is a factor of the band, so that whole batches can be added up before the products are finished; but where its
@@ -321,6 +371,8 @@ private:
       }
       if (done_ && transpose_products_)
         finish_transposed(sample, m, m + block_rows);
+      if (done_ && grad_.kernels)
+        finish_mixture(sample, m, m + block_rows);
     }
   }
 
@@ -345,7 +397,7 @@ private:
 #pragma GCC unroll 8
         for (int v = 0; v < NV; ++v)
           sums[r][v] += load(products_ + at + r * block_ + v * lanes);
-    if (!done_ || transpose_products_) {
+    if (!done_ || transpose_products_ || grad_.kernels) {
 #pragma GCC unroll 8
       for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 8
@@ -401,6 +453,7 @@ private:
   void clear_sums() {
     clear(filter_sums_, (out_rows_ + lanes) * lanes);
     clear(tap_sums_, (grad_.tap_count + lanes) * lanes);
+    clear(kernel_sums_, (grad_.kernels ? grad_.kernels + lanes : 0) * lanes);
     clear(channel_sums_, block_);
   }
 
@@ -418,6 +471,8 @@ private:
     }
     if (grad_.tap_partial)
       add_sums_of_rows(grad_.tap_partial + (unit_ * batch + slot) * grad_.tap_count, tap_sums_, grad_.tap_count);
+    if (grad_.kernel_partial)
+      add_sums_of_rows(grad_.kernel_partial + (unit_ * batch + slot) * grad_.kernels, kernel_sums_, grad_.kernels);
   }
 
   // out[j] += the sum of vector j, for `count` vectors and whole squares of memory.
@@ -442,13 +497,13 @@ private:
   }
 
   const WeightGradParams &grad_;
-  int64_t channel_blocks_, block_, out_rows_;
+  int64_t channel_blocks_, block_, out_rows_, products_size_;
   bool transpose_products_;              // instead of the weight and its gradient
   bool first_run_ = true, done_ = false; // the run is the first; the band at hand is its last
   int64_t bands_ = 0;                    // of the run, multiplied before the one at hand
   int64_t first_row_, first_column_, span_rows_, band_width_, band_rows_, grad_row_;
   T *band_ = nullptr, *products_ = nullptr, *weight_ = nullptr, *weight_grad_ = nullptr, *converted_ = nullptr;
-  T *filter_sums_ = nullptr, *tap_sums_ = nullptr, *channel_sums_ = nullptr;
+  T *filter_sums_ = nullptr, *tap_sums_ = nullptr, *channel_sums_ = nullptr, *kernel_sums_ = nullptr;
   T *early_scale_ = nullptr, *late_scale_ = nullptr; // factors of the channels of a block
   int64_t *grad_offset_ = nullptr, *band_offset_ = nullptr;
   int64_t unit_ = 0, part_ = 0, out_block_ = 0, group_ = 0, row_begin_ = 0, rows_ = 0, channel_begin_ = 0,

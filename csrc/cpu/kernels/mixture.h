@@ -2,36 +2,18 @@
 #pragma once
 
 #include "conv_params.h"
-#include "simd.h"
+#include "mix_elements.h"
 
 namespace kerneldna::cpu::KERNELDNA_ISA {
 
 // A unit of work is so many elements of the kernel.
 constexpr int64_t kMixtureBlock = Mixture::kBlock;
 
-// out = sum_k factors[k] * parents[k], elements [begin, end).
-template <class T>
-KERNELDNA_INLINE void mix_elements(T *out, const T *parents, int64_t step, const T *factors, int64_t count,
-                                   int64_t begin, int64_t end) {
-  for (int64_t j = begin; j < end; j += kLanes<T>) {
-    const int64_t width = end - j < kLanes<T> ? end - j : kLanes<T>;
-    Vec<T> sum{};
-    if (width == kLanes<T>) {
-      for (int64_t k = 0; k < count; ++k)
-        sum += load(parents + k * step + j) * splat(factors[k]);
-      store(out + j, sum);
-    } else {
-      for (int64_t k = 0; k < count; ++k)
-        sum += load_first(parents + k * step + j, width) * splat(factors[k]);
-      store_first(out + j, sum, width);
-    }
-  }
-}
-
 template <class T> void mix(const Mixture &mixture, int64_t begin, int64_t end) {
   const int64_t last = end * kMixtureBlock < mixture.size ? end * kMixtureBlock : mixture.size;
-  mix_elements(static_cast<T *>(mixture.kernel), static_cast<const T *>(mixture.parents), mixture.size,
-               static_cast<const T *>(mixture.factors), mixture.count, begin * kMixtureBlock, last);
+  const int64_t first = begin * kMixtureBlock;
+  mix_elements(static_cast<T *>(mixture.kernel) + first, static_cast<const T *>(mixture.parents) + first, mixture.size,
+               static_cast<const T *>(mixture.factors), mixture.count, last - first);
 }
 
 // parent_grads[k] += factors[k] * kernel, and dots[unit][k] = the sum of kernel * parents[k] over the unit's elements.

@@ -1,11 +1,13 @@
 // Large maps in gemm_nchw (share_rows): the rows of columns that differ only in the row of their tap are one row, read
-// from different places. A tile lies in one sample; c goes into the rows, s into a copy of the weight at hand.
+// from different places. A tile lies in one sample; c goes into the rows, s and what a sample mixes into a copy of the
+// weight at hand.
 //
 // It takes a dense source as wide as the lattice, so that tap (row, column) of pixel p stands row * width further on.
 #pragma once
 
 #include "im2col.h"
 #include "microkernel.h"
+#include "mix_elements.h"
 #include "scratch.h"
 #include "taps.h"
 
@@ -88,17 +90,19 @@ public:
 
   // s of the sample, along the weight.
   void set_sample(int64_t sample) {
+    sample_ = sample;
     const T *tap_scale = static_cast<const T *>(conv_.tap_scale.data) + sample * conv_.tap_scale.batch_stride;
     for (int64_t k = 0; k < pattern_size_; ++k)
       pattern_[k] = tap_scale[conv_.taps[k % conv_.tap_count].scale];
   }
 
-  // The weight of filters [row_begin, row_end) and a chunk of channels, times s, as blocks of rows.
+  // The weight of filters [row_begin, row_end) and a chunk of channels, of the sample and times s, as blocks of rows.
   void scale_weight(const T *weight, int64_t row_begin, int64_t row_end, int64_t channels) {
     const int64_t taps = conv_.tap_count, chunk = channels * taps;
     row_ = in_place_ ? chunk : taps;
     block_step_ = kRows * chunk;
     T *out = weight_;
+    weight += sample_ * conv_.weight_sample;
     for (int64_t row = row_begin; row < row_end; row += kRows) {
       const T *in = weight + row / kRows * conv_.weight_block;
       const int64_t rows = row_end - row < kRows ? row_end - row : kRows;
@@ -119,6 +123,11 @@ public:
 
 private:
   void scale(T *out, const T *in, int64_t count) const {
+    if (conv_.kernels) {
+      mix_elements(out, in, conv_.weight_kernel,
+                   static_cast<const T *>(conv_.mix.data) + sample_ * conv_.mix.batch_stride, conv_.kernels, count);
+      in = out;
+    }
     int64_t k = 0;
     for (; k + kLanes<T> <= count; k += kLanes<T>)
       store(out + k, load(in + k) * load(pattern_ + k));
@@ -128,7 +137,7 @@ private:
 
   const ConvParams &conv_;
   ConvParams rows_{};
-  int64_t first_row_ = 0, halo_ = 0, block_ = 1, pattern_size_ = 0, row_ = 0, block_step_ = 0;
+  int64_t sample_ = 0, first_row_ = 0, halo_ = 0, block_ = 1, pattern_size_ = 0, row_ = 0, block_step_ = 0;
   bool in_place_ = true;
   Tap *columns_ = nullptr, *column_of_ = nullptr; // the distinct columns of taps; of each tap, which, and its row
   T *weight_ = nullptr, *pattern_ = nullptr, *one_ = nullptr;

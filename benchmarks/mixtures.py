@@ -1,0 +1,180 @@
+"""A kernel for each sample, mixed of K parents or given: the op against the usual form, a convolution of N groups with
+kernels made for it, and a static F.conv2d of the same shape. Paired ratios.
+
+    python -m benchmarks.mixtures --results benchmarks/results
+
+Mixtures have channel and filter attention per sample besides. Training is the forward and all gradients; that of a
+static convolution has those of input and weight."""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kerneldna_ops.functional import conv2d, conv2d_per_sample
+from kerneldna_ops.measure.tables import markdown
+from kerneldna_ops.measure.time import Rounds, Spread, alternate
+
+from .options import add_device, listed, parsed
+from .process import KEEP_MEMORY, description, restart_with
+
+SHAPES = {"64@56": (64, 56), "128@28": (128, 28), "256@14": (256, 14), "512@7": (512, 7)}
+KERNELS = {"K=4": 4, "K=8": 8, "given": 0}
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Cell:
+    kernels: str
+    mode: str
+    shape: str
+    batch: int
+    layout: str
+
+    def __str__(self) -> str:
+        return f"{self.kernels}, {self.mode}, {self.shape} b{self.batch} {self.layout}"
+
+
+def make_inputs(cell: Cell) -> list[Tensor]:
+    """x, weight, and for mixtures a, c and f."""
+    generator = torch.Generator().manual_seed(0)
+    (channels, size), kernels, batch = SHAPES[cell.shape], KERNELS[cell.kernels], cell.batch
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    x, weight = normal(batch, channels, size, size), normal(kernels or batch, channels, channels, 3, 3)
+    if cell.layout == "channels_last":
+        x = x.to(memory_format=torch.channels_last)
+    tensors = [x, weight / channels]
+    if kernels:
+        tensors += [normal(batch, kernels).softmax(1), 1 + 0.5 * normal(batch, channels), 1 + 0.5 * normal(batch, channels)]
+    return [tensor.requires_grad_() for tensor in tensors]
+
+
+def op(x: Tensor, weight: Tensor, *attentions: Tensor) -> Tensor:
+    if not attentions:
+        return conv2d_per_sample(x, weight, padding=1)
+    a, c, f = attentions
+    return conv2d(x, weight, kernel_attention=a, channel_attention=c, filter_attention=f, padding=1)
+
+
+def grouped(x: Tensor, weight: Tensor, *attentions: Tensor) -> Tensor:
+    """As everybody does it."""
+    if attentions:
+        a, c, f = attentions
+        weight = (a @ weight.flatten(1)).view(len(x), *weight.shape[1:])
+        x = x * c[:, :, None, None]
+    y = F.conv2d(x.reshape(1, -1, *x.shape[2:]), weight.flatten(0, 1), padding=1, groups=len(x))
+    y = y.view(len(x), -1, *y.shape[2:])
+    return y * f[:, :, None, None] if attentions else y
+
+
+def static(x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(x, weight, padding=1)
+
+
+FORMS: dict[str, Callable[..., Tensor]] = {"op": op, "grouped": grouped, "static": static}
+
+
+def run(form: str, mode: str, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    if mode == "forward":
+        with torch.no_grad():
+            return [FORMS[form](*inputs)]
+    y = FORMS[form](*inputs)
+    return torch.autograd.grad(y, inputs, torch.ones_like(y))
+
+
+def measure(cell: Cell, rounds: int) -> Rounds:
+    inputs = make_inputs(cell)
+    one_weight = [inputs[0], inputs[1][0].detach().clone().requires_grad_()]
+    calls = {form: partial(run, form, cell.mode, one_weight if form == "static" else inputs) for form in FORMS}
+    for result, expected in zip(calls["op"](), calls["grouped"](), strict=True):
+        error = ((result - expected).abs().max() / expected.abs().max()).item()
+        assert error <= TOLERANCE, f"{cell}: off by {error:.1e} of the range"
+    return alternate(calls, rounds)
+
+
+def row(cell: Cell, rounds: Rounds) -> dict[str, object]:
+    ratios = {form: vars(rounds.ratio(form, "static")) for form in ("op", "grouped")}
+    seconds = {form: rounds.time(form).median for form in rounds.seconds}
+    return {**vars(cell), "undisturbed": rounds.undisturbed, "seconds": seconds, "to static": ratios}
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    return float(torch.tensor(values, dtype=torch.float64).log().mean().exp())
+
+
+def summary(rows: Sequence[dict]) -> Iterator[list[str]]:
+    """Geometric mean and worst of the medians over the shapes, by what is convolved, mode, layout and batch."""
+    groups: dict[tuple, list[dict]] = {}
+    for found in rows:
+        groups.setdefault(tuple(found[name] for name in ("kernels", "mode", "layout", "batch")), []).append(found)
+    for (kernels, mode, layout, batch), members in groups.items():
+        cells = []
+        for form in ("op", "grouped"):
+            medians = [found["to static"][form]["median"] for found in members]
+            cells.append(f"{geometric_mean(medians):.2f} / {max(medians):.2f}")
+        yield [f"{kernels}, {mode}, {layout}, batch {batch}", *cells]
+
+
+def table(rows: Sequence[dict], machine: dict[str, str | int]) -> str:
+    lines = []
+    for found in rows:
+        name = f"{found['kernels']}, {found['mode']}, {found['shape']}, batch {found['batch']}, {found['layout']}"
+        name += "" if found["undisturbed"] else ", disturbed"
+        cells = [f"{Spread(**found['to static'][form]):.2f}" for form in ("op", "grouped")]
+        lines.append([name, f"{found['seconds']['op'] * 1e3:.2f}", *cells])
+    about = ", ".join(f"{name} {value}" for name, value in machine.items())
+    return (
+        "Time relative to a static `F.conv2d` of the same shape, 3x3, float32: a mixture of K kernels with channel and\n"
+        "filter attention per sample, and kernels given for each sample. Medians of interleaved rounds and quartiles.\n\n"
+        + markdown(["geometric mean / worst over the shapes", "op", "N groups"], list(summary(rows)))
+        + "\n"
+        + markdown(["", "op, ms", "op", "N groups"], lines)
+        + f"\nMade by `python -m benchmarks.mixtures`: {about}.\n"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kernels", type=listed(str), default=list(KERNELS))
+    parser.add_argument("--shapes", type=listed(str), default=list(SHAPES))
+    parser.add_argument("--batches", type=listed(int), default=[1, 8, 32])
+    parser.add_argument("--modes", type=listed(str), default=["forward", "training"])
+    parser.add_argument("--layouts", type=listed(str), default=["nchw", "channels_last"])
+    parser.add_argument("--rounds", type=int, default=9)
+    add_device(parser)
+    parser.add_argument("--results", type=Path, help="the folder in which to write mixtures.json and mixtures.md")
+    return parser
+
+
+def main() -> None:
+    restart_with(KEEP_MEMORY)
+    options = parsed(parser())
+    rows = []
+    for kernels in options.kernels:
+        for mode in options.modes:
+            for layout in options.layouts:
+                for batch in options.batches:
+                    for shape in options.shapes:
+                        cell = Cell(kernels, mode, shape, batch, layout)
+                        rounds = measure(cell, options.rounds)
+                        rows.append(row(cell, rounds))
+                        ratios = ", ".join(f"{form} {rounds.ratio(form, 'static'):.2f}" for form in ("op", "grouped"))
+                        print(f"{cell}: {ratios}{'' if rounds.undisturbed else ', DISTURBED'}", flush=True)
+    machine = {name: value for name, value in description().items() if name != "package"}
+    if options.results:
+        (options.results / "mixtures.md").write_text(table(rows, machine))
+        saved = {"machine_info": machine, "rows": rows}
+        (options.results / "mixtures.json").write_text(json.dumps(saved, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
