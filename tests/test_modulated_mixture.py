@@ -115,9 +115,9 @@ def test_gradients_of_gradients(resize):
     assert torch.autograd.gradgradcheck(lambda *t: ours(*t, padding=1, **resize), inputs)
 
 
-@pytest.mark.parametrize("of_weight", [1e-15, 1, 1e15, 3e38])
-@pytest.mark.parametrize("of_styles", [1e-12, 1, 1e15, 3e38])
-@pytest.mark.parametrize("of_shares", [1e-9, 1, 1e15])
+@pytest.mark.parametrize("of_weight", [1e-15, 1, 1e8, 3e38])
+@pytest.mark.parametrize("of_styles", [1e-12, 1, 1e8, 3e38])
+@pytest.mark.parametrize("of_shares", [1e-9, 1, 1e8])
 def test_float32_of_any_size(of_weight, of_styles, of_shares):
     """Whose squares, and products of squares, float32 does not hold."""
     made = [tensor.detach() for tensor in tensors(dtype=torch.float32)]
