@@ -1,5 +1,6 @@
 """What the layers say about arguments of their constructors and about inputs that do not fit, one sentence each."""
 
+import math
 import operator
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -32,6 +33,19 @@ def flag(layer: str, name: str, value: Any) -> bool:
     return value
 
 
+def positive(layer: str, name: str, value: Any) -> float:
+    """A finite number above 0."""
+    try:
+        number = None if isinstance(value, bool | str) else float(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None:
+        raise TypeError(f"{layer}: {name} must be a number, got {value!r}")
+    if not 0 < number < math.inf:
+        raise ValueError(f"{layer}: {name} must be above 0 and finite, got {value}")
+    return number
+
+
 def norm_of(
     layer: str, norm_layer: Norm | None, features: int, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> nn.Module:
@@ -47,20 +61,39 @@ def norm_of(
     return norm if dtype is None else norm.to(dtype=dtype)
 
 
-def check_layer_input(layer: str, input: Tensor, channels: int, name: str, parameter: Tensor | None) -> None:
+def check_layer_input(
+    layer: str, input: Tensor, channels: int, name: str, parameter: Tensor | None, input_name: str = "input"
+) -> None:
     """Input must be [N, channels, H, W], only N may be 0, with the dtype (except under autocast) and on the device of
-    `parameter`, if there is one to go by."""
-    check_input(layer, input, f"[N, {channels}, H, W]")
+    `parameter`, if there is one to go by. `input_name` is that of the forward's argument."""
+    check_input(layer, input, f"[N, {channels}, H, W]", input_name)
     if torch._C._get_tracing_state() is not None:
         return  # there sizes are tensors, and to compare them is recorded, with a warning
+    shape = list(input.shape)
     if input.shape[1] != channels:
-        raise ValueError(f"{layer}: input must have {channels} channels, got {input.shape[1]} in {list(input.shape)}")
+        raise ValueError(f"{layer}: {input_name} must have {channels} channels, got {shape[1]} in {shape}")
     if input.shape[2] == 0 or input.shape[3] == 0:
-        raise ValueError(f"{layer}: only the batch of input may be empty, got {list(input.shape)}")
-    if parameter is None:
+        raise ValueError(f"{layer}: only the batch of {input_name} may be empty, got {shape}")
+    if parameter is not None:
+        _check_like(layer, name, parameter, input, input_name)
+
+
+def check_per_sample(layer: str, name: str, tensor: Any, input: Tensor, size: int, input_name: str) -> None:
+    """A forward's other argument must be [N, size] for an input of N samples, with its dtype (except under autocast)
+    and on its device."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{layer}: {name} must be a tensor [N, {size}], got {type(tensor).__name__}")
+    if torch._C._get_tracing_state() is not None:
         return
-    if input.device != parameter.device:
-        raise ValueError(f"{layer}: {name} must be on the device of input ({input.device}), got {parameter.device}")
-    if input.dtype != parameter.dtype and not torch.is_autocast_enabled(input.device.type):
-        wanted, got = (str(tensor.dtype).removeprefix("torch.") for tensor in (input, parameter))
-        raise TypeError(f"{layer}: {name} must have the dtype of input ({wanted}), got {got}")
+    expected = [input.shape[0], size]
+    if list(tensor.shape) != expected:
+        raise ValueError(f"{layer}: {name} must have shape {expected}, got {list(tensor.shape)}")
+    _check_like(layer, name, tensor, input, input_name)
+
+
+def _check_like(layer: str, name: str, tensor: Tensor, input: Tensor, input_name: str) -> None:
+    if input.device != tensor.device:
+        raise ValueError(f"{layer}: {name} must be on the device of {input_name} ({input.device}), got {tensor.device}")
+    if input.dtype != tensor.dtype and not torch.is_autocast_enabled(input.device.type):
+        wanted, got = (str(dtype).removeprefix("torch.") for dtype in (input.dtype, tensor.dtype))
+        raise TypeError(f"{layer}: {name} must have the dtype of {input_name} ({wanted}), got {got}")

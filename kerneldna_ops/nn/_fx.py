@@ -10,8 +10,10 @@ from torch import nn
 from torch.fx import Proxy
 
 
-def leaf(layer: nn.Module, input: Proxy) -> Any:
+def leaf(layer: nn.Module, input: Proxy, *more: Any) -> Any:
     """The call of a layer in the graph that a tracer makes; for a layer's forward to return where its input is a Proxy.
+
+    more: the forward's other arguments.
 
     Raises:
         TypeError: the layer is what is traced, by itself.
@@ -20,4 +22,4 @@ def leaf(layer: nn.Module, input: Proxy) -> Any:
     if layer is tracer.root:
         kind = type(layer).__name__
         raise TypeError(f"{kind}: torch.fx takes it as part of a network, not by itself: wrap it in nn.Sequential")
-    return tracer.create_proxy("call_module", tracer.path_of_module(layer), (input,), {})
+    return tracer.create_proxy("call_module", tracer.path_of_module(layer), (input, *more), {})

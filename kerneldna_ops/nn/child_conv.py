@@ -1,7 +1,5 @@
 """A convolution that owns no kernel: it borrows its parent's."""
 
-import operator
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,9 +8,9 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from .. import functional
-from ..checks import check_pair
 from ._checks import Norm, check_layer_input, flag
 from ._fx import leaf
+from ._geometry import check_geometry, pair
 from ._parent import PartsWithParent, weight_made_by_hooks
 from .adapter import Adapter, Attention
 
@@ -80,12 +78,12 @@ class ChildConv2d(nn.Module):
         self.parent = parent
         self.in_channels = parent.in_channels
         self.out_channels = parent.out_channels
-        self.kernel_size = _pair(parent.kernel_size)
+        self.kernel_size = pair(parent.kernel_size)
         self.groups = parent.groups
-        self.stride = _pair(parent.stride if stride is None else stride)
+        self.stride = pair(parent.stride if stride is None else stride)
         padding = parent.padding if padding is None else padding  # type: ignore[assignment]
-        self.padding = padding if isinstance(padding, str) else _pair(padding)
-        self.dilation = _pair(parent.dilation if dilation is None else dilation)
+        self.padding = padding if isinstance(padding, str) else pair(padding)
+        self.dilation = pair(parent.dilation if dilation is None else dilation)
         self.padding_mode = parent.padding_mode if padding_mode is None else padding_mode
         self._check_arguments()
 
@@ -203,20 +201,6 @@ class ChildConv2d(nn.Module):
                 )
 
     def _check_arguments(self) -> None:
-        check_pair("ChildConv2d", "stride", self.stride, 1)
-        check_pair("ChildConv2d", "dilation", self.dilation, 1)
-        if not isinstance(self.padding, str):
-            check_pair("ChildConv2d", "padding", self.padding, 0)
-        elif self.padding not in ("same", "valid"):
-            raise ValueError(f"ChildConv2d: padding must be ints, 'same' or 'valid', got {self.padding!r}")
-        elif self.padding == "same" and self.stride != (1, 1):
-            raise ValueError(f"ChildConv2d: padding='same' needs stride 1, got {self.stride}")
+        check_geometry("ChildConv2d", self.stride, self.padding, self.dilation)
         if self.padding_mode not in _PADDING_MODES:
             raise ValueError(f"ChildConv2d: padding_mode must be one of {_PADDING_MODES}, got {self.padding_mode!r}")
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    """Height and width; integers of NumPy become Python's, and what is no integer stays, for the check."""
-    values = value if isinstance(value, Sequence) else (value, value)
-    integers = [hasattr(value, "__index__") and not isinstance(value, bool) for value in values]
-    return tuple(operator.index(v) if is_one else v for v, is_one in zip(values, integers, strict=True))  # type: ignore[return-value]

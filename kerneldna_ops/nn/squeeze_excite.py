@@ -75,7 +75,7 @@ class SqueezeExcite(nn.Module):
                 " (norm_layer=nn.LayerNorm or None, in a network se_norm_layer, takes one), got an input of"
                 f" {list(input.shape)}"
             )
-        hidden = torch.relu(bn(fc1(_mean(input))))
+        hidden = torch.relu(bn(fc1(channel_mean(input))))
         if features is not None:
             features.append(hidden)
         return torch.sigmoid(fc2(hidden))
@@ -87,7 +87,7 @@ class SqueezeExcite(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _mean(input: Tensor) -> Tensor:
+def channel_mean(input: Tensor) -> Tensor:
     """[N, C] from [N, C, H, W]. The gradient of a sum is a view of one number for each channel; that of a mean is
     written out for each pixel, as a leaf's must be, before it is added to what comes from the convolution."""
     if (

@@ -1,0 +1,226 @@
+"""The dynamic convolutions of others as layers: outputs and gradients are those of the published formulas, by one call
+of conv2d."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from support.dynamic_layers import CASES, ONE_OF_EACH, adaptive_conv
+
+pytestmark = pytest.mark.usefixtures("threads")
+every_case = pytest.mark.parametrize("name", CASES)
+one_of_each = pytest.mark.parametrize("name", ONE_OF_EACH)
+CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+
+
+def leaves(tensors):
+    return [tensor.detach().clone().requires_grad_() for tensor in tensors]
+
+
+@every_case
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_formula(name, training):
+    case = CASES[name]
+    layer = case.layer().train(training)
+    given = case.inputs()
+    inputs, expected_inputs = leaves(given), leaves(given)
+    parameters = {
+        key: value.detach().clone().requires_grad_(isinstance(value, nn.Parameter))
+        for key, value in [*layer.named_parameters(), *layer.named_buffers()]
+    }
+    expected = case.truth(layer, parameters, expected_inputs)
+    output = layer(*inputs)
+    torch.testing.assert_close(output, expected, **CLOSE)
+
+    weighting = torch.randn_like(expected)
+    names = [key for key, value in parameters.items() if value.requires_grad]
+    trained = dict(layer.named_parameters())
+    # In a formula of one kernel its share may be a constant.
+    found = torch.autograd.grad(output, [*inputs, *(trained[key] for key in names)], weighting, materialize_grads=True)
+    wanted = torch.autograd.grad(
+        expected, [*expected_inputs, *(parameters[key] for key in names)], weighting, materialize_grads=True
+    )
+    torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_running_statistics_of_odconv(training):
+    layer = CASES["odconv 3x3 K=4"].layer().train(training)
+    bn = copy.deepcopy(layer.attention.bn)
+    x = torch.randn(4, 6, 5, 7, dtype=torch.float64)
+    layer(x)
+    bn(nn.functional.conv2d(x.mean((2, 3), True), layer.attention.fc.weight))
+    torch.testing.assert_close(layer.attention.bn.state_dict(), bn.state_dict(), **CLOSE)
+
+
+class Seen(TorchDispatchMode):
+    """What a call dispatches: the ops by name, and the numbers of elements of their results."""
+
+    def __init__(self):
+        super().__init__()
+        self.ops, self.sizes = [], set()
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        result = op(*args, **(kwargs or {}))
+        self.ops.append(op)
+        self.sizes |= {tensor.numel() for tensor in tree_leaves(result) if isinstance(tensor, torch.Tensor)}
+        return result
+
+
+@one_of_each
+@pytest.mark.parametrize("training", [True, False])
+def test_one_call_of_the_op_and_no_kernel_for_each_sample(name, training):
+    case, samples = CASES[name], 5
+    layer, inputs = case.layer().train(training), case.inputs(samples)
+    with Seen() as seen:
+        layer(*inputs)
+    assert seen.ops.count(torch.ops.kerneldna.conv.default) == 1
+    channels, filters, (kh, kw) = case.options["args"]
+    assert samples * filters * channels // layer.groups * kh * kw not in seen.sizes
+
+
+@one_of_each
+def test_copies(name):
+    case = CASES[name]
+    layer, inputs = case.layer().eval(), case.inputs()
+    expected = layer(*inputs)
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        torch.testing.assert_close(copied(*inputs), expected, rtol=0, atol=0)
+        assert {p.data_ptr() for p in copied.parameters()}.isdisjoint(p.data_ptr() for p in layer.parameters())
+
+
+@one_of_each
+@pytest.mark.parametrize("training", [True, False])
+def test_compile(name, training):
+    torch.compiler.reset()
+    case = CASES[name]
+    layer = case.layer().train(training)
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
+    inputs = leaves(case.inputs())
+    outputs = layer(*inputs), compiled(*inputs)
+    torch.testing.assert_close(*outputs, **CLOSE)
+    weighting = torch.randn_like(outputs[0])
+    found = [torch.autograd.grad(output, inputs, weighting) for output in outputs]
+    torch.testing.assert_close(*found, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["dynamic 3x3 K=4", "odconv 3x3 K=4"])
+def test_annealing_a_compiled_layer(name):
+    """A temperature of each epoch makes a graph for each only until it is seen to change."""
+    torch.compiler.reset()
+    case = CASES[name]
+    layer, (x,) = case.layer().eval(), case.inputs()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for temperature in range(30, 0, -2):
+        layer.attention.temperature = temperature
+        torch.testing.assert_close(compiled(x), layer(x), **CLOSE)
+
+
+@one_of_each
+def test_export(name):
+    case = CASES[name]
+    layer = case.layer().eval()
+    batch = torch.export.Dim("batch", min=2)
+    inputs, others = case.inputs(), case.inputs(5)
+    shapes = tuple({0: batch} for _ in inputs)
+    program = torch.export.export(layer, tuple(inputs), dynamic_shapes=shapes)
+    assert set(program.state_dict) == set(layer.state_dict())
+    torch.testing.assert_close(program.module()(*others), layer(*others), **CLOSE)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@one_of_each
+def test_autocast(name, dtype):
+    case = CASES[name]
+    layer, inputs = case.layer().eval(), case.inputs()
+    expected = layer(*inputs)
+    x, *others = inputs
+    layer, inputs = (
+        layer.float(),
+        leaves([x.to(dtype), *(tensor.float() for tensor in others)]),
+    )  # as from a convolution
+    with torch.autocast("cpu", dtype):
+        output = layer(*inputs)
+    assert output.dtype == dtype
+    torch.testing.assert_close(output.double(), expected, rtol=0.05, atol=0.05 * expected.abs().max().item())
+    output.float().square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in [*layer.parameters(), *inputs])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@one_of_each
+def test_half_precision(name, dtype):
+    case = CASES[name]
+    layer, inputs = case.layer().eval(), case.inputs()
+    expected = layer(*inputs)
+    output = layer.to(dtype)(*(tensor.to(dtype) for tensor in inputs))
+    assert output.dtype == dtype
+    torch.testing.assert_close(output.double(), expected, rtol=0.1, atol=0.1 * expected.abs().max().item())
+
+
+@one_of_each
+def test_vmap_over_stacked_layers(name):
+    case = CASES[name]
+    layers, inputs = [case.layer().eval() for _ in range(3)], case.inputs()
+    parameters, buffers = torch.func.stack_module_state(layers)
+
+    def call(p, b):
+        return torch.func.functional_call(layers[0], (p, b), tuple(inputs))
+
+    expected = torch.stack([layer(*inputs) for layer in layers])
+    torch.testing.assert_close(torch.vmap(call)(parameters, buffers), expected, **CLOSE)
+
+
+@one_of_each
+def test_fx_takes_a_layer_for_a_leaf(name):
+    case = CASES[name]
+    layer, inputs = case.layer().eval(), case.inputs()
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x, mod=None, kernel_mod=None):
+            others = (mod, kernel_mod)[: len(inputs) - 1]
+            return self.layer(x.relu(), *others)
+
+    network = Network()
+    unused = dict.fromkeys(("mod", "kernel_mod")[len(inputs) - 1 :])
+    graph = fx.symbolic_trace(network, concrete_args=unused)
+    assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["layer"]
+    torch.testing.assert_close(graph(*inputs), network(*inputs), rtol=0, atol=0)
+
+
+def test_scales_of_the_samples_share_their_styles():
+    """lucidrains' generator puts several scales of a batch in a row."""
+    case = CASES["adaptive 3x3 K=4"]
+    layer = case.layer()
+    _, mod, kernel_mod = case.inputs(2)
+    fmap = torch.randn(6, 6, 5, 4, dtype=torch.float64)
+    expected = adaptive_conv(
+        case.options, dict(layer.named_parameters()), fmap, mod.repeat(3, 1), kernel_mod.repeat(3, 1)
+    )
+    torch.testing.assert_close(layer(fmap, mod, kernel_mod), expected, **CLOSE)
+
+
+def test_demodulation_where_kernels_cancel_out():
+    """Of kernels that are opposites the norm is zero, the sum of products perhaps a bit less."""
+    layer = CASES["adaptive 3x3 K=4"].layer().float()
+    with torch.no_grad():
+        layer.weights[1].copy_(-layer.weights[0])
+        layer.weights[2:].zero_()
+    mod = torch.randn(3, 6)
+    kernel_mod = torch.tensor([[1.0, 1.0, -50.0, -50.0]]).expand(3, -1)
+    assert layer(torch.randn(3, 6, 5, 5), mod, kernel_mod).abs().max() < 0.1
+
+
+def test_no_samples():
+    for name in ONE_OF_EACH:
+        case = CASES[name]
+        assert case.layer().eval()(*case.inputs(0)).shape[0] == 0
