@@ -26,10 +26,9 @@ class MixedConv2d(PeerConv2d):
     ) -> Tensor:
         """y_n = f_n * conv(c_n * x_n, s_n * sum_k a_nk W_k) + sum_k a_nk b_k
 
-        The sum over the kernels stands inside the convolution, where the op has no place for it. There are two ways:
-        K calls of the op, with a_nk in f, cost K static convolutions; a kernel mixed for each sample and a convolution
-        of N groups cost one, and the memory traffic of N kernels. The first is the faster where many samples have small
-        maps.
+        Without kernel_attention, which kerneldna_ops.nn's layers have for it, there are two ways: K calls of the op,
+        with a_nk in f, cost K static convolutions; a kernel mixed for each sample and a convolution of N groups cost
+        one, and the memory traffic of N kernels. The first is the faster where many samples have small maps.
 
         Args:
             mixture: a, [N, K].
