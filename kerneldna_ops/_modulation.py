@@ -42,7 +42,7 @@ def attentions(
 def _demodulated(weight: Tensor, styles: Tensor, a: Tensor | None, high: torch.dtype, unscaled: bool) -> Any:
     """(weight, styles, a, demodulation), the first three scaled where they are for low precision, or large."""
     if unscaled:
-        by_sample, by_filter = _energies(weight, styles, a)
+        by_sample, by_filter = energies(weight, styles, a)
         squares = (styles.square(), by_filter) if a is None else (styles.square(), a.square(), by_filter)
         if _are_moderate(*squares):
             return weight, styles, a, _of_energy(by_sample @ by_filter.T, _EPSILON, a)
@@ -56,12 +56,12 @@ def _demodulated(weight: Tensor, styles: Tensor, a: Tensor | None, high: torch.d
         a, share = _scaled(a.to(high))
         kernels = len(weight.unbind())
         a, sample_scale = a / kernels, sample_scale * (share.double() * kernels)
-    by_sample, by_filter = _energies(weight, styles, a)
+    by_sample, by_filter = energies(weight, styles, a)
     epsilon = _EPSILON / fan_in / (sample_scale * filter_scale.flatten()).square()
     return weight, styles, a, _of_energy(by_sample @ by_filter.T, epsilon, a)
 
 
-def _energies(weight: Tensor, styles: Tensor, a: Tensor | None) -> tuple[Tensor, Tensor]:
+def energies(weight: Tensor, styles: Tensor, a: Tensor | None) -> tuple[Tensor, Tensor]:
     """[N, ..] and [C_out, ..], of whose products the sums are the squares of the weights of each sample, summed.
 
     So no sample's weight has to be made: sum_iuv (w[o,i,u,v] * s[n,i])^2 is the matrix product of s^2 and sum_uv w^2,

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from .._modulation import energies
 from ._checks import check_layer_input, check_per_sample, flag, positive, whole
 from ._fx import leaf
 from ._geometry import ConvLayer
@@ -65,8 +66,8 @@ class AdaptiveConv2DMod(ConvLayer):
         check_layer_input("AdaptiveConv2DMod", fmap, self.dim, "weights", self.weights, "fmap")
         c = self._for_all_scales("mod", mod, fmap, self.dim) + 1
         a = self._shares(kernel_mod, fmap)
-        f = demodulation(self.weights, c, a, self.eps).to(fmap.dtype) if self.demod else None
         weight = self.weights[0] if a is None else self.weights
+        f = demodulation(weight, c, a, self.eps).to(fmap.dtype) if self.demod else None
         return self._convolve(fmap, weight, channel_attention=c, filter_attention=f, kernel_attention=a)
 
     def _shares(self, kernel_mod: Tensor | None, fmap: Tensor) -> Tensor | None:
@@ -93,17 +94,15 @@ class AdaptiveConv2DMod(ConvLayer):
         return f"{super().extra_repr()}, demod={self.demod}, num_conv_kernels={self.num_conv_kernels}"
 
 
-def demodulation(weights: Tensor, c: Tensor, a: Tensor | None, eps: float) -> Tensor:
-    """The reciprocal norms [N, C_out] of the filters of sum_k a[n,k] weights[k] * c[n], without kernels per sample:
+def demodulation(weight: Tensor, c: Tensor, a: Tensor | None, eps: float) -> Tensor:
+    """The reciprocal norms [N, C_out] of the filters of sum_k a[n,k] weight[k] * c[n], without kernels per sample:
 
         rsqrt(max(sum_kl a[n,k] a[n,l] sum_i c[n,i]^2 G[k,l,o,i], eps)),  G[k,l,o,i] = sum_t W[k,o,i,t] W[l,o,i,t]
 
-    In float32 at least, under autocast too. Where kernels cancel out, a sum of products may come out below zero.
+    In float32 at least, under autocast too. Where kernels cancel out, the sum may come out below zero. That of
+    `modulated_conv2d` is the same with an eps of its own.
     """
-    with torch.autocast(weights.device.type, enabled=False):
-        high = torch.promote_types(weights.dtype, torch.float32)
-        kernels, c = weights.to(high).flatten(3), c.to(high)
-        a = c.new_ones(c.shape[0], 1) if a is None else a.to(high)
-        gram = torch.einsum("koit,loit->kloi", kernels, kernels)
-        energy = torch.einsum("nk,nl,ni,kloi->no", a, a, c.square(), gram)
-        return energy.clamp_min(eps).rsqrt()
+    with torch.autocast(weight.device.type, enabled=False):
+        high = torch.promote_types(weight.dtype, torch.float32)
+        by_sample, by_filter = energies(weight.to(high), c.to(high), None if a is None else a.to(high))
+        return (by_sample @ by_filter.T).clamp_min(eps).rsqrt()

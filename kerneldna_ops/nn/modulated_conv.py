@@ -1,5 +1,8 @@
 """The modulated convolution of StyleGAN2 and StyleGAN3 as a layer."""
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
@@ -20,6 +23,10 @@ class ModulatedConv2d(ConvLayer):
         in_channels, out_channels, kernel_size: as for nn.Conv2d.
         demodulate: whether each filter of each sample is divided by its norm.
         padding: as for nn.Conv2d; None is kernel_size // 2 as in StyleGAN2, and StyleGAN3 has kernel_size - 1.
+        up, down: 1 or 2, not both 2. With up=2 the weight is that of a convolution, not of a correlation, as in
+            StyleGAN2 and in its checkpoints.
+        resample_filter: the taps of the low-pass filter that goes with up=2 or down=2, StyleGAN2's are [1, 3, 3, 1], or
+            rows of taps. It becomes a buffer of this name, as there: taps times taps, with the sum 1.
 
     Shape: x [N, C_in, H, W], styles [N, C_in]; output [N, C_out, H_out, W_out] in the dtype of x, which may be float16
     or bfloat16 where weight and styles are float32.
@@ -30,6 +37,7 @@ class ModulatedConv2d(ConvLayer):
 
     in_channels: int
     out_channels: int
+    resample_filter: Tensor | None
 
     def __init__(
         self,
@@ -38,18 +46,49 @@ class ModulatedConv2d(ConvLayer):
         kernel_size: int | tuple[int, int] = 3,
         demodulate: bool = True,
         padding: int | tuple[int, int] | str | None = None,
+        up: Literal[1, 2] = 1,
+        down: Literal[1, 2] = 1,
+        resample_filter: Sequence[Any] | None = None,
     ) -> None:
         channels = {"in_channels": in_channels, "out_channels": out_channels}
         super().__init__(channels, kernel_size, 1, 0 if padding is None else padding, 1, 1)
         if padding is None:
             self.padding = (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
         self.demodulate = flag("ModulatedConv2d", "demodulate", demodulate)
+        for name, factor in (("up", up), ("down", down)):
+            if factor not in (1, 2):
+                raise ValueError(f"ModulatedConv2d: {name} must be 1 or 2, got {factor!r}")
+        if up == down == 2:
+            raise ValueError("ModulatedConv2d: up and down must not both be 2")
+        self.up, self.down = up, down
         self.weight = nn.Parameter(torch.randn(self._kernel_shape))
+        self.register_buffer("resample_filter", None if resample_filter is None else _filter(resample_filter))
 
     def forward(self, x: Tensor, styles: Tensor) -> Tensor:
         if isinstance(x, Proxy):
             return leaf(self, x, styles)
-        return functional.modulated_conv2d(x, self.weight, styles, self.demodulate, self.padding)
+        return functional.modulated_conv2d(
+            x,
+            self.weight,
+            styles,
+            self.demodulate,
+            self.padding,
+            self.up,
+            self.down,
+            self.resample_filter,
+            flip_weight=self.up == 1,
+        )
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, demodulate={self.demodulate}"
+        return f"{super().extra_repr()}, demodulate={self.demodulate}, up={self.up}, down={self.down}"
+
+
+def _filter(taps: Sequence[Any]) -> Tensor:
+    """[rows, columns] with the sum 1."""
+    values = torch.as_tensor(taps, dtype=torch.float32)
+    values = torch.outer(values, values) if values.dim() == 1 else values
+    if values.dim() != 2 or values.numel() == 0 or not values.sum() > 0:
+        raise ValueError(
+            f"ModulatedConv2d: resample_filter must be taps or rows of taps with a sum above 0, got {taps!r}"
+        )
+    return values / values.sum()

@@ -10,7 +10,8 @@ from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from support.dynamic_layers import CASES, ONE_OF_EACH, adaptive_conv
+from kerneldna_ops.nn import ModulatedConv2d
+from support.dynamic_layers import CASES, ONE_OF_EACH, adaptive_conv, modulated_conv
 
 pytestmark = pytest.mark.usefixtures("threads")
 every_case = pytest.mark.parametrize("name", CASES)
@@ -218,6 +219,30 @@ def test_demodulation_where_kernels_cancel_out():
     mod = torch.randn(3, 6)
     kernel_mod = torch.tensor([[1.0, 1.0, -50.0, -50.0]]).expand(3, -1)
     assert layer(torch.randn(3, 6, 5, 5), mod, kernel_mod).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("demodulate", [True, False])
+def test_sizes_change_as_in_stylegan(demodulate):
+    """The definition: zeros between the pixels, the filter, a convolution (up=2); the filter, every second pixel of a
+    correlation (down=2)."""
+    x, styles = torch.randn(3, 6, 8, 6, dtype=torch.float64), torch.randn(3, 6, dtype=torch.float64)
+    taps = torch.tensor([1.0, 3, 3, 1], dtype=torch.float64) / 8
+    taps = torch.outer(taps, taps).expand(6, 1, 4, 4)
+    for up, down in ((2, 1), (1, 2)):
+        layer = ModulatedConv2d(6, 8, 3, demodulate, up=up, down=down, resample_filter=[1, 3, 3, 1]).double()
+        kernel = layer.weight
+        if up == 2:
+            wide = x.new_zeros(3, 6, 16, 12)
+            wide[:, :, ::2, ::2] = x
+            wide = nn.functional.conv2d(nn.functional.pad(wide, (3, 2, 3, 2)), 4 * taps, groups=6)
+            kernel, stride = kernel.flip((2, 3)), 1
+        else:
+            wide, stride = nn.functional.conv2d(nn.functional.pad(x, (2, 2, 2, 2)), taps, groups=6), 2
+        options = {"demodulate": demodulate, "stride": stride}
+        expected = modulated_conv(options, {"weight": kernel}, wide, styles)
+        output = layer(x, styles)
+        assert output.shape == (3, 8, 8 * up // down, 6 * up // down)
+        torch.testing.assert_close(output, expected, **CLOSE)
 
 
 def test_no_samples():

@@ -31,6 +31,9 @@ ODCONV = {
 }
 
 
+BUFFERS = ("running", "num_batches", "resample_filter")
+
+
 def without(names, *left_out, **changed):
     kept = {key: shape for key, shape in names.items() if not any(part in key for part in left_out)}
     return {key: changed.get(key, shape) for key, shape in kept.items()}
@@ -88,6 +91,10 @@ CHECKPOINTS = {
     ),
     "adaptive": (lambda: AdaptiveConv2DMod(6, 8, 3, num_conv_kernels=4), {"weights": [4, 8, 6, 3, 3]}),
     "adaptive of one kernel": (lambda: AdaptiveConv2DMod(6, 8, 3), {"weights": [1, 8, 6, 3, 3]}),
+    "modulated, up=2": (
+        lambda: ModulatedConv2d(6, 8, 3, up=2, resample_filter=[1, 3, 3, 1]),
+        {"weight": [8, 6, 3, 3], "resample_filter": [4, 4]},
+    ),
     "modulated": (lambda: ModulatedConv2d(6, 8, 3), {"weight": [8, 6, 3, 3]}),
 }
 
@@ -100,7 +107,7 @@ def test_checkpoints_of_others(make, names):
         checkpoint["attention.bn.num_batches_tracked"] = torch.tensor(7)
     layer.load_state_dict(checkpoint, strict=True)
     torch.testing.assert_close(dict(layer.state_dict()), checkpoint, rtol=0, atol=0)
-    assert {key for key, _ in layer.named_parameters()} == {k for k in names if "running" not in k and "num_b" not in k}
+    assert {key for key, _ in layer.named_parameters()} == {k for k in names if not any(word in k for word in BUFFERS)}
 
 
 def assert_normal(tensor, deviation):
@@ -251,6 +258,12 @@ BAD_ARGUMENTS = {
     "AdaptiveConv2DMod: dilation must be at least 1, got [0, 0]": lambda: AdaptiveConv2DMod(6, 8, 3, dilation=0),
     "AdaptiveConv2DMod: demod must be True or False, got 1": lambda: AdaptiveConv2DMod(6, 8, 3, demod=1),
     "ModulatedConv2d: demodulate must be True or False, got 1": lambda: ModulatedConv2d(6, 8, 3, demodulate=1),
+    "ModulatedConv2d: up must be 1 or 2, got 4": lambda: ModulatedConv2d(6, 8, 3, up=4),
+    "ModulatedConv2d: down must be 1 or 2, got 0": lambda: ModulatedConv2d(6, 8, 3, down=0),
+    "ModulatedConv2d: up and down must not both be 2": lambda: ModulatedConv2d(6, 8, 3, up=2, down=2),
+    "ModulatedConv2d: resample_filter must be taps or rows of taps with a sum above 0, got []": lambda: ModulatedConv2d(
+        6, 8, 3, up=2, resample_filter=[]
+    ),
     "ModulatedConv2d: padding must be at least 0, got [-1, -1]": lambda: ModulatedConv2d(6, 8, 3, padding=-1),
 }
 X = torch.randn(3, 6, 5, 5)
