@@ -264,6 +264,9 @@ BAD_ARGUMENTS = {
     "ModulatedConv2d: resample_filter must be taps or rows of taps with a sum above 0, got []": lambda: ModulatedConv2d(
         6, 8, 3, up=2, resample_filter=[]
     ),
+    "ModulatedConv2d: resample_filter must be taps or rows of taps with a sum above 0, got [1, -1]": lambda: (
+        ModulatedConv2d(6, 8, 3, up=2, resample_filter=[1, -1])
+    ),
     "ModulatedConv2d: padding must be at least 0, got [-1, -1]": lambda: ModulatedConv2d(6, 8, 3, padding=-1),
 }
 X = torch.randn(3, 6, 5, 5)
