@@ -11,7 +11,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
+from statistics import geometric_mean
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +56,8 @@ def make_inputs(cell: Cell) -> list[Tensor]:
         x = x.to(memory_format=torch.channels_last)
     tensors = [x, weight / channels]
     if kernels:
-        tensors += [normal(batch, kernels).softmax(1), 1 + 0.5 * normal(batch, channels), 1 + 0.5 * normal(batch, channels)]
+        c, f = (1 + 0.5 * normal(batch, channels) for _ in range(2))
+        tensors += [normal(batch, kernels).softmax(1), c, f]
     return [tensor.requires_grad_() for tensor in tensors]
 
 
@@ -107,10 +110,6 @@ def row(cell: Cell, rounds: Rounds) -> dict[str, object]:
     return {**vars(cell), "undisturbed": rounds.undisturbed, "seconds": seconds, "to static": ratios}
 
 
-def geometric_mean(values: Sequence[float]) -> float:
-    return float(torch.tensor(values, dtype=torch.float64).log().mean().exp())
-
-
 def summary(rows: Sequence[dict]) -> Iterator[list[str]]:
     """Geometric mean and worst of the medians over the shapes, by what is convolved, mode, layout and batch."""
     groups: dict[tuple, list[dict]] = {}
@@ -133,8 +132,9 @@ def table(rows: Sequence[dict], machine: dict[str, str | int]) -> str:
         lines.append([name, f"{found['seconds']['op'] * 1e3:.2f}", *cells])
     about = ", ".join(f"{name} {value}" for name, value in machine.items())
     return (
-        "Time relative to a static `F.conv2d` of the same shape, 3x3, float32: a mixture of K kernels with channel and\n"
-        "filter attention per sample, and kernels given for each sample. Medians of interleaved rounds and quartiles.\n\n"
+        "Time relative to a static `F.conv2d` of the same shape, 3x3, float32: a mixture of K kernels with channel\n"
+        "and filter attention per sample, and kernels given for each sample. Medians of interleaved rounds and\n"
+        "quartiles.\n\n"
         + markdown(["geometric mean / worst over the shapes", "op", "N groups"], list(summary(rows)))
         + "\n"
         + markdown(["", "op, ms", "op", "N groups"], lines)
@@ -159,16 +159,14 @@ def main() -> None:
     restart_with(KEEP_MEMORY)
     options = parsed(parser())
     rows = []
-    for kernels in options.kernels:
-        for mode in options.modes:
-            for layout in options.layouts:
-                for batch in options.batches:
-                    for shape in options.shapes:
-                        cell = Cell(kernels, mode, shape, batch, layout)
-                        rounds = measure(cell, options.rounds)
-                        rows.append(row(cell, rounds))
-                        ratios = ", ".join(f"{form} {rounds.ratio(form, 'static'):.2f}" for form in ("op", "grouped"))
-                        print(f"{cell}: {ratios}{'' if rounds.undisturbed else ', DISTURBED'}", flush=True)
+    for kernels, mode, layout, batch, shape in product(
+        options.kernels, options.modes, options.layouts, options.batches, options.shapes
+    ):
+        cell = Cell(kernels, mode, shape, batch, layout)
+        rounds = measure(cell, options.rounds)
+        rows.append(row(cell, rounds))
+        ratios = ", ".join(f"{form} {rounds.ratio(form, 'static'):.2f}" for form in ("op", "grouped"))
+        print(f"{cell}: {ratios}{'' if rounds.undisturbed else ', DISTURBED'}", flush=True)
     machine = {name: value for name, value in description().items() if name != "package"}
     if options.results:
         (options.results / "mixtures.md").write_text(table(rows, machine))

@@ -55,7 +55,9 @@ struct ConvParams {
   Scale mix;
   int64_t kernels, weight_kernel;
 
-  const void *panels; // the same weight packed for gemm_nhwc, which reads this one instead; null for gemm_nchw
+  // The same weight packed for gemm_nhwc, which reads this one instead; null for gemm_nchw, and where each sample has a
+  // kernel of its own.
+  const void *panels;
   int64_t panel_width;
   bool folded_taps; // tap_scale, static, stands in the panels already: for share_rows
   bool share_rows;  // every tile lies in one sample, and tap_scale is finite (shared_rows.h, gemm_nhwc.h)
