@@ -50,11 +50,11 @@ void convolve(const Operands &operands, const SampleKernels::Weight &kernels) {
   conv.bias = operands.bias;
   if (!fits_layout(conv, operands.dtype)) {
     Operands last = operands;
-    last.source = torch::stable::contiguous(operands.source, torch::headeronly::MemoryFormat::ChannelsLast);
+    last.source = in_channels_last(operands.source);
     last.target = empty_image(shape.output_sizes(), operands.source, true);
     convolve(last, kernels);
     Tensor target = operands.target;
-    torch::stable::copy_(target, last.target);
+    copy_to_nchw(last.target, target);
     return;
   }
   plan_tiles(conv, operands.dtype);

@@ -61,14 +61,13 @@ void input_and_channel_grad(const Operands &operands, Tensor &grad_input, Tensor
 
 // The same with images in channels_last.
 void input_and_channel_grad_nhwc(const Operands &operands, Tensor &grad_input, Tensor *channel_sums) {
-  using torch::headeronly::MemoryFormat;
   Operands last = operands;
-  last.grad_output = torch::stable::contiguous(operands.grad_output, MemoryFormat::ChannelsLast);
+  last.grad_output = in_channels_last(operands.grad_output);
   if (channel_sums)
-    last.input = torch::stable::contiguous(operands.input, MemoryFormat::ChannelsLast);
+    last.input = in_channels_last(operands.input);
   Tensor found = empty_image(operands.shape.input_sizes(), operands.input, true);
   input_and_channel_grad(last, found, channel_sums);
-  torch::stable::copy_(grad_input, found);
+  copy_to_nchw(found, grad_input);
 }
 
 void input_and_channel_grad(const Operands &operands, Tensor &grad_input, Tensor *channel_sums) {
