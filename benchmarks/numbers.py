@@ -13,6 +13,7 @@ from typing import Any
 
 from kerneldna_ops.measure.tables import markdown
 
+from . import mixtures
 from .candidates import STATIC
 from .cases import PLAIN_SHAPES, Case
 from .entries import spread
@@ -188,6 +189,19 @@ def modulated_section(saved: Saved) -> Iterator[str]:
     yield from made_by("python -m benchmarks.modulated", saved["machine_info"])
 
 
+def mixtures_section(saved: Saved) -> Iterator[str]:
+    yield "## Mixtures of kernels, and kernels for each sample"
+    yield ""
+    yield from paragraph(
+        "Time relative to a static `F.conv2d`, 3x3, float32, 64@56 to 512@7: geometric mean / worst. A mixture of K "
+        "kernels has channel and filter attention per sample besides; N groups is what everybody else does, a "
+        "convolution of kernels made for each sample."
+    )
+    yield markdown(["", "op", "N groups"], list(mixtures.summary(saved["rows"])))
+    yield from paragraph("Line by line: [mixtures.md](../benchmarks/results/mixtures.md).")
+    yield from made_by("python -m benchmarks.mixtures", saved["machine_info"])
+
+
 def frontier_section(saved: Saved) -> Iterator[str]:
     yield "## Accuracy against size and time"
     yield ""
@@ -244,6 +258,7 @@ def lines() -> Iterator[str]:
     yield from memory_section(load("memory"))
     yield from networks_section(load("networks"), load("odconv_resnet18"))
     yield from modulated_section(load("modulated"))
+    yield from mixtures_section(load("mixtures"))
     yield from frontier_section(load("frontier/results"))
     yield from cka_section(load("cka_cost"))
     yield from paragraph(
