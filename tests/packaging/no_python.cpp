@@ -28,7 +28,8 @@ int main(int, char **arguments) {
   Tensor x = at::randn({2, 5, 9, 7}), weight = at::randn({4, 5, 3, 3});
   Tensor c = at::rand({2, 5}), f = at::rand({2, 4}), s = at::rand({2, 3, 3});
   std::vector<int64_t> two{2, 2}, one{1, 1};
-  torch::jit::Stack stack{x, weight, std::optional<Tensor>{}, c, f, s, two, one, one, int64_t{1}};
+  torch::jit::Stack stack{x,   weight,     std::optional<Tensor>{}, c, f, s, two, one,
+                          one, int64_t{1}, std::optional<Tensor>{}};
   c10::Dispatcher::singleton().findSchemaOrThrow("kerneldna::conv", "").callBoxed(&stack);
   Tensor y = stack.at(0).toTensor();
   if (!at::allclose(y, expected(x, weight, c, f, s), 1e-4, 1e-5)) {
