@@ -50,11 +50,11 @@ void convolve(const Operands &operands, const SampleKernels::Weight &kernels) {
   conv.bias = operands.bias;
   if (!fits_layout(conv, operands.dtype)) {
     Operands last = operands;
-    last.source = in_channels_last(operands.source);
+    last.source = torch::stable::contiguous(operands.source, torch::headeronly::MemoryFormat::ChannelsLast);
     last.target = empty_image(shape.output_sizes(), operands.source, true);
     convolve(last, kernels);
     Tensor target = operands.target;
-    copy_to_nchw(last.target, target);
+    torch::stable::copy_(target, last.target);
     return;
   }
   plan_tiles(conv, operands.dtype);
@@ -63,7 +63,7 @@ void convolve(const Operands &operands, const SampleKernels::Weight &kernels) {
 
 // One sample after the other, each with one weight.
 void convolve_each(const Operands &all, const SampleKernels &kernels) {
-  SampleKernels::Buffer buffer;
+  Tensor buffer;
   for (int64_t n = 0; n < all.shape.batch; ++n) {
     Operands one = all;
     one.shape.batch = 1;
@@ -84,7 +84,7 @@ Tensor native_conv(const ConvCall &call) {
   const Factors channel = factors_of(call.channel_attention, call.channel, shape.in_channels, call.input);
   const Factors filter = factors_of(call.filter_attention, call.filter, shape.out_channels, call.input);
   const Factors spatial = factors_of(call.spatial_attention, call.spatial, shape.taps(), call.input);
-  Factors bias{};
+  Factors bias;
   if (call.bias)
     bias = factors_of(call.bias, call.bias_kind, shape.out_channels, call.input);
   const Operands operands{shape,         call.dtype(), addressable(call.input), output,

@@ -61,13 +61,14 @@ void input_and_channel_grad(const Operands &operands, Tensor &grad_input, Tensor
 
 // The same with images in channels_last.
 void input_and_channel_grad_nhwc(const Operands &operands, Tensor &grad_input, Tensor *channel_sums) {
+  using torch::headeronly::MemoryFormat;
   Operands last = operands;
-  last.grad_output = in_channels_last(operands.grad_output);
+  last.grad_output = torch::stable::contiguous(operands.grad_output, MemoryFormat::ChannelsLast);
   if (channel_sums)
-    last.input = in_channels_last(operands.input);
+    last.input = torch::stable::contiguous(operands.input, MemoryFormat::ChannelsLast);
   Tensor found = empty_image(operands.shape.input_sizes(), operands.input, true);
   input_and_channel_grad(last, found, channel_sums);
-  copy_to_nchw(found, grad_input);
+  torch::stable::copy_(grad_input, found);
 }
 
 void input_and_channel_grad(const Operands &operands, Tensor &grad_input, Tensor *channel_sums) {
@@ -217,29 +218,21 @@ void weight_and_modulation_grad(const Operands &operands, const WeightGrads &wan
   torch::stable::parallel_for(0, units, 1, [&](int64_t begin, int64_t end) { kernel(grad, begin, end); });
 }
 
-Tensor bias_grad(const Operands &operands) {
-  Tensor sums =
-      torch::stable::empty(std::array<int64_t, 1>{operands.shape.out_channels}, compute_dtype(operands.dtype));
-  const ChannelSums work{image_of(operands.grad_output), operands.shape.batch, operands.shape.out_channels,
-                         sums.data_ptr()};
-  const auto kernel = kernels().channel_sums[int(stored_of(operands.dtype))];
-  const int64_t lanes = lanes_of(operands.dtype);
-  torch::stable::parallel_for(0, (work.channels + lanes - 1) / lanes, 1,
-                              [&](int64_t begin, int64_t end) { kernel(work, begin, end); });
-  return sums.scalar_type() == operands.dtype ? sums : torch::stable::to(sums, operands.dtype);
-}
-
-// The gradient of bias where it is one for each sample.
-Tensor sample_bias_grad(const ConvBackwardCall &call, const Tensor &grad_output) {
-  const int64_t batch = call.shape.batch, channels = call.shape.out_channels;
-  Tensor sums = torch::stable::empty(std::array<int64_t, 2>{batch, channels}, compute_dtype(call.dtype()));
+// The gradient of the bias: the sums over the pixels of all samples, or of each.
+Tensor bias_grad(const ConvBackwardCall &call, const Tensor &grad_output) {
+  const bool per_sample = call.bias_kind == Kind::per_sample;
+  const int64_t rows = per_sample ? call.shape.batch : 1, samples = per_sample ? 1 : call.shape.batch;
+  const int64_t channels = call.shape.out_channels, lanes = lanes_of(call.dtype());
+  const int64_t blocks = (channels + lanes - 1) / lanes;
+  Tensor sums = torch::stable::empty(call.bias->sizes(), compute_dtype(call.dtype()));
   const auto kernel = kernels().channel_sums[int(stored_of(call.dtype()))];
-  const int64_t blocks = (channels + lanes_of(call.dtype()) - 1) / lanes_of(call.dtype());
-  torch::stable::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n)
-      kernel({of_sample(image_of(grad_output), n, call.dtype()), 1, channels,
-              static_cast<char *>(sums.data_ptr()) + n * channels * sums.element_size()},
-             0, blocks);
+  torch::stable::parallel_for(0, rows * blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t row = unit / blocks, block = unit % blocks;
+      kernel({of_sample(image_of(grad_output), row, call.dtype()), samples, channels,
+              static_cast<char *>(sums.data_ptr()) + row * channels * sums.element_size()},
+             block, block + 1);
+    }
   });
   return sums.scalar_type() == call.dtype() ? sums : torch::stable::to(sums, call.dtype());
 }
@@ -255,8 +248,9 @@ struct AttentionGrads {
   Tensor channel, filter, spatial, kernel; // [parts, batch or 1, count]
 };
 
-// All gradients that are asked for but those of bias and mixture; `operands` are those of the call, or of one sample.
-// The gradients of input and weight are filled, or undefined where they are not wanted.
+// All gradients that are asked for but that of the bias; `operands` are those of the call, or of one sample, whose
+// kernel then counts as the only one. The gradients of input and weight are filled, or undefined where they are not
+// wanted.
 AttentionGrads tensor_grads(const ConvBackwardCall &call, const Operands &operands, Tensor grad_input,
                             Tensor &grad_weight) {
   const ConvShape &shape = operands.shape;
@@ -292,8 +286,7 @@ AttentionGrads tensor_grads(const ConvBackwardCall &call, const Operands &operan
 AttentionGrads grads_of_each(const ConvBackwardCall &call, const SampleKernels &kernels, const Operands &all,
                              Tensor &grad_input, Tensor &grad_weight) {
   const ConvShape &shape = call.shape;
-  SampleKernels::Buffer buffer;
-  Tensor kernel_grad;
+  Tensor buffer, kernel_grad;
   AttentionGrads sums;
   const auto empty = [&](bool wanted, int64_t count) {
     return wanted ? zeros(std::array<int64_t, 3>{1, shape.batch, count}) : Tensor();
@@ -351,7 +344,7 @@ Gradients native_conv_backward(const ConvBackwardCall &call) {
   Gradients gradients;
   auto &[grad_input, grad_weight, grad_bias, grad_channel, grad_filter, grad_spatial, grad_kernel] = gradients;
   if (call.wants_bias())
-    grad_bias = call.bias_kind == Kind::per_sample ? sample_bias_grad(call, operands.grad_output) : bias_grad(operands);
+    grad_bias = bias_grad(call, operands.grad_output);
   if (call.wants_input())
     grad_input = empty_image(shape.input_sizes(), call.input, call.channels_last);
   AttentionGrads sums;

@@ -48,33 +48,6 @@ Image image_of(const Tensor &image) {
   return view;
 }
 
-namespace {
-
-void transpose(const Tensor &from, Tensor &to, int64_t rows, int64_t columns) {
-  const Transpose work{from.data_ptr(), to.data_ptr(), from.size(0), rows, columns};
-  const auto kernel = kernels().transpose[int(stored_of(from.scalar_type()))];
-  const int64_t lanes = lanes_of(from.scalar_type());
-  torch::stable::parallel_for(0, work.matrices * ((rows + lanes - 1) / lanes), 1,
-                              [&](int64_t begin, int64_t end) { kernel(work, begin, end); });
-}
-
-} // namespace
-
-Tensor in_channels_last(const Tensor &image) {
-  if (!image.is_contiguous())
-    return torch::stable::contiguous(image, torch::headeronly::MemoryFormat::ChannelsLast);
-  Tensor last = empty_image({image.size(0), image.size(1), image.size(2), image.size(3)}, image, true);
-  transpose(image, last, image.size(1), image.size(2) * image.size(3));
-  return last;
-}
-
-void copy_to_nchw(const Tensor &channels_last, Tensor &image) {
-  if (image.is_contiguous())
-    transpose(channels_last, image, image.size(2) * image.size(3), image.size(1));
-  else
-    torch::stable::copy_(image, channels_last);
-}
-
 Factors factors_of(const OptionalTensor &attention, Kind kind, int64_t count, const Tensor &like) {
   if (kind == Kind::absent) {
     const ScalarType dtype = compute_dtype(like.scalar_type());

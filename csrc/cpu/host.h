@@ -26,15 +26,11 @@ Tensor empty_image(const std::array<int64_t, 4> &sizes, const Tensor &like, bool
 Tensor addressable(const Tensor &image);
 Image image_of(const Tensor &image);
 
-// The image in the other of the two layouts, dense.
-Tensor in_channels_last(const Tensor &image);
-void copy_to_nchw(const Tensor &channels_last, Tensor &image);
-
 // Factors of an attention in the dtype of the arithmetic, or ones for an absent one; those of a single sample count as
 // static. Keeps the tensor alive.
 struct Factors {
   Tensor tensor;
-  Scale scale;
+  Scale scale{};
 };
 Factors factors_of(const OptionalTensor &attention, Kind kind, int64_t count, const Tensor &like);
 

@@ -24,15 +24,15 @@ Mixture SampleKernels::mixture_of(int64_t sample, void *kernel) const {
   return mixture;
 }
 
-Tensor SampleKernels::of(int64_t sample, Buffer &buffer) const {
+Tensor SampleKernels::of(int64_t sample, Tensor &buffer) const {
   if (!mixed())
     return as_compute(torch::stable::select(weight_, 0, sample));
-  if (!buffer.kernel.defined())
-    buffer.kernel = torch::stable::empty(sizes_, weight_.scalar_type());
-  const Mixture mixture = mixture_of(sample, buffer.kernel.data_ptr());
+  if (!buffer.defined())
+    buffer = torch::stable::empty(sizes_, weight_.scalar_type());
+  const Mixture mixture = mixture_of(sample, buffer.data_ptr());
   const auto kernel = kernels().mix[weight_.scalar_type() != ScalarType::Double];
   torch::stable::parallel_for(0, mixture.units(), 1, [&](int64_t begin, int64_t end) { kernel(mixture, begin, end); });
-  return buffer.kernel;
+  return buffer;
 }
 
 bool SampleKernels::one_by_one() const {
@@ -48,8 +48,8 @@ SampleKernels::Weight SampleKernels::all() const {
   Tensor kernels =
       torch::stable::empty(std::array<int64_t, 5>{batch_, filters, channels, height, width}, weight_.scalar_type());
   for (int64_t n = 0; n < batch_; ++n) {
-    Buffer buffer{torch::stable::select(kernels, 0, n)};
-    of(n, buffer);
+    Tensor kernel = torch::stable::select(kernels, 0, n);
+    of(n, kernel);
   }
   return {kernels, true};
 }

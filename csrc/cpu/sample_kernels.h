@@ -7,11 +7,6 @@ namespace kerneldna::cpu {
 
 class SampleKernels {
 public:
-  // A thread's own.
-  struct Buffer {
-    Tensor kernel;
-  };
-
   // What a convolution reads: one weight [C_out, C_in / groups, kh, kw]; with a dimension in front, one for each sample
   // if `given`, else `parents` of which a sample has its mixture.
   struct Weight {
@@ -27,8 +22,8 @@ public:
   // half dtype are converted one by one.
   bool one_by_one() const;
 
-  // In the dtype of the arithmetic; a mixed one stands in the buffer.
-  Tensor of(int64_t sample, Buffer &buffer) const;
+  // In the dtype of the arithmetic; a mixed one stands in the buffer, which the first call makes.
+  Tensor of(int64_t sample, Tensor &buffer) const;
 
   // Parents, which the convolution mixes; where a group has one channel or one filter, what they make for each sample,
   // which is small.

@@ -158,13 +158,6 @@ struct Mixture {
   static constexpr int64_t kBlock = 4096;
 };
 
-// out[matrix, column, row] = in[matrix, row, column], both contiguous. A unit of work is a vector of rows of a matrix.
-struct Transpose {
-  const void *in;
-  void *out;
-  int64_t matrices, rows, columns;
-};
-
 // sums[channel] = the sum over all samples and pixels.
 struct ChannelSums {
   Image image;

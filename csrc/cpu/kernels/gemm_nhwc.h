@@ -95,7 +95,7 @@ public:
     const int64_t columns = conv.share_rows ? band_size() : tile_pixels_ * row_;
     const int64_t slack = of_samples_ ? lanes * width_ : 0; // whole squares are transposed
     parent_size_ = row_ * width_ + slack;
-    const int64_t scaled = of_samples_ || conv.share_rows ? parent_size_ : 0;
+    const int64_t scaled = of_samples_ || (conv.share_rows && !conv.folded_taps) ? parent_size_ : 0;
     thread_scratch().lay_out([&](ScratchParts &parts) {
       parts(columns_, columns + lanes);
       parts(scaled_, scaled);

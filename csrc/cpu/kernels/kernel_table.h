@@ -20,7 +20,6 @@ struct KernelTable {
   void (*depthwise_nchw_weight_grad[4])(const WeightGradParams &, int64_t begin, int64_t end);
   void (*depthwise_nhwc_weight_grad[4])(const WeightGradParams &, int64_t begin, int64_t end);
   void (*channel_sums[4])(const ChannelSums &, int64_t begin, int64_t end);
-  void (*transpose[4])(const Transpose &, int64_t begin, int64_t end);
   void (*mix[2])(const Mixture &, int64_t begin, int64_t end); // double, float
   void (*unmix[2])(const Mixture &, int64_t begin, int64_t end);
   void (*pool[4])(const Pool &, int64_t begin, int64_t end);
