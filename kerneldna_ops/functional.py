@@ -1,25 +1,19 @@
 """Dynamic convolution as a function: torch.nn.functional.conv2d with three attentions over its weight."""
 
-import operator
 from contextlib import nullcontext
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from . import _modulation, _resampling, _transposed, backends
+from . import _arguments, _modulation, _resampling, _transposed, backends
+from ._arguments import Padding, Pair, Single
 from ._tracing import not_traced
 from .call import TENSORS, Call
-from .checks import SIZE, check_conv, check_input, check_pair, check_resampling, check_weight
-from .op import autocast
+from .checks import check_resampling
 
 _conv = torch.ops.kerneldna.conv.default
-
-Pair: TypeAlias = int | tuple[int, int]
-Single: TypeAlias = int | tuple[int]
-Padding: TypeAlias = Pair | Literal["same", "valid"]
 
 
 def conv2d(
@@ -74,7 +68,9 @@ def conv2d(
     image = isinstance(input, Tensor) and input.dim() == 3
     attentions = (channel_attention, filter_attention, spatial_attention)
     geometry = (stride, padding, dilation, groups)
-    args = _op_arguments(input[None] if image else input, weight, bias, *attentions, *geometry, kernel_attention)
+    args = _arguments.op_arguments(
+        input[None] if image else input, weight, bias, *attentions, *geometry, kernel_attention
+    )
     if torch.compiler.is_compiling():
         if backend is not None:
             raise RuntimeError("conv2d: backend= does not compile, put use_backend around the compiled call")
@@ -88,7 +84,7 @@ def conv2d(
                     output = backends.call(_conv, *args)
         except (RuntimeError, TypeError):
             # The op has checked everything already; what is left is to tell a wrong type from a wrong value.
-            _check(Call(*args))
+            _arguments.check(Call(*args))
             raise
     return output[0] if image else output
 
@@ -186,22 +182,22 @@ def conv1d(
     sequence = isinstance(input, Tensor) and input.dim() == 2
     if sequence:
         input = input[None]
-    stride, dilation = _single("stride", stride), _single("dilation", dilation)
+    stride, dilation = _arguments.single("stride", stride), _arguments.single("dilation", dilation)
     if isinstance(padding, str):
-        input, (side,) = _named_padding(input, weight, padding, stride, dilation, kernel_attention, axes=1)
+        input, (side,) = _arguments.named_padding(input, weight, padding, stride, dilation, kernel_attention, axes=1)
     else:
-        (side,) = _single("padding", padding)
-    groups = _integer("groups must be an int", groups, op="conv1d")
+        (side,) = _arguments.single("padding", padding)
+    groups = _arguments.integer("groups must be an int", groups, op="conv1d")
     tensors = (input, *tensors[1:])
-    row: Any = dict(zip(TENSORS, map(_as_row, TENSORS, tensors), strict=True))
+    row: Any = dict(zip(TENSORS, map(_arguments.as_row, TENSORS, tensors), strict=True))
     try:
         output = conv2d(
             **row, stride=(1, *stride), padding=(0, side), dilation=(1, *dilation), groups=groups, backend=backend
         )
     except (RuntimeError, TypeError, ValueError):
         # That speaks of conv2d and of a row.
-        bias = _mixed_bias(bias, weight, kernel_attention, "conv1d")
-        _check(Call.of((input, weight, bias, *tensors[3:]), (stride, (side,), dilation, groups)), axes=1)
+        bias = _arguments.mixed_bias(bias, weight, kernel_attention, "conv1d")
+        _arguments.check(Call.of((input, weight, bias, *tensors[3:]), (stride, (side,), dilation, groups)), axes=1)
         raise
     output = output.squeeze(-2)
     return output[0] if sequence else output
@@ -258,20 +254,24 @@ def conv_transpose2d(
     op, image = "conv_transpose2d", isinstance(input, Tensor) and input.dim() == 3
     if backend is not None and torch.compiler.is_compiling():
         raise RuntimeError(f"{op}: backend= does not compile, put use_backend around the compiled call")
-    kernel_attention = _without_pixel(kernel_attention)
+    kernel_attention = _arguments.without_pixel(kernel_attention)
     call = Call(
         input[None] if image else input,
         weight,
-        bias if kernel_attention is None else _mixed_bias(bias, weight, kernel_attention, op),
-        _without_pixel(channel_attention),
-        _without_pixel(filter_attention),
+        bias if kernel_attention is None else _arguments.mixed_bias(bias, weight, kernel_attention, op),
+        _arguments.without_pixel(channel_attention),
+        _arguments.without_pixel(filter_attention),
         spatial_attention,
-        *(_pair("stride", stride, op), _pair("padding", padding, op), _pair("dilation", dilation, op)),
-        _integer("groups must be an int", groups, op=op),
+        *(
+            _arguments.pair("stride", stride, op),
+            _arguments.pair("padding", padding, op),
+            _arguments.pair("dilation", dilation, op),
+        ),
+        _arguments.integer("groups must be an int", groups, op=op),
         kernel_attention,
     )
     with nullcontext() if backend is None else backends.use_backend(backend):
-        output = _transposed.conv_transpose(call, _pair("output_padding", output_padding, op))
+        output = _transposed.conv_transpose(call, _arguments.pair("output_padding", output_padding, op))
     return output[0] if image else output
 
 
@@ -330,9 +330,9 @@ def modulated_conv2d(
     if has_torch_function(tensors):  # torch.fx, which has no sizes to check
         arguments = (*tensors[:3], demodulate, padding, up, down, resample_filter, flip_weight, *tensors[4:])
         return handle_torch_function(modulated_conv2d, tensors, *arguments)
-    kernel_attention = _without_pixel(kernel_attention)
+    kernel_attention = _arguments.without_pixel(kernel_attention)
     weight, c, f, a = _modulation.attentions(x, weight, styles, demodulate, input_gain, kernel_attention)
-    sides: Any = padding if isinstance(padding, str) else _pair("padding", padding, "modulated_conv2d")
+    sides: Any = padding if isinstance(padding, str) else _arguments.pair("padding", padding, "modulated_conv2d")
     with not_traced():
         check_resampling("modulated_conv2d", x, up, down, sides, resample_filter)
     if flip_weight if up == 2 else not flip_weight:  # conv2d is a correlation, conv_transpose2d a convolution
@@ -367,8 +367,8 @@ def explain_backends(
         input = input[None]
     attentions = (channel_attention, filter_attention, spatial_attention)
     geometry = (stride, padding, dilation, groups)
-    call = Call(*_op_arguments(input, weight, bias, *attentions, *geometry, kernel_attention))
-    _check(call)
+    call = Call(*_arguments.op_arguments(input, weight, bias, *attentions, *geometry, kernel_attention))
+    _arguments.check(call)
     names = dict.fromkeys((*backends.preference(call), *backends.NAMES))
     return {name: backends.can_run(name, call) for name in names}
 
@@ -376,128 +376,3 @@ def explain_backends(
 def compatible_backends(*args: Any, **kwargs: Any) -> list[str]:
     """The backends that can run this call of `conv2d`, preferred first; `explain_backends` says why not the others."""
     return [name for name, (runs, _) in explain_backends(*args, **kwargs).items() if runs]
-
-
-def _op_arguments(*args: Any) -> tuple[Any, ...]:
-    """What the op takes, for the arguments of `conv2d`."""
-    input, weight, bias, c, f, s, stride, padding, dilation, groups, a = args
-    stride, dilation = _pair("stride", stride), _pair("dilation", dilation)
-    if isinstance(padding, str):
-        input, padding = _named_padding(input, weight, padding, stride, dilation, a)
-    else:
-        padding = _pair("padding", padding)
-    if type(groups) is not int:
-        groups = _integer("groups must be an int", groups)
-    if c is not None:
-        c = _without_pixel(c)
-    if f is not None:
-        f = _without_pixel(f)
-    if a is not None:
-        a = _without_pixel(a)
-        bias = _mixed_bias(bias, weight, a)
-    return input, weight, bias, c, f, s, stride, padding, dilation, groups, a
-
-
-def _pair(name: str, value: Pair, op: str = "conv2d") -> tuple[int, int]:
-    """Two integers, of one that stands for both."""
-    if type(value) is int:
-        return value, value
-    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
-        return value
-    values = value if isinstance(value, (tuple, list)) else (value,)
-    pair = tuple(_integer(f"{name} must be an int or a pair of ints", v, value, op) for v in values)
-    return pair * 2 if len(pair) == 1 else pair  # type: ignore[return-value]
-
-
-def _single(name: str, value: Single) -> tuple[int]:
-    """The integer of the one axis of conv1d."""
-    one = value[0] if isinstance(value, (tuple, list)) and len(value) == 1 else value
-    return (_integer(f"{name} must be an int", one, value, "conv1d"),)
-
-
-def _integer(expected: str, value: Any, given: Any = None, op: str = "conv2d") -> int:
-    """What F.conv2d takes for an integer: NumPy's too and a tensor's, but no bool."""
-    given = value if given is None else given
-    if isinstance(value, torch.SymInt):
-        return value  # type: ignore[return-value]
-    number = (
-        value.dim() == 0 and value.dtype != torch.bool if isinstance(value, Tensor) else not isinstance(value, bool)
-    )
-    try:
-        if number:
-            return operator.index(value)
-    except TypeError:
-        pass
-    raise TypeError(f"{op}: {expected}, got {given!r}")
-
-
-def _without_pixel(attention: Tensor | None) -> Tensor | None:
-    """Of the map of one pixel that the blocks of squeeze-and-excitation give, the channels."""
-    if isinstance(attention, Tensor) and attention.dim() > 2 and attention.shape[-2:] == (1, 1):
-        return attention[..., 0, 0]
-    return attention
-
-
-def _mixed_bias(
-    bias: Tensor | None, weight: Tensor, kernel_attention: Tensor | None, op: str = "conv2d"
-) -> Tensor | None:
-    """The bias of each sample, where each kernel has one."""
-    if not (isinstance(bias, Tensor) and isinstance(weight, Tensor) and bias.dim() == 2):
-        return bias
-    with not_traced():
-        kernels, biases = weight.shape[0], bias.shape[0]
-        shares = kernel_attention.shape[1:] if isinstance(kernel_attention, Tensor) else None
-    if biases != kernels:
-        raise ValueError(
-            f"{op}: bias must have shape [C_out] or, one for each kernel, [{kernels}, C_out], got {list(bias.shape)}"
-        )
-    if not isinstance(kernel_attention, Tensor) or shares != (kernels,):
-        return None  # the op says what is wrong with kernel_attention
-    kinds = [(tensor.dtype, tensor.device) for tensor in (weight, kernel_attention, bias)]
-    if kinds[1] == kinds[2] or torch.is_autocast_enabled(weight.device.type):
-        return kernel_attention @ bias
-    return None if kinds[1] != kinds[0] else bias[0]  # and here with which of the two
-
-
-def _named_padding(
-    input: Tensor,
-    weight: Tensor,
-    name: str,
-    stride: tuple[int, ...],
-    dilation: tuple[int, ...],
-    kernel_attention: Tensor | None,
-    axes: int = 2,
-) -> tuple[Tensor, tuple[int, ...]]:
-    """The input and the padding in numbers. Of an odd total the odd row or column goes to the end, as in F.conv2d."""
-    op = f"conv{axes}d"
-    if name == "valid":
-        return input, (0,) * axes
-    if name != "same" and (name != "causal" or axes != 1):
-        expected = "an int, a pair of ints, 'same' or 'valid'" if axes == 2 else "an int, 'same', 'valid' or 'causal'"
-        raise ValueError(f"{op}: padding must be {expected}, got {name!r}")
-    check_pair(op, "stride", stride, 1, axes)
-    if name == "same" and any(step != 1 for step in stride):
-        raise ValueError(f"{op}: padding='same' needs stride 1, got {stride}")
-    check_input(op, input, f"[N, C_in, {SIZE[axes]}]")
-    check_weight(op, weight, kernel_attention, axes)
-    check_pair(op, "dilation", dilation, 1, axes)
-    with not_traced():
-        totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[-axes:], strict=True)]
-    if name == "causal":
-        return F.pad(input, (totals[0], 0)), (0,)
-    if any(total % 2 for total in totals):
-        input = F.pad(input, [side for total in reversed(totals) for side in (0, total % 2)])
-    return input, tuple(total // 2 for total in totals)
-
-
-def _as_row(name: str, tensor: Tensor | None) -> Tensor | None:
-    """Of a tensor of conv1d that of conv2d, with an axis for the one row."""
-    along = name in ("input", "weight", "spatial_attention")
-    return tensor.unsqueeze(-2) if along and isinstance(tensor, Tensor) and tensor.dim() else tensor
-
-
-def _check(call: Call, axes: int = 2) -> None:
-    device_type = call.input.device.type if isinstance(call.input, Tensor) else "cpu"
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        call = Call(*autocast.cast(device_type, call))
-    check_conv(f"conv{axes}d", call, axes)
