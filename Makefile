@@ -103,6 +103,8 @@ bench: build ## all measurements on the CPU and their report in benchmarks/resul
 	$(KEEP_MEMORY) $(BIN)/python -m pytest benchmarks/bench_latency.py -q --benchmark-json=$(RESULTS)/latency.json
 	$(BIN)/python -m benchmarks.memory --json $(RESULTS)/memory.json
 	$(BIN)/python -m benchmarks.modulated --results $(RESULTS)
+	$(BIN)/python -m benchmarks.modulated_up --results $(RESULTS)
+	$(BIN)/python -m benchmarks.mixtures --results $(RESULTS)
 	$(BIN)/python -m benchmarks.import_time
 	$(BIN)/python -m benchmarks.report $(RESULTS)
 

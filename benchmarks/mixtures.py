@@ -7,7 +7,6 @@ Mixtures have channel and filter attention per sample besides. Training is the f
 static convolution has those of input and weight."""
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +22,8 @@ from kerneldna_ops.functional import conv2d, conv2d_per_sample
 from kerneldna_ops.measure.tables import markdown
 from kerneldna_ops.measure.time import Rounds, Spread, alternate
 
-from .options import add_device, listed, parsed
-from .process import KEEP_MEMORY, description, restart_with
+from .options import listed
+from .process import KEEP_MEMORY, made_by, restart_with, write_results
 
 SHAPES = {"64@56": (64, 56), "128@28": (128, 28), "256@14": (256, 14), "512@7": (512, 7)}
 KERNELS = {"K=4": 4, "K=8": 8, "given": 0}
@@ -130,7 +129,6 @@ def table(rows: Sequence[dict], machine: dict[str, str | int]) -> str:
         name += "" if found["undisturbed"] else ", disturbed"
         cells = [f"{Spread(**found['to static'][form]):.2f}" for form in ("op", "grouped")]
         lines.append([name, f"{found['seconds']['op'] * 1e3:.2f}", *cells])
-    about = ", ".join(f"{name} {value}" for name, value in machine.items())
     return (
         "Time relative to a static `F.conv2d` of the same shape, 3x3, float32: a mixture of K kernels with channel\n"
         "and filter attention per sample, and kernels given for each sample. Medians of interleaved rounds and\n"
@@ -138,7 +136,7 @@ def table(rows: Sequence[dict], machine: dict[str, str | int]) -> str:
         + markdown(["geometric mean / worst over the shapes", "op", "N groups"], list(summary(rows)))
         + "\n"
         + markdown(["", "op, ms", "op", "N groups"], lines)
-        + f"\nMade by `python -m benchmarks.mixtures`: {about}.\n"
+        + made_by("python -m benchmarks.mixtures", machine)
     )
 
 
@@ -150,14 +148,15 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--modes", type=listed(str), default=["forward", "training"])
     parser.add_argument("--layouts", type=listed(str), default=["nchw", "channels_last"])
     parser.add_argument("--rounds", type=int, default=9)
-    add_device(parser)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, help="the folder in which to write mixtures.json and mixtures.md")
     return parser
 
 
 def main() -> None:
     restart_with(KEEP_MEMORY)
-    options = parsed(parser())
+    options = parser().parse_args()
+    torch.set_num_threads(options.threads)
     rows = []
     for kernels, mode, layout, batch, shape in product(
         options.kernels, options.modes, options.layouts, options.batches, options.shapes
@@ -167,11 +166,7 @@ def main() -> None:
         rows.append(row(cell, rounds))
         ratios = ", ".join(f"{form} {rounds.ratio(form, 'static'):.2f}" for form in ("op", "grouped"))
         print(f"{cell}: {ratios}{'' if rounds.undisturbed else ', DISTURBED'}", flush=True)
-    machine = {name: value for name, value in description().items() if name != "package"}
-    if options.results:
-        (options.results / "mixtures.md").write_text(table(rows, machine))
-        saved = {"machine_info": machine, "rows": rows}
-        (options.results / "mixtures.json").write_text(json.dumps(saved, indent=1) + "\n")
+    write_results(options.results, "mixtures", rows, table)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Training is the forward and the gradients of x, weight and styles; path length, 
 penalty, which is itself made of gradients."""
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
@@ -24,7 +23,7 @@ from kerneldna_ops.measure.time import Rounds, Spread, alternate
 from .cases import tf32_as_in
 from .devices import CPU, clock_of, torch_device
 from .options import add_device, listed, parsed
-from .process import KEEP_MEMORY, description, restart_with
+from .process import KEEP_MEMORY, made_by, restart_with, write_results
 
 CHANNELS = 512
 TOLERANCE = 1e-4
@@ -129,12 +128,11 @@ def table(rows: Sequence[dict], machine: dict[str, str | int]) -> str:
         name += "" if found["undisturbed"] else ", disturbed"
         cells = ("" if ratio is None else f"{Spread(**ratio):.2f}" for ratio in ratios)
         lines.append([name, f"{found['seconds']['op'] * 1e3:.1f}", *cells])
-    about = ", ".join(f"{name} {value}" for name, value in machine.items())
     return (
         "Time of `modulated_conv2d` relative to StyleGAN's two forms and to a static convolution: medians of\n"
         "interleaved rounds and their quartiles; below 1 the op is the faster. float32, 3x3, demodulated.\n\n"
         + markdown(["", "op, ms", "to fused (N groups)", "to not fused", "to static"], lines)
-        + f"\nMade by `python -m benchmarks.modulated`: {about}.\n"
+        + made_by("python -m benchmarks.modulated", machine)
     )
 
 
@@ -159,11 +157,7 @@ def main() -> None:
         rows.append(row(mode, batch, size, rounds))
         ratios = ", ".join(f"{name} {ratio['median']:.2f}" for name, ratio in rows[-1]["ratios"].items())
         print(f"{mode}, {size}, batch {batch}: {ratios}{'' if rounds.undisturbed else ', DISTURBED'}", flush=True)
-    machine = {name: value for name, value in description(options.device).items() if name != "package"}
-    if options.results:
-        (options.results / "modulated.md").write_text(table(rows, machine))
-        saved = {"machine_info": machine, "rows": rows}
-        (options.results / "modulated.json").write_text(json.dumps(saved, indent=1) + "\n")
+    write_results(options.results, "modulated", rows, table, options.device)
 
 
 if __name__ == "__main__":

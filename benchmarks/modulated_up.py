@@ -1,7 +1,7 @@
 """StyleGAN's modulated convolution with up=2, demodulated, at StyleGAN2's sizes: the op against the form that scales
 what goes in and comes out of F.conv_transpose2d. Paired ratios.
 
-    python -m benchmarks.modulated_up
+    python -m benchmarks.modulated_up --results benchmarks/results
 
 Both sides demodulate by a matrix product, and pass the same low-pass filter over the result. Training is the forward
 and the gradients of x, weight and styles."""
@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +18,12 @@ from torch import Tensor
 
 from kerneldna_ops.functional import modulated_conv2d
 from kerneldna_ops.measure.tables import markdown
-from kerneldna_ops.measure.time import Rounds, alternate
+from kerneldna_ops.measure.time import Rounds, Spread, alternate
 
 from .cases import tf32_as_in
 from .devices import CPU, clock_of, torch_device
 from .options import add_device, listed, parsed
-from .process import KEEP_MEMORY, restart_with
+from .process import KEEP_MEMORY, made_by, restart_with, write_results
 
 CHANNELS = {16: 512, 32: 256, 64: 128}
 TOLERANCE = 1e-4
@@ -77,9 +78,24 @@ def measure(mode: str, batch: int, channels: int, size: int, rounds: int, device
     return alternate(calls, rounds, clock=clock_of(device))
 
 
-def row(mode: str, batch: int, channels: int, size: int, rounds: Rounds) -> list[str]:
-    name = f"{mode}, {channels}@{size}, batch {batch}{'' if rounds.undisturbed else ', disturbed'}"
-    return [name, f"{rounds.time('op').median * 1e3:.1f}", f"{rounds.ratio('op', 'not fused'):.2f}"]
+def row(mode: str, batch: int, channels: int, size: int, rounds: Rounds) -> dict[str, object]:
+    where = {"mode": mode, "channels": channels, "size": size, "batch": batch, "undisturbed": rounds.undisturbed}
+    return {**where, "seconds": rounds.time("op").median, "ratio": vars(rounds.ratio("op", "not fused"))}
+
+
+def table(rows: Sequence[dict], machine: dict[str, str | int]) -> str:
+    lines = []
+    for found in rows:
+        name = f"{found['mode']}, {found['channels']}@{found['size']}, batch {found['batch']}"
+        name += "" if found["undisturbed"] else ", disturbed"
+        lines.append([name, f"{found['seconds'] * 1e3:.1f}", f"{Spread(**found['ratio']):.2f}"])
+    return (
+        "Time of `modulated_conv2d` with up=2, demodulated, relative to `F.conv_transpose2d` with styles and\n"
+        "demodulation on what goes in and comes out; both with the same low-pass filter. float32, 3x3; medians of\n"
+        "interleaved rounds and quartiles.\n\n"
+        + markdown(["", "op, ms", "to F.conv_transpose2d"], lines)
+        + made_by("python -m benchmarks.modulated_up", machine)
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,6 +104,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--batches", type=listed(int), default=[1, 8])
     parser.add_argument("--rounds", type=int, default=9)
     add_device(parser)
+    parser.add_argument(
+        "--results", type=Path, help="the folder in which to write modulated_up.json and modulated_up.md"
+    )
     return parser
 
 
@@ -99,7 +118,8 @@ def main() -> None:
         with tf32_as_in("float32"):
             rounds = measure(mode, batch, CHANNELS[size], size, options.rounds, options.device)
         rows.append(row(mode, batch, CHANNELS[size], size, rounds))
-    print(markdown(["up=2", "op, ms", "to F.conv_transpose2d"], rows))
+        print(f"{mode}, {CHANNELS[size]}@{size}, batch {batch}: {rounds.ratio('op', 'not fused'):.2f}", flush=True)
+    write_results(options.results, "modulated_up", rows, table, options.device)
 
 
 if __name__ == "__main__":

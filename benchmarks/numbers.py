@@ -164,7 +164,7 @@ def networks_section(saved: Saved, odconv: Saved) -> Iterator[str]:
     )
 
 
-def modulated_section(saved: Saved) -> Iterator[str]:
+def modulated_section(saved: Saved, up: Saved) -> Iterator[str]:
     yield "## StyleGAN's modulated convolution"
     yield ""
     yield from paragraph(
@@ -187,6 +187,18 @@ def modulated_section(saved: Saved) -> Iterator[str]:
         "([table](../benchmarks/results/modulated.md))."
     )
     yield from made_by("python -m benchmarks.modulated", saved["machine_info"])
+    yield from paragraph(
+        "With up=2, relative to `F.conv_transpose2d` with styles and demodulation on what goes in and comes out, batch "
+        "1 / 8, the same low-pass filter on both sides ([table](../benchmarks/results/modulated_up.md))."
+    )
+    rows = []
+    for mode in dict.fromkeys(row["mode"] for row in up["rows"]):
+        of_mode = [row for row in up["rows"] if row["mode"] == mode]
+        names = list(dict.fromkeys(f"{row['channels']}@{row['size']}" for row in of_mode))
+        found = [[row["ratio"]["median"] for row in of_mode if f"{row['channels']}@{row['size']}" == n] for n in names]
+        rows.append([mode, *(" / ".join(f"{ratio:.2f}" for ratio in ratios) for ratios in found)])
+    yield markdown(["up=2", *names], rows)
+    yield from made_by("python -m benchmarks.modulated_up", up["machine_info"])
 
 
 def mixtures_section(saved: Saved) -> Iterator[str]:
@@ -257,7 +269,7 @@ def lines() -> Iterator[str]:
     yield from latency_section(latency["benchmarks"], latency["machine_info"])
     yield from memory_section(load("memory"))
     yield from networks_section(load("networks"), load("odconv_resnet18"))
-    yield from modulated_section(load("modulated"))
+    yield from modulated_section(load("modulated"), load("modulated_up"))
     yield from mixtures_section(load("mixtures"))
     yield from frontier_section(load("frontier/results"))
     yield from cka_section(load("cka_cost"))

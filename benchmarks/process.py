@@ -1,9 +1,10 @@
 """The process a measurement runs in: allocator, threads, and what to record about both."""
 
+import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,6 +56,26 @@ def description(device: str = "cpu") -> dict[str, str | int]:
         "package": str(Path(kerneldna_ops.__file__).parent),
         "allocator": "keeps its memory" if os.environ.get("MALLOC_MMAP_MAX_") == "0" else "default",
     }
+
+
+def write_results(
+    folder: Path | None,
+    name: str,
+    rows: Sequence[dict],
+    table: Callable[[Sequence[dict], dict[str, str | int]], str],
+    device: str = "cpu",
+) -> None:
+    """The rows as <name>.json and their table as <name>.md, both with the machine, in a folder if there is one."""
+    if folder is None:
+        return
+    machine = {key: value for key, value in description(device).items() if key != "package"}
+    (folder / f"{name}.md").write_text(table(rows, machine))
+    (folder / f"{name}.json").write_text(json.dumps({"machine_info": machine, "rows": rows}, indent=1) + "\n")
+
+
+def made_by(command: str, machine: Mapping[str, str | int]) -> str:
+    """The last line of a table."""
+    return f"\nMade by `{command}`: {', '.join(f'{name} {value}' for name, value in machine.items())}.\n"
 
 
 def gpu() -> dict[str, str | int]:
