@@ -74,3 +74,11 @@ def _as_returned(outputs):
 
 
 EXPORTERS = (decomposed, traced, traced_without_gradients, onnx_of_a_program, onnx_of_a_trace, openvino_of_a_program)
+
+
+def assert_serves_every_size(export, module):
+    """One file of a module that takes images of 4 channels, for every batch and size."""
+    found = export(module, torch.randn(2, 4, 5, 6))
+    for shape in ((2, 4, 5, 6), (1, 4, 7, 4), (5, 4, 3, 3)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(found(x), module(x), rtol=1e-4, atol=1e-4)
