@@ -232,14 +232,23 @@ def preference(call: AnyCall) -> dict[str, str]:
 
 # What a backend found out only in a call: (its name, function, shape class) -> the reason against such calls.
 _refused: dict[tuple[str, str, str], str] = {}
+# (name, reason) -> the warning of it, or None once it was given.
+_warnings: dict[tuple[str, str], str | None] = {}
 
 
 def refuse(name: str, function: str, shape_class: str, reason: str) -> None:
     """No call of this function and shape class goes to the backend from now on."""
     _refused[name, function, shape_class] = reason
+    _warnings.setdefault((name, reason), f"{name} does not run {function} of {shape_class}: {reason}")
     _plans.forget()
-    if _thread.backend is None:
-        _log.warning("%s does not run %s of %s: %s", name, function, shape_class, reason)
+    warn_once(name, reason)
+
+
+def warn_once(name: str, reason: str) -> None:
+    """Where the automatic choice passes a backend by for what it found out in a call: once for all calls."""
+    if _thread.backend is None and (warning := _warnings.get((name, reason))):
+        _warnings[name, reason] = None
+        _log.warning(warning)
 
 
 def cannot_run(name: str, reason: str) -> RuntimeError:
@@ -288,6 +297,7 @@ def _first_that_runs(order: dict[str, str], can_run: Callable[[str], tuple[bool,
     refusals: list[str] = []
     for name, why in order.items():
         runs, reason = can_run(name)
+        warn_once(name, reason)
         if runs:
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("%s: %s, %s", name, why, "; ".join([reason, *refusals]))

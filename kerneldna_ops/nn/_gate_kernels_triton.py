@@ -22,6 +22,7 @@ def run_on(input: Tensor, fc1_weight: Tensor) -> bool:
     refused = backends.refusal(_NAME, _FUNCTION, _shape_class(input, fc1_weight))
     if refused and backends.chosen_backend() == _NAME:
         raise backends.cannot_run(_NAME, refused)
+    backends.warn_once(_NAME, refused)
     return not refused
 
 

@@ -61,6 +61,7 @@ def nothing_known(monkeypatch):
     monkeypatch.setattr(backends, "_AUTOMATIC_SQUEEZE_EXCITE", ("triton", "composite"))
     monkeypatch.setattr(_winners, "winner_of", lambda call: None)
     monkeypatch.setattr(backends, "_refused", {})
+    monkeypatch.setattr(backends, "_warnings", {})
     monkeypatch.setattr(backend, "_smaller", {})
     monkeypatch.setattr(_gate_kernels_triton, "_built", set())
 
@@ -140,6 +141,26 @@ def test_the_explicit_choice_raises_the_reason(launched, warned, function, error
     assert not warned()
 
 
+def test_one_warning_for_all_layers_of_a_network(launched, warned):
+    launched(REASONS["read-only cache"])
+    for padding in ((1, 1), (0, 0), (2, 2)):
+        backends.conv(CALL._replace(padding=padding))
+    conv_backward()
+    gate()
+    assert len(backends._refused) == 5
+    assert len(warned()) == 1
+
+
+@every_function
+def test_what_an_explicit_choice_found_out_is_said_when_the_automatic_one_goes_by_it(launched, warned, function):
+    launched(REASONS["failing pass"])
+    with use_backend("triton"), pytest.raises(RuntimeError, match="cannot run this call"):
+        FUNCTIONS[function]()
+    for _ in range(2):
+        FUNCTIONS[function]()
+    assert len(warned()) == 1
+
+
 @every_function
 @every_other_error
 def test_what_is_wrong_with_the_device_or_with_us_is_not_hidden(launched, warned, function, error):
@@ -166,6 +187,7 @@ def test_the_reason_is_one_line_and_the_one_that_says_most(launched, warned):
     for name, says in {"compiler": "cannot be compiled", "no driver library": "libcuda.so cannot found!"}.items():
         launched(REASONS[name])
         backends._refused.clear()
+        backends._warnings.clear()
         conv()
         assert warned()[-1].endswith(f"{type(REASONS[name]).__name__}: {says})")
 
