@@ -6,15 +6,19 @@ import pytest
 import torch
 
 from kerneldna_ops import use_backend
-from support import truths
+from kerneldna_ops.call import Call
+from kerneldna_ops.nn import SqueezeExcite
+from support import gates, truths
 from support.cases import LAST, PATTERNS, STATIC, Case, build, grad_output
 from support.devices import CARDS, skip_unless_it_runs
+from support.plain_layers import in_dtype
 from support.tolerance import assert_within
 
 # Else cuDNN, for composite, may add in another order each time.
 pytestmark = pytest.mark.usefixtures("deterministic_mode", "threads")
 
 conv = torch.ops.kerneldna.conv
+squeeze_excite = torch.ops.kerneldna.squeeze_excite
 
 CASE = Case("on_a_card", (3, 16, 5, 6), 24, padding=(1, 1), **LAST)
 KINDS = {
@@ -45,6 +49,47 @@ def step(call, grad, function=conv):
     output = function(*leaves)
     gradients = torch.autograd.grad(output, [leaf for leaf in leaves.tensors if leaf is not None], grad)
     return [output.detach(), *gradients]
+
+
+def of_conv(case, device, backend):
+    call = build(case, HALF, device)
+    skip_unless_it_runs(backend, call)
+
+    def results(grad, *tensors):
+        return step(Call(*tensors, *call.geometry), grad)
+
+    return [grad_output(case, HALF, device), *call.tensors[:6]], results
+
+
+def of_gate(device):
+    return gates.arguments((3, 20, 5, 4), HALF, device=device), lambda *tensors: [squeeze_excite(*tensors)]
+
+
+def of_gate_in_training(device):
+    se, on = SqueezeExcite(20), {}
+
+    def results(input, grad):
+        layer = on.setdefault(input.device, in_dtype(se, HALF, input.device))
+        input = input.detach().requires_grad_()
+        gate = layer(input)
+        return [gate.detach(), *torch.autograd.grad(gate, [input, *layer.parameters()], grad)]
+
+    return [torch.randn(3, 20, 5, 4, device=device, dtype=HALF), torch.randn(3, 20, device=device, dtype=HALF)], results
+
+
+@pytest.fixture(params=["dense", "depthwise", "gate", "gate in training"])
+def work(request, device, backend):
+    """Tensors, which a test may write to, and a function of them that gives outputs and gradients; with the backend in
+    use."""
+    with use_backend(backend):
+        if request.param == "dense":
+            yield of_conv(CASE, device, backend)
+        elif request.param == "depthwise":
+            yield of_conv(CASE.but(filters=16, groups=16), device, backend)
+        elif request.param == "gate":
+            yield of_gate(device)
+        else:
+            yield of_gate_in_training(device)
 
 
 def assert_right(case, results, dtype, device):
@@ -146,22 +191,22 @@ def test_a_step_on_a_thread_of_its_own(example, device, backend):
 
 @on_cuda
 @not_by_hand
-def test_graph(example):
+def test_graph(work):
     """Captured once, replayed with other values in the same places."""
-    call, grad = example
+    tensors, run = work
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        step(call, grad)
+        run(*tensors)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        results = step(call, grad)
-    for tensor in (grad, *call.tensors[:6]):
+        results = run(*tensors)
+    for tensor in tensors:
         tensor.mul_(-1.5)
     graph.replay()
     torch.cuda.synchronize()
-    assert_same(results, step(call, grad))
+    assert_same(results, run(*tensors))
 
 
 @on_cuda
@@ -183,46 +228,46 @@ def test_graphed_callables(example):
 
 @on_cuda
 @not_by_hand
-def test_a_stream_that_is_not_the_default(example):
+def test_a_stream_that_is_not_the_default(work):
     """Behind work on that stream on which the tensors depend: what runs on another stream reads zeros."""
-    call, grad = example
-    expected = step(call, grad)
-    late = truths.map_tensors(torch.zeros_like, call)
-    late_grad = torch.zeros_like(grad)
+    tensors, run = work
+    expected = run(*tensors)
+    late = [torch.zeros_like(tensor) for tensor in tensors]
     torch.cuda.synchronize()
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         torch.cuda._sleep(50_000_000)
-        for tensor, value in zip((*late.tensors[:6], late_grad), (*call.tensors[:6], grad), strict=True):
+        for tensor, value in zip(late, tensors, strict=True):
             tensor.copy_(value)
-        results = step(late, late_grad)
+        results = run(*late)
     side.synchronize()
     assert_same(results, expected)
 
 
 @on_cuda
 @not_by_hand
-def test_a_second_device(example, device):
+def test_a_second_device(work, device):
     """While the first is the current one."""
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
-    call, grad = example
+    tensors, run = work
     second = torch.device("cuda", 1)
     assert torch.cuda.current_device() == device.index
-    results = step(truths.map_tensors(lambda tensor: tensor.to(second), call), grad.to(second))
+    results = run(*(tensor.to(second) for tensor in tensors))
     assert {result.device for result in results} == {second}
-    assert_right(CASE, [result.cpu() for result in results], HALF, device)
+    for result, expected in zip(results, run(*tensors), strict=True):
+        torch.testing.assert_close(result.to(device), expected, rtol=4e-3, atol=4e-3)
 
 
 @on_cuda
 @not_by_hand
-def test_nothing_waits_for_the_card(example):
+def test_nothing_waits_for_the_card(work):
     """A call that synchronises holds up the host, and cannot be captured."""
-    call, grad = example
-    step(call, grad)
+    tensors, run = work
+    run(*tensors)
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        step(call, grad)
+        run(*tensors)
     finally:
         torch.cuda.set_sync_debug_mode(before)

@@ -22,7 +22,8 @@ FORMS = {
     "P": ("gfb", replace(TILE, split_k=2)), "df": ("gsd", replace(TILE, split_k=2)), "dx": ("gfd", TILE),
     "dx ds": ("gfd", TILE), "dW": ("gf", TILE), "dW df dg": ("gfd", TILE), "squeeze-excite": ("b", None),
     "squeeze-excite training": ("b", None), "depthwise": ("gsfb", None), "depthwise backward": ("gsfb", None),
-    "S": ("gfb", replace(TILE, form="S", box=(1, 8, 8))), "X": ("gfb", replace(TILE, form="X", box=(64, 1, 1))),
+    "S": ("gfb", replace(TILE, form="S", box=(1, 8, 8))), "M": ("gfb", replace(TILE, form="M", box=(4, 4, 4))),
+    "X": ("gfb", replace(TILE, form="X", box=(64, 1, 1))),
 }
 read, errors = [], []
 for form, (flags, tile) in FORMS.items():
