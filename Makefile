@@ -150,6 +150,8 @@ wheel: .venv/installed ## a wheel and a source archive in dist/ (with CUDA kerne
 	rm -rf dist build/wheel build/lib* build/bdist* build/cuda/lib* build/cuda/bdist*
 	$(BIN)/python -m pip wheel --disable-pip-version-check -q --no-build-isolation --no-deps -w build/wheel .
 	PATH="$(CURDIR)/$(BIN):$$PATH" auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' -w dist build/wheel/*.whl
+	$(BIN)/python -m zipfile -e dist/*.whl build/wheel/unpacked
+	test "$$KERNELDNA_FORCE_CUDA" != 1 || KERNELDNA_CUDA_LIBRARY=build/wheel/unpacked $(BIN)/python -m pytest -q tests/packaging/test_cuda_library.py
 	$(BIN)/python -c "from setuptools.build_meta import build_sdist; build_sdist('dist')"
 	@ls -l dist
 

@@ -142,6 +142,7 @@ def run(step: Step, out: Path, seconds: float, variables: dict[str, str]) -> dic
         "seconds": round(time.monotonic() - begin, 1),
         "ended": ended if ended != "ended" or code == 0 else f"exit status {code}",
         "wrong": [line for line in lines if line.startswith(("WRONG", "FAILED", "ERROR"))],
+        "not_tested": [line for line in lines if line.startswith("backend ") and " was not tested on " in line],
         "last_lines": lines[-LAST_LINES:],
         "gpu": gpu_state(),
     }
@@ -180,7 +181,7 @@ def text_of(record: dict[str, Any], machine: str) -> str:
     lines = [machine, ""]
     for name, found in record["steps"].items():
         lines.append(f"{name}: {found['ended']} after {found['seconds']} s; " + " | ".join(found["last_lines"][-1:]))
-        lines += [f"  {line}" for line in found["wrong"]]
+        lines += [f"  {line}" for line in (*found["wrong"], *found["not_tested"])]
     lines += [f"{name}: not run, no time left" for name in record["not_run"]]
     return "\n".join([*lines, "", *record["summary"], *record["winners"], ""])
 

@@ -102,12 +102,15 @@ def test_the_tests_of_the_card_are_asked_for_as_pytest_takes_them():
 
 
 def test_a_step_that_takes_too_long_is_ended_and_what_it_said_is_kept(tmp_path):
-    code = "import time; print('WRONG: op, off', flush=True); time.sleep(60)"
+    lines = "WRONG: op, off", "backend cuda was not tested on cuda: built without CUDA"
+    code = f"import time; print(*{lines}, sep='\\n', flush=True); time.sleep(60)"
     start = time.monotonic()
     found = gpu_check.run(Step("slow", "timeit", ("-n1", "-r1", code)), tmp_path, 3.0, {})
     assert time.monotonic() - start < 30
     assert found["ended"] == "no time left"
     assert found["wrong"] == ["WRONG: op, off"]
+    assert found["not_tested"] == ["backend cuda was not tested on cuda: built without CUDA"]
+    assert found["not_tested"] == ["backend cuda was not tested on cuda: built without CUDA"]
 
 
 def test_a_step_that_fails_is_told(tmp_path):
