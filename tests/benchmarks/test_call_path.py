@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.call_path import CPP, ROOT
 
-MOST = 10
+# Of Triton's, call.py has the record that the others hand on.
+MOST = {"CPU": 10, "Triton": 11}
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +24,11 @@ def counts():
 
 
 def test_a_planned_call_of_triton_launches_after_few_files(counts):
-    assert 5 < counts["Triton, next call"] <= MOST
+    assert 5 < counts["Triton, next call"] <= MOST["Triton"]
 
 
 def test_a_call_on_the_cpu_reaches_its_kernel_after_few_files(counts):
-    assert 5 < counts["CPU, next call"] + counts["CPU, C++ to the kernel"] <= MOST
+    assert 5 < counts["CPU, next call"] + counts["CPU, C++ to the kernel"] <= MOST["CPU"]
 
 
 def test_the_files_that_are_named_by_hand_exist():

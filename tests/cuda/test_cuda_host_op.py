@@ -79,7 +79,7 @@ def test_the_package_knows_nothing_of_the_backend():
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 def test_an_evaluated_network_in_channels_last_copies_no_weight_in_a_call(memory_format):
-    """The child keeps its weight times what is static, in the layout of its parent's, which the kernels take."""
+    """The kernels take the parent's weight where it stands; one in NCHW is copied in each call, as nothing is kept."""
     parent = torch.nn.Conv2d(16, 24, 3, padding=1).half().to(memory_format=memory_format)
     child = ChildConv2d(parent).half().eval()
     input = torch.ones(2, 16, 5, 4, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
