@@ -75,8 +75,8 @@ COLLECTED = [
     "op/test_forms.py::test_gradients[cuda-cuda-bfloat16-card_one_row]",
     "op/test_conv_gradients.py::test_gradients[cuda-composite-float64-groups_2]",
     "op/test_exact.py::test_sums_of_ones_are_exact[cuda-triton-bfloat16-eights-channels_last-all_static]",
-    "test_on_a_card.py::test_graph[cuda-cuda-gate]",
-    "test_on_a_card.py::test_a_second_device[cuda-triton-gate in training]",
+    "test_on_a_card.py::test_graph[gate-cuda-cuda]",
+    "test_on_a_card.py::test_a_second_device[gate in training-cuda-triton]",
     "test_cpu.py::test_the_tests_of_the_cpu[cuda]",
 ]
 
