@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch._guards import TracingContext
 from torch.autograd import forward_ad
 
 from .. import backends
@@ -21,6 +22,9 @@ from ..call import TENSORS, BackwardCall, Call, arguments_of, tensors_of
 
 _conv = torch.ops.kerneldna.conv.default
 _conv_backward = torch.ops.kerneldna.conv_backward.default
+# Asked at every call.
+_any_requires_grad = torch._C._any_requires_grad
+_transforms_active = torch._C._are_functorch_transforms_active  # of torch.func
 
 _ALL, _BIAS = len(TENSORS), TENSORS.index("bias")
 _FACTORS = [i for i in range(_ALL) if i != _BIAS]  # input, weight and the attentions; the bias is added
@@ -31,7 +35,7 @@ class Recorded(torch.autograd.Function):
 
     @classmethod
     def apply(cls, below: Callable[[], Any], *args: Any) -> Any:
-        if not torch._C._are_functorch_transforms_active():
+        if not _transforms_active():
             return super().apply(below, *args)  # type: ignore[no-untyped-call]
 
         # The dispatcher comes here once for each transform of torch.func; Function.apply would take them apart again.
@@ -53,7 +57,7 @@ class Conv(Recorded):
         ctx.geometry, ctx.bias_shape = call.geometry, None if call.bias is None else call.bias.shape
         ctx.asked = Asked.here()
         output = below()
-        if forward_ad._current_level >= 0:
+        if _in_forward_mode():
             ctx.duals, ctx.shape = call.tensors, output.shape
             ctx.set_materialize_grads(False)
         return output
@@ -67,7 +71,7 @@ class Conv(Recorded):
         tensors.insert(_BIAS, grad_output.new_empty(ctx.bias_shape) if wanted[_BIAS] else None)
         call = Call.of(tensors, ctx.geometry)
         # Where nothing can record it, the op need not ask whether to.
-        unrecorded = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
+        unrecorded = not torch.is_grad_enabled() and not _transforms_active()
         below = torch._C._AutoDispatchBelowAutograd() if unrecorded else nullcontext()
         # The saved tensors have gone through autocast, if any: what follows has their dtype.
         with ctx.asked.again(), torch._C._DisableAutocast(), below:
@@ -91,7 +95,7 @@ class ConvBackward(Recorded):
         ctx.asked = Asked.here()
         ctx.set_materialize_grads(False)
         grads = below()
-        if forward_ad._current_level >= 0:
+        if _in_forward_mode():
             ctx.duals, ctx.shapes = (grad_output, *call.tensors), [grad.shape for grad in grads]
         return grads
 
@@ -201,20 +205,35 @@ _PLAIN = {torch._C.DispatchKeySet(key).raw_repr() for key in (torch._C.DispatchK
 
 
 def records(args: tuple[Any, ...]) -> bool:
-    if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+    if torch.is_grad_enabled() and _any_requires_grad(*args):
         return True
-    return forward_ad._current_level >= 0 and any(isinstance(arg, Tensor) and _has_tangent(arg) for arg in args)
+    if not (forward_ad._current_level >= 0 or _transforms_active()):  # without the cost of a call of _in_forward_mode
+        return False
+    return any(isinstance(arg, Tensor) and _unpacked(arg).tangent is not None for arg in args)
 
 
-def _has_tangent(tensor: Tensor) -> bool:
-    return forward_ad.unpack_dual(tensor).tangent is not None
+def _in_forward_mode() -> bool:
+    """Whether tensors may have tangents. Of a compiled torch.func.jvp forward_ad's count does not say so: the graph
+    enters the level in C++."""
+    return forward_ad._current_level >= 0 or _transforms_active()
+
+
+def _unpacked(tensor: Tensor) -> forward_ad.UnpackedDualTensor:
+    """Of the only level there is; transforms nest by wrapping tensors."""
+    return forward_ad.unpack_dual(tensor, level=0)  # type: ignore[no-any-return]
 
 
 def _primals(ctx: Any) -> list[Any]:
     """The tensors of a call without their tangents. They need no saving: jvp comes right after the forward."""
+    # Such a graph enters the level in C++, where no call could see it without looking into every tensor.
+    if TracingContext.try_get() is not None and not _transforms_active():
+        raise RuntimeError(
+            "kerneldna_ops: torch.autograd.forward_ad.dual_level does not compile, put it around the compiled call, or"
+            " use torch.func.jvp"
+        )
     duals = ctx.duals
     del ctx.duals
-    return [None if dual is None else forward_ad.unpack_dual(dual).primal for dual in duals]
+    return [None if dual is None else _unpacked(dual).primal for dual in duals]
 
 
 def _forward_mode() -> AbstractContextManager[object]:

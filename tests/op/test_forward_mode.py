@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
-from torch.func import grad, jacfwd, jacrev, jvp, vmap
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from kerneldna_ops.call import TENSORS
-from kerneldna_ops.functional import conv2d, modulated_conv2d
+from kerneldna_ops.functional import conv2d, conv_transpose2d, modulated_conv2d
+from kerneldna_ops.nn import DynamicConv2d
 from kerneldna_ops.reference import conv2d_reference
 from support import gates
 from support.cases import ABSENT, SAMPLE, STATIC, Case, build, grad_output
@@ -159,3 +160,50 @@ def test_squeeze_excite_refuses_to_be_differentiated():
         jvp(gate, (args[0],), (args[0],))
     with pytest.raises(RuntimeError, match=sentence.format("backward")):
         grad(lambda input: gate(input).sum())(args[0])
+
+
+COMPILED = {
+    "alone": lambda x, w, layer: conv2d(x, w, padding=1),
+    "in a sum": lambda x, w, layer: x + conv2d(x, w, padding=1),
+    "transposed": lambda x, w, layer: x + conv_transpose2d(x, w, padding=1),
+    "modulated": lambda x, w, layer: x + modulated_conv2d(x, w, x.mean((2, 3)), padding=1),
+    "a layer": lambda x, w, layer: x + layer(x),
+}
+
+
+def compiled(function):
+    torch.compiler.reset()
+    return torch.compile(function, fullgraph=True, backend="eager")
+
+
+@pytest.mark.parametrize("form", COMPILED)
+def test_compiled(form):
+    """The graph of a transform enters its level in C++, where torch.autograd.forward_ad does not see it."""
+    x, t, w = torch.randn(2, 2, 3, 3), torch.randn(2, 2, 3, 3), torch.randn(2, 2, 3, 3)
+    layer = DynamicConv2d(2, 2, 3, padding=1).requires_grad_(False)
+
+    def function(x):
+        return COMPILED[form](x, w, layer)
+
+    def derivatives(x, t):
+        sine = hessian(lambda x: function(x).sin().sum())
+        return jvp(function, (x,), (t,))[1], jacfwd(function)(x), sine(x)
+
+    torch.testing.assert_close(compiled(derivatives)(x, t), derivatives(x, t))
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_compiled_level_is_refused(gradients):
+    x, t, w = (torch.randn(2, 2, 3, 3) for _ in range(3))
+    w.requires_grad_(gradients)
+
+    def tangent(x, t):
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(conv2d(forward_ad.make_dual(x, t), w)).tangent
+
+    with pytest.raises(RuntimeError, match=r"kerneldna_ops: torch\.autograd\.forward_ad\.dual_level does not compile"):
+        compiled(tangent)(x, t)
+    convolution = compiled(lambda x: x + conv2d(x, w, padding=1))
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(convolution(forward_ad.make_dual(x, t))).tangent
+    torch.testing.assert_close(found, t + conv2d(t, w, padding=1))
