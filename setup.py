@@ -24,8 +24,9 @@ try:
     from torch.utils import cpp_extension
 except ImportError as error:
     raise SystemExit(
-        "kerneldna-ops builds against PyTorch, which is not importable here. Either run plain `pip install .`, which"
-        " fetches it for the build, or install torch>=2.11 first and add --no-build-isolation."
+        "kerneldna-ops builds against PyTorch, which is not importable here: first, for your CPU or GPU as pytorch.org"
+        " says, `pip install 'torch>=2.11' 'setuptools>=77' ninja`, then `pip install --no-build-isolation .`; without"
+        " that option pip downloads a torch for the build alone, about 3 GB"
     ) from error
 
 ROOT = Path(__file__).parent

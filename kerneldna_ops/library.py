@@ -23,7 +23,8 @@ except ImportError as error:
     else:
         problem = f"its C++ library does not load with torch {torch.__version__} ({error})"
     raise ImportError(
-        f"kerneldna_ops cannot be used: {problem}. Run `pip install .` in its source tree; torch must be 2.11 or newer."
+        f"kerneldna_ops cannot be used: {problem}. Run `pip install --no-build-isolation .` in its source tree; torch"
+        " must be 2.11 or newer."
     ) from error
 
 LIBRARY = torch.library.Library("kerneldna", "FRAGMENT")

@@ -106,7 +106,7 @@ def import_error(copy):
     return done.stderr.splitlines()[-1]
 
 
-ADVICE = r"Run `pip install \.` in its source tree; torch must be 2\.11 or newer\.$"
+ADVICE = r"Run `pip install --no-build-isolation \.` in its source tree; torch must be 2\.11 or newer\.$"
 
 
 def test_a_library_that_was_not_built_is_one_sentence(copy):

@@ -1,9 +1,12 @@
 """Which compilers and Pythons setup.py takes, and what it says of others: stand-ins that answer as such a one does.
 Real builds are `make another-compiler`, which .ci/run does with clang where it is installed."""
 
+import runpy
 import sys
 
 import pytest
+
+from support.commands import ROOT
 
 NEEDED = (
     r"GCC 11 or newer or clang 14 or newer is needed \(Debian and Ubuntu: apt install g\+\+\), which CC and CXX choose"
@@ -45,6 +48,12 @@ def test_a_python_without_the_gil_is_refused(setup_py, monkeypatch):
     sentence = r"^kerneldna-ops: this Python is free-threaded .*: a Python with the GIL is needed, 3\.10 or newer$"
     with pytest.raises(SystemExit, match=sentence):
         setup_py.extension()
+
+
+def test_without_torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit, match=r"not importable here: .* `pip install --no-build-isolation \.`; .* 3 GB$"):
+        runpy.run_path(str(ROOT / "setup.py"))
 
 
 def test_none_at_all(setup_py):
