@@ -1,7 +1,7 @@
 """Kernel size, stride, padding, dilation and groups of a layer: what the constructors take and say of them."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -51,6 +51,20 @@ class ConvLayer(nn.Module):
     def _convolve(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, **attentions: Any) -> Tensor:
         geometry: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         return functional.conv2d(input, weight, bias, **attentions, **geometry, groups=self.groups)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ConvLayer":
+        """`to` gives all tensors of five dimensions the memory format of the network, and K kernels in one have none
+        of their own: they are converted as K * C_out filters."""
+
+        def convert(tensor: Tensor) -> Tensor:
+            try:
+                return fn(tensor)
+            except RuntimeError:
+                if tensor.dim() != 5:
+                    raise
+                return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2])
+
+        return super()._apply(convert, recurse)
 
     def extra_repr(self) -> str:
         sizes = ", ".join(str(getattr(self, name)) for name in self._channels)

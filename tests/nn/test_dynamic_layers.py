@@ -96,6 +96,35 @@ def test_copies(name):
 
 
 @one_of_each
+def test_channels_last(name):
+    """As a network is converted, with its gradients, and the other ways to convert it beside it."""
+    case = CASES[name]
+    layer, (x, *others) = case.layer().eval(), case.inputs()
+    expected = layer(x, *others)
+    expected.sum().backward()
+    parameters, gradients = list(layer.parameters()), [parameter.grad.clone() for parameter in layer.parameters()]
+    state = copy.deepcopy(layer.state_dict())
+
+    net = nn.Sequential(layer).to(memory_format=torch.channels_last)
+    assert all(ours is theirs for ours, theirs in zip(net.parameters(), parameters, strict=True))
+    for kernels in (tensor for tensor in parameters if tensor.dim() == 5):
+        for values in (kernels, kernels.grad):
+            assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in values)
+    assert list(layer.state_dict()) == list(state)
+    torch.testing.assert_close(layer.state_dict(), state, rtol=0, atol=0)
+    torch.testing.assert_close([parameter.grad for parameter in parameters], gradients, rtol=0, atol=0)
+    output = layer(x.contiguous(memory_format=torch.channels_last), *others)
+    assert output.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(output, expected, **CLOSE)
+
+    shapes = [parameter.shape for parameter in parameters]
+    net = net.share_memory().to(torch.float16, memory_format=torch.channels_last).to("meta").to_empty(device="cpu")
+    assert [(parameter.shape, parameter.dtype) for parameter in net.parameters()] == [
+        (shape, torch.float16) for shape in shapes
+    ]
+
+
+@one_of_each
 @pytest.mark.parametrize("training", [True, False])
 def test_compile(name, training):
     torch.compiler.reset()
