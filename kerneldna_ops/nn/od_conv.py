@@ -6,7 +6,7 @@ from torch.fx import Proxy
 
 from ._annealed import Annealed, pooled, reset_conv_layers
 from ._bare import is_bare
-from ._checks import check_layer_input, positive, whole
+from ._checks import Norm, check_layer_input, norm_of, positive, whole
 from ._fx import leaf
 from ._geometry import ConvLayer
 
@@ -29,6 +29,10 @@ class ODConv2d(ConvLayer):
         kernel_size, stride, padding, dilation, groups: as for nn.Conv2d.
         reduction: the attention has int(in_planes * reduction) hidden features, at least 16.
         kernel_num: K.
+        norm_layer: from a number of features to the module `attention.bn` that stands between the attention's first
+            layer and ReLU, on [N, features, 1, 1]: nn.BatchNorm2d as published; lambda features: nn.GroupNorm(1,
+            features), torchvision's LayerNorm2d, or None for none, with all of which a batch of one sample trains; or
+            nn.SyncBatchNorm, whose batch is that of all processes.
 
     Shape: x [N, C_in, H, W], float64, float32, float16 or bfloat16; output [N, C_out, H_out, W_out].
 
@@ -51,13 +55,15 @@ class ODConv2d(ConvLayer):
         groups: int = 1,
         reduction: float = 0.0625,
         kernel_num: int = 4,
+        norm_layer: Norm | None = nn.BatchNorm2d,
     ) -> None:
         channels = {"in_planes": in_planes, "out_planes": out_planes}
         super().__init__(channels, kernel_size, stride, padding, dilation, groups)
         self.kernel_num = whole("ODConv2d", "kernel_num", kernel_num)
         hidden = max(int(in_planes * positive("ODConv2d", "reduction", reduction)), _LEAST_HIDDEN)
         depthwise = in_planes == out_planes == groups
-        self.attention = Attention(in_planes, out_planes, self.kernel_size, depthwise, hidden, self.kernel_num)
+        norm = norm_of("ODConv2d", norm_layer, hidden, None, None)
+        self.attention = Attention(in_planes, out_planes, self.kernel_size, depthwise, norm, hidden, self.kernel_num)
         self.weight = nn.Parameter(torch.empty(self.kernel_num, *self._kernel_shape))
         for kernel in self.weight.detach():
             nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
@@ -90,6 +96,7 @@ class Attention(Annealed):
         out_planes: int,
         kernel_size: tuple[int, int],
         depthwise: bool,
+        norm: nn.Module,
         hidden: int,
         kernel_num: int,
     ) -> None:
@@ -97,7 +104,7 @@ class Attention(Annealed):
         self.kernel_size = kernel_size
         taps = kernel_size[0] * kernel_size[1]
         self.fc = nn.Conv2d(in_planes, hidden, 1, bias=False)
-        self.bn = nn.BatchNorm2d(hidden)
+        self.bn = norm
         self.channel_fc = nn.Conv2d(hidden, in_planes, 1)
         self.filter_fc = None if depthwise else nn.Conv2d(hidden, out_planes, 1)
         self.spatial_fc = None if taps == 1 else nn.Conv2d(hidden, taps, 1)
@@ -107,8 +114,9 @@ class Attention(Annealed):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         if is_bare(self.bn, nn.BatchNorm2d) and self.bn.training and x.shape[0] == 1:
             raise ValueError(
-                "ODConv2d: training needs at least 2 samples, because BatchNorm compares the samples of a batch, got x"
-                f" of {list(x.shape)}"
+                "ODConv2d: training needs at least 2 samples, because BatchNorm compares the samples of a batch"
+                " (norm_layer=None or lambda features: nn.GroupNorm(1, features) takes one), got x of"
+                f" {list(x.shape)}"
             )
         features = torch.relu(self.bn(self.fc(pooled(x))))
 
