@@ -5,6 +5,7 @@ several kernels.
 """
 
 import operator
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -13,7 +14,16 @@ from torch import Tensor
 
 from ._tracing import not_traced
 from .call import Call
-from .checks import SIZE, check_conv, check_input, check_pair, check_weight
+from .checks import (
+    DTYPES,
+    SIZE,
+    check_conv,
+    check_input,
+    check_named_padding,
+    check_pair,
+    check_tensor,
+    check_weight,
+)
 from .op import autocast
 
 Pair: TypeAlias = int | tuple[int, int]
@@ -32,22 +42,22 @@ def op_arguments(*args: Any) -> tuple[Any, ...]:
     if type(groups) is not int:
         groups = integer("groups must be an int", groups)
     if c is not None:
-        c = without_pixel(c)
+        c = without_pixel("channel_attention", c)
     if f is not None:
-        f = without_pixel(f)
+        f = without_pixel("filter_attention", f)
     if a is not None:
-        a = without_pixel(a)
+        a = without_pixel("kernel_attention", a)
         bias = mixed_bias(bias, weight, a)
     return input, weight, bias, c, f, s, stride, padding, dilation, groups, a
 
 
-def pair(name: str, value: Pair, op: str = "conv2d") -> tuple[int, int]:
+def pair(name: str, value: Any, op: str = "conv2d") -> tuple[int, int]:
     """Two integers, of one that stands for both."""
     if type(value) is int:
         return value, value
     if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
         return value
-    values = value if isinstance(value, (tuple, list)) else (value,)
+    values = value if isinstance(value, Sequence) else (value,)
     pair = tuple(integer(f"{name} must be an int or a pair of ints", v, value, op) for v in values)
     return pair * 2 if len(pair) == 1 else pair  # type: ignore[return-value]
 
@@ -74,10 +84,18 @@ def integer(expected: str, value: Any, given: Any = None, op: str = "conv2d") ->
     raise TypeError(f"{op}: {expected}, got {given!r}")
 
 
-def without_pixel(attention: Tensor | None) -> Tensor | None:
+def one_sample(op: str, input: Tensor) -> Tensor:
+    """The batch of a single image."""
+    check_tensor(op, "input", input)
+    return input[None]
+
+
+def without_pixel(name: str, attention: Tensor | None, op: str = "conv2d") -> Tensor | None:
     """Of the map of one pixel that the blocks of squeeze-and-excitation give, the channels."""
-    if isinstance(attention, Tensor) and attention.dim() > 2 and attention.shape[-2:] == (1, 1):
-        return attention[..., 0, 0]
+    if isinstance(attention, Tensor) and attention.dim() > 2:
+        check_tensor(op, name, attention)
+        if attention.shape[-2:] == (1, 1):
+            return attention[..., 0, 0]
     return attention
 
 
@@ -87,17 +105,24 @@ def mixed_bias(
     """The bias of each sample, where each kernel has one."""
     if not (isinstance(bias, Tensor) and isinstance(weight, Tensor) and bias.dim() == 2):
         return bias
+    check_tensor(op, "bias", bias)
+    check_tensor(op, "weight", weight)
+    if kernel_attention is not None:
+        check_tensor(op, "kernel_attention", kernel_attention)
     with not_traced():
         kernels, biases = weight.shape[0], bias.shape[0]
-        shares = kernel_attention.shape[1:] if isinstance(kernel_attention, Tensor) else None
+        shares = None if kernel_attention is None else kernel_attention.shape[1:]
     if biases != kernels:
         raise ValueError(
             f"{op}: bias must have shape [C_out] or, one for each kernel, [{kernels}, C_out], got {list(bias.shape)}"
         )
-    if not isinstance(kernel_attention, Tensor) or shares != (kernels,):
+    if kernel_attention is None or shares != (kernels,):
         return None  # the op says what is wrong with kernel_attention
-    kinds = [(tensor.dtype, tensor.device) for tensor in (weight, kernel_attention, bias)]
-    if kinds[1] == kinds[2] or torch.is_autocast_enabled(weight.device.type):
+    tensors = (weight, kernel_attention, bias)
+    kinds = [(tensor.dtype, tensor.device) for tensor in tensors]
+    if kinds[0] != kinds[1] or kinds[0] != kinds[2]:
+        kinds = [(autocast.dtype_of(tensor), tensor.device) for tensor in tensors]
+    if kinds[0] == kinds[1] == kinds[2] and kinds[0][0] in DTYPES:
         return kernel_attention @ bias
     return None if kinds[1] != kinds[0] else bias[0]  # and here with which of the two
 
@@ -125,7 +150,9 @@ def named_padding(
     check_weight(op, weight, kernel_attention, axes)
     check_pair(op, "dilation", dilation, 1, axes)
     with not_traced():
-        totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[-axes:], strict=True)]
+        kernel = weight.shape[-axes:]
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        check_named_padding(op, name, totals, kernel, dilation)
     if name == "causal":
         return F.pad(input, (totals[0], 0)), (0,)
     if any(total % 2 for total in totals):

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from ._eager import is_eager
-from .checks import check_modulated_conv
 
-_EPSILON = 1e-8
-_LARGEST_PRODUCT = 1e36  # times the smallest number of float32 still far below epsilon
+_LARGEST_PRODUCT = 1e36  # that float32 has room for, sums of many among them
+_LARGEST_OF_EPS = 1e44  # and of which, times eps, the smallest number of float32 times it is still below eps
 
 Attentions: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
@@ -21,31 +20,38 @@ def attentions(
     weight: Tensor,
     styles: Tensor,
     demodulate: bool,
+    autocast: bool,
     input_gain: Tensor | float | None = None,
     kernel_attention: Tensor | None = None,
+    eps: float = 1e-8,
+    clamped: bool = False,
 ) -> Attentions:
-    """(weight, c [N, C_in], f [N, C_out] or None, a [N, K] or None) in the dtype that the convolution runs in."""
-    autocast = _in_autocast(x)
-    if torch._C._get_tracing_state() is None:  # to compare sizes would be recorded, with a warning
-        check_modulated_conv("modulated_conv2d", x, weight, styles, input_gain, kernel_attention, autocast)
+    """(weight, c [N, C_in], f [N, C_out] or None, a [N, K] or None) in the dtype that the convolution runs in.
+
+    autocast is what in_autocast says of x, and the arguments fit together. eps is added to the squares of the norms or,
+    where clamped, the least that they are.
+    """
     dtype = torch.get_autocast_dtype(x.device.type) if autocast and x.dtype != torch.float64 else x.dtype
     a, f = kernel_attention, None
     # A matrix product of float32 stays in float32 outside of autocast only.
     with torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
         if demodulate:
             high = torch.promote_types(dtype, torch.float32)
-            weight, styles, a, f = _demodulated(weight, styles, a, high, unscaled=x.dtype == dtype == high)
+            unscaled = x.dtype == dtype == high
+            weight, styles, a, f = _demodulated(weight, styles, a, high, eps, clamped, unscaled)
         c = styles if input_gain is None else styles * input_gain
         return weight.to(dtype), c.to(dtype), None if f is None else f.to(dtype), None if a is None else a.to(dtype)
 
 
-def _demodulated(weight: Tensor, styles: Tensor, a: Tensor | None, high: torch.dtype, unscaled: bool) -> Any:
+def _demodulated(
+    weight: Tensor, styles: Tensor, a: Tensor | None, high: torch.dtype, eps: float, clamped: bool, unscaled: bool
+) -> Any:
     """(weight, styles, a, demodulation), the first three scaled where they are for low precision, or large."""
     if unscaled:
         by_sample, by_filter = energies(weight, styles, a)
         squares = (styles.square(), by_filter) if a is None else (styles.square(), a.square(), by_filter)
-        if _are_moderate(*squares):
-            return weight, styles, a, _of_energy(by_sample @ by_filter.T, _EPSILON, a)
+        if _are_moderate(eps, *squares):
+            return weight, styles, a, _of_energy(by_sample @ by_filter.T, eps, clamped)
     weight, filter_scale = _scaled(weight.to(high), weight.dim() - 4)
     styles, sample_scale = _scaled(styles.to(high))
     sample_scale = sample_scale.double()
@@ -57,8 +63,8 @@ def _demodulated(weight: Tensor, styles: Tensor, a: Tensor | None, high: torch.d
         kernels = len(weight.unbind())
         a, sample_scale = a / kernels, sample_scale * (share.double() * kernels)
     by_sample, by_filter = energies(weight, styles, a)
-    epsilon = _EPSILON / fan_in / (sample_scale * filter_scale.flatten()).square()
-    return weight, styles, a, _of_energy(by_sample @ by_filter.T, epsilon, a)
+    epsilon = eps / fan_in / (sample_scale * filter_scale.flatten()).square()
+    return weight, styles, a, _of_energy(by_sample @ by_filter.T, epsilon, clamped)
 
 
 def energies(weight: Tensor, styles: Tensor, a: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -77,22 +83,22 @@ def energies(weight: Tensor, styles: Tensor, a: Tensor | None) -> tuple[Tensor, 
     return by_sample.flatten(1), torch.cat(products).transpose(0, 1).flatten(1)
 
 
-def _of_energy(energy: Tensor, epsilon: Tensor | float, a: Tensor | None) -> Tensor:
+def _of_energy(energy: Tensor, epsilon: Tensor | float, clamped: bool) -> Tensor:
     """StyleGAN adds epsilon, GigaGAN clamps at it: a mixture's energy may come out a little negative."""
-    if a is None:
+    if not clamped:
         return torch.rsqrt(energy + epsilon)
     return torch.rsqrt(energy.clamp_min(epsilon) if isinstance(epsilon, float) else torch.maximum(energy, epsilon))
 
 
-def _are_moderate(*squares: Tensor) -> bool:
-    """Whether sums of products of these neither overflow nor lose beside epsilon what is too small for float32.
+def _are_moderate(eps: float, *squares: Tensor) -> bool:
+    """Whether sums of products of these neither overflow nor lose beside eps what is too small for float32.
 
     Then nothing has to be scaled, which passes over the weight. Only eager calls on the CPU may look at values: on a
     GPU the host would wait, and a graph would break.
     """
     if not is_eager() or not all(type(tensor) is Tensor and tensor.is_cpu and tensor.numel() for tensor in squares):
         return False
-    largest = _LARGEST_PRODUCT ** (1 / len(squares))
+    largest = min(_LARGEST_PRODUCT, eps * _LARGEST_OF_EPS) ** (1 / len(squares))
     return all(tensor.detach().amax().item() <= largest for tensor in squares)
 
 
@@ -109,7 +115,7 @@ def _scaled(tensor: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
     return tensor / largest, largest
 
 
-def _in_autocast(x: Any) -> bool:
+def in_autocast(x: Any) -> bool:
     if not isinstance(x, Tensor) or not torch.amp.is_autocast_available(x.device.type):
         return False
     return torch.is_autocast_enabled(x.device.type)

@@ -4,11 +4,12 @@ Python needs them where the C++ checks do not run (fake tensors, devices without
 ValueError where the dispatcher can only say RuntimeError.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .call import TENSORS, BackwardCall, Call, out_size
 
@@ -17,7 +18,7 @@ SIZE = {1: "L", 2: "H, W"}
 TAPS = {1: "k", 2: "kh, kw"}
 
 _LARGEST_PADDING = 2**24
-_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_conv(op: str, call: Call, axes: int = 2) -> None:
@@ -128,7 +129,10 @@ def check_conv_transpose(op: str, call: Call, output_padding: Sequence[int]) -> 
             f"the output would be empty: an input of [{height}, {width}] with a kernel of [{kh}, {kw}] has no pixel"
             f" left after padding {list(padding)}",
         )
-    return n, o, out_height, out_width
+    output_shape = n, o, out_height, out_width
+    if all(isinstance(size, int) for size in output_shape) and math.prod(output_shape) >= 2**63:
+        _refuse(op, f"the output must have less than 2**63 elements, got {list(output_shape)}")
+    return output_shape
 
 
 def check_squeeze_excite(
@@ -171,23 +175,17 @@ def check_modulated_conv(
         check_dims(op, "weight", weight, "[C_out, C_in, kh, kw]")
     else:
         check_dims(op, "weight", weight, "[K, C_out, C_in, kh, kw]", " with kernel_attention")
-    _check_tensor(op, "styles", styles)
-    dtypes = {x.dtype, torch.float32}
-    if x.dtype == torch.float64:
-        dtypes = {torch.float64}
-    elif autocast:
-        dtypes = set(_DTYPES) - {torch.float64}
+    check_tensor(op, "styles", styles)
     modulation = {"weight": weight, "styles": styles}
     if kernel_attention is not None:
-        _check_tensor(op, "kernel_attention", kernel_attention)
+        check_tensor(op, "kernel_attention", kernel_attention)
         modulation["kernel_attention"] = kernel_attention
     if isinstance(input_gain, Tensor):
+        check_tensor(op, "input_gain", input_gain)
         modulation["input_gain"] = input_gain
     elif input_gain is not None and (not isinstance(input_gain, float | int) or isinstance(input_gain, bool)):
         _refuse(op, f"input_gain must be a number or a tensor, got {type(input_gain).__name__}", TypeError)
-    for name, tensor in modulation.items():
-        _check_dtype(op, name, tensor, dtypes, x)
-        _check_device(op, name, tensor, x, "x")
+    check_modulation(op, "x", x, modulation, autocast)
     batch, channels = x.shape[:2]
     if weight.shape[-3] != channels:
         _refuse(op, f"weight must have the {channels} channels of x, got {weight.shape[-3]} in {_shape(weight)}")
@@ -204,33 +202,47 @@ def check_modulated_conv(
         _check_shares(op, kernel_attention, weight, batch)
 
 
-def check_resampling(
-    op: str, x: Tensor, up: int, down: int, padding: Sequence[int] | str, resample_filter: Tensor | None
-) -> None:
+def check_modulation(op: str, x_name: str, x: Tensor, modulation: dict[str, Tensor], autocast: bool) -> None:
+    """Dtypes and devices of what x, by its name, is modulated with."""
+    dtypes = {x.dtype, torch.float32}
+    if x.dtype == torch.float64:
+        dtypes = {torch.float64}
+    elif autocast:
+        dtypes = set(DTYPES) - {torch.float64}
+    for name, tensor in modulation.items():
+        _check_dtype(op, name, tensor, dtypes, x_name, x)
+        _check_device(op, name, tensor, x, x_name)
+
+
+def check_factors(op: str, up: int, down: int, padding: Sequence[int] | str) -> None:
     for name, factor in (("up", up), ("down", down)):
-        if isinstance(factor, bool) or factor not in (1, 2):
+        if factor not in (1, 2):
             _refuse(op, f"{name} must be 1 or 2, got {factor!r}")
     if up == down == 2:
         _refuse(op, "one of up and down must be 1, got 2 for both")
+    if max(up, down) == 2 and isinstance(padding, str):
+        _refuse(op, f"padding must be an int or a pair of ints where up or down is 2, got {padding!r}")
+
+
+def check_resampling(
+    op: str, x: Tensor, up: int, down: int, padding: Sequence[int] | str, resample_filter: Tensor | None
+) -> None:
+    check_factors(op, up, down, padding)
     if resample_filter is not None:
-        _check_tensor(op, "resample_filter", resample_filter)
+        check_tensor(op, "resample_filter", resample_filter)
         if resample_filter.dim() not in (1, 2) or 0 in resample_filter.shape:
             _refuse(op, f"resample_filter must be [taps] or [rows, columns], got {_shape(resample_filter)}")
-        _check_dtype(op, "resample_filter", resample_filter, {x.dtype, torch.float32}, x)
+        _check_dtype(op, "resample_filter", resample_filter, {x.dtype, torch.float32}, "x", x)
         _check_device(op, "resample_filter", resample_filter, x, "x")
-    if max(up, down) == 2:
-        if isinstance(padding, str):
-            _refuse(op, f"padding must be an int or a pair of ints where up or down is 2, got {padding!r}")
-        check_pair(op, "padding", padding, 0)
+    if max(up, down) == 2 and not isinstance(padding, str):
+        _check_padding(op, padding)
 
 
 def _check_geometry(
     op: str, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int, axes: int = 2
 ) -> None:
     check_pair(op, "stride", stride, 1, axes)
-    check_pair(op, "padding", padding, 0, axes)
-    if any(side > _LARGEST_PADDING for side in padding):
-        _refuse(op, f"padding must be at most {_LARGEST_PADDING}, got {list(padding)}")
+    _check_padding(op, padding, axes)
     check_pair(op, "dilation", dilation, 1, axes)
     if not isinstance(groups, int | torch.SymInt):
         _refuse(op, f"groups must be an int, got {groups!r}", TypeError)
@@ -238,14 +250,32 @@ def _check_geometry(
         _refuse(op, f"groups must be at least 1, got {groups}")
 
 
+def _check_padding(op: str, padding: Sequence[int], axes: int = 2) -> None:
+    check_pair(op, "padding", padding, 0, axes)
+    if any(side > _LARGEST_PADDING for side in padding):
+        _refuse(op, f"padding must be at most {_LARGEST_PADDING}, got {list(padding)}")
+
+
+def check_named_padding(
+    op: str, name: str, totals: Sequence[int], kernel: Sequence[int], dilation: Sequence[int]
+) -> None:
+    """Of the zeros along each axis that it stands for."""
+    if any(total > _LARGEST_PADDING for total in totals):
+        _refuse(
+            op,
+            f"padding={name!r} must come to at most {_LARGEST_PADDING} zeros, got {list(totals)} of a kernel of"
+            f" {list(kernel)} with dilation {list(dilation)}",
+        )
+
+
 def check_input(op: str, input: Tensor, meaning: str, name: str = "input") -> None:
     check_dims(op, name, input, meaning)
-    if input.dtype not in _DTYPES:
+    if input.dtype not in DTYPES:
         _refuse(op, f"{name} must be float64, float32, float16 or bfloat16, got {_dtype(input)}", TypeError)
 
 
 def check_dims(op: str, name: str, tensor: Tensor, meaning: str, condition: str = "") -> None:
-    _check_tensor(op, name, tensor)
+    check_tensor(op, name, tensor)
     dims = meaning.count(",") + 1
     if tensor.dim() != dims:
         _refuse(op, f"{name} must be {dims}-D {meaning}{condition}, got {tensor.dim()}-D {_shape(tensor)}")
@@ -255,13 +285,19 @@ def check_weight(op: str, weight: Tensor, kernel_attention: Tensor | None, axes:
     if kernel_attention is not None:
         check_dims(op, "weight", weight, f"[K, C_out, C_in/groups, {TAPS[axes]}]", " with kernel_attention")
         return
-    _check_tensor(op, "weight", weight)
+    check_tensor(op, "weight", weight)
     if weight.dim() not in (2 + axes, 3 + axes):
         _refuse(
             op,
             f"weight must be {2 + axes}-D [C_out, C_in/groups, {TAPS[axes]}] or {3 + axes}-D with a kernel for each"
             f" sample in front, got {weight.dim()}-D {_shape(weight)}",
         )
+
+
+def flag(op: str, name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        _refuse(op, f"{name} must be True or False, got {value!r}", TypeError)
+    return value
 
 
 def check_pair(op: str, name: str, values: Sequence[int], minimum: int, axes: int = 2) -> None:
@@ -292,25 +328,46 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _check_tensor(op: str, name: str, value: Any) -> None:
+def check_tensor(op: str, name: str, value: Any) -> None:
+    """It must be an array of elements in memory, as which aten's operators read it, or end the process."""
     if not isinstance(value, Tensor):
         _refuse(op, f"{name} must be a tensor, got {type(value).__name__}", TypeError)
     if value.is_nested or value.layout != torch.strided:
         got = "a nested one" if value.is_nested else f"layout {value.layout}"
         _refuse(op, f"{name} must be a strided tensor, got {got}", TypeError)
+    if is_freed(value):
+        _refuse(
+            op,
+            f"{name} has a non-zero number of elements, but its data is not allocated, got shape {_shape(value)} and an"
+            " empty storage",
+            RuntimeError,
+        )
+
+
+def is_freed(tensor: Tensor) -> bool:
+    """After tensor.untyped_storage().resize_(0), as FSDP frees a parameter, which keeps its shape. Tensors that have no
+    storage of their own, as those that torch.func, torch.compile and fake tensors wrap, are not."""
+    if torch.compiler.is_compiling():
+        return False
+    try:
+        if tensor.untyped_storage().nbytes() > 0:
+            return False
+    except RuntimeError:
+        return False
+    return type(tensor) in (Tensor, nn.Parameter) and (tensor.is_cpu or tensor.is_cuda) and tensor.numel() > 0
 
 
 def _check_like_input(op: str, name: str, tensor: Tensor, input: Tensor) -> None:
-    _check_tensor(op, name, tensor)
+    check_tensor(op, name, tensor)
     if tensor.dtype != input.dtype:
         _refuse(op, f"{name} must have the dtype of input ({_dtype(input)}), got {_dtype(tensor)}", TypeError)
     _check_device(op, name, tensor, input, "input")
 
 
-def _check_dtype(op: str, name: str, tensor: Tensor, dtypes: set[torch.dtype], x: Tensor) -> None:
+def _check_dtype(op: str, name: str, tensor: Tensor, dtypes: set[torch.dtype], x_name: str, x: Tensor) -> None:
     if tensor.dtype not in dtypes:
         wanted = " or ".join(sorted(map(_name, dtypes)))
-        _refuse(op, f"{name} must be {wanted} where x is {_dtype(x)}, got {_dtype(tensor)}", TypeError)
+        _refuse(op, f"{name} must be {wanted} where {x_name} is {_dtype(x)}, got {_dtype(tensor)}", TypeError)
 
 
 def _check_device(op: str, name: str, tensor: Tensor, input: Tensor, input_name: str) -> None:

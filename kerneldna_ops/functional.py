@@ -11,7 +11,7 @@ from . import _arguments, _modulation, _resampling, _transposed, backends
 from ._arguments import Padding, Pair, Single
 from ._tracing import not_traced
 from .call import TENSORS, Call
-from .checks import check_resampling
+from .checks import check_modulated_conv, check_resampling, flag
 
 _conv = torch.ops.kerneldna.conv.default
 
@@ -69,7 +69,12 @@ def conv2d(
     attentions = (channel_attention, filter_attention, spatial_attention)
     geometry = (stride, padding, dilation, groups)
     args = _arguments.op_arguments(
-        input[None] if image else input, weight, bias, *attentions, *geometry, kernel_attention
+        _arguments.one_sample("conv2d", input) if image else input,
+        weight,
+        bias,
+        *attentions,
+        *geometry,
+        kernel_attention,
     )
     if torch.compiler.is_compiling():
         if backend is not None:
@@ -181,7 +186,7 @@ def conv1d(
         return handle_torch_function(conv1d, tensors, *tensors[:3], **more)
     sequence = isinstance(input, Tensor) and input.dim() == 2
     if sequence:
-        input = input[None]
+        input = _arguments.one_sample("conv1d", input)
     stride, dilation = _arguments.single("stride", stride), _arguments.single("dilation", dilation)
     if isinstance(padding, str):
         input, (side,) = _arguments.named_padding(input, weight, padding, stride, dilation, kernel_attention, axes=1)
@@ -189,8 +194,8 @@ def conv1d(
         (side,) = _arguments.single("padding", padding)
     groups = _arguments.integer("groups must be an int", groups, op="conv1d")
     tensors = (input, *tensors[1:])
-    row: Any = dict(zip(TENSORS, map(_arguments.as_row, TENSORS, tensors), strict=True))
     try:
+        row: Any = dict(zip(TENSORS, map(_arguments.as_row, TENSORS, tensors), strict=True))
         output = conv2d(
             **row, stride=(1, *stride), padding=(0, side), dilation=(1, *dilation), groups=groups, backend=backend
         )
@@ -254,13 +259,13 @@ def conv_transpose2d(
     op, image = "conv_transpose2d", isinstance(input, Tensor) and input.dim() == 3
     if backend is not None and torch.compiler.is_compiling():
         raise RuntimeError(f"{op}: backend= does not compile, put use_backend around the compiled call")
-    kernel_attention = _arguments.without_pixel(kernel_attention)
+    kernel_attention = _arguments.without_pixel("kernel_attention", kernel_attention, op)
     call = Call(
-        input[None] if image else input,
+        _arguments.one_sample(op, input) if image else input,
         weight,
         bias if kernel_attention is None else _arguments.mixed_bias(bias, weight, kernel_attention, op),
-        _arguments.without_pixel(channel_attention),
-        _arguments.without_pixel(filter_attention),
+        _arguments.without_pixel("channel_attention", channel_attention, op),
+        _arguments.without_pixel("filter_attention", filter_attention, op),
         spatial_attention,
         *(
             _arguments.pair("stride", stride, op),
@@ -330,17 +335,27 @@ def modulated_conv2d(
     if has_torch_function(tensors):  # torch.fx, which has no sizes to check
         arguments = (*tensors[:3], demodulate, padding, up, down, resample_filter, flip_weight, *tensors[4:])
         return handle_torch_function(modulated_conv2d, tensors, *arguments)
-    kernel_attention = _arguments.without_pixel(kernel_attention)
-    weight, c, f, a = _modulation.attentions(x, weight, styles, demodulate, input_gain, kernel_attention)
-    sides: Any = padding if isinstance(padding, str) else _arguments.pair("padding", padding, "modulated_conv2d")
+    op = "modulated_conv2d"
+    flag(op, "demodulate", demodulate)
+    flag(op, "flip_weight", flip_weight)
+    factors = _arguments.integer("up must be 1 or 2", up, op=op), _arguments.integer("down must be 1 or 2", down, op=op)
+    kernel_attention = _arguments.without_pixel("kernel_attention", kernel_attention, op)
+    sides: Any = padding if isinstance(padding, str) else _arguments.pair("padding", padding, op)
+    autocast = _modulation.in_autocast(x)
+    if torch._C._get_tracing_state() is None:  # to compare sizes would be recorded, with a warning
+        check_modulated_conv(op, x, weight, styles, input_gain, kernel_attention, autocast)
     with not_traced():
-        check_resampling("modulated_conv2d", x, up, down, sides, resample_filter)
-    if flip_weight if up == 2 else not flip_weight:  # conv2d is a correlation, conv_transpose2d a convolution
+        check_resampling(op, x, *factors, sides, resample_filter)
+    clamped = kernel_attention is not None
+    weight, c, f, a = _modulation.attentions(
+        x, weight, styles, demodulate, autocast, input_gain, kernel_attention, clamped=clamped
+    )
+    if flip_weight if factors[0] == 2 else not flip_weight:  # conv2d is a correlation, conv_transpose2d a convolution
         weight = weight.flip((-2, -1))
     attentions: Any = {"channel_attention": c, "filter_attention": f, "kernel_attention": a}
-    if up == down:
+    if factors == (1, 1):
         return conv2d(x, weight, **attentions, padding=padding)
-    if down == 2:
+    if factors == (1, 2):
         x = _resampling.low_pass(x, resample_filter, _resampling.before_down(sides, resample_filter), gain=1)
         return conv2d(x, weight, **attentions, stride=2)
     too_many, around = _resampling.around_up(weight, sides, resample_filter)
@@ -364,7 +379,7 @@ def explain_backends(
 ) -> dict[str, tuple[bool, str]]:
     """For each backend, preferred first, whether it can run this call of `conv2d`, and a sentence on why (not)."""
     if isinstance(input, Tensor) and input.dim() == 3:
-        input = input[None]
+        input = _arguments.one_sample("conv2d", input)
     attentions = (channel_attention, filter_attention, spatial_attention)
     geometry = (stride, padding, dilation, groups)
     call = Call(*_arguments.op_arguments(input, weight, bias, *attentions, *geometry, kernel_attention))

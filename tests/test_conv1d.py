@@ -264,6 +264,12 @@ BAD = {
     ),
     "padding_same": ({"padding": "same", "stride": 2}, ValueError, "padding='same' needs stride 1, got (2,)"),
     "padding_of_no_weight": ({"padding": "causal", "weight": None}, TypeError, "weight must be a tensor, got NoneType"),
+    "padding_causal": (
+        {"padding": "causal", "dilation": 2**62},
+        ValueError,
+        f"padding='causal' must come to at most 16777216 zeros, got [{2**63}] of a kernel of [3] with dilation"
+        f" [{2**62}]",
+    ),
     "groups": ({"groups": 3}, ValueError, "groups must divide C_in = 4 and C_out = 6, got 3"),
     "groups_none": ({"groups": None}, TypeError, "groups must be an int, got None"),
     "kernel_too_long": (

@@ -174,3 +174,15 @@ def test_autocast_casts_shares_and_biases_of_any_precision(leaves, low, of_share
     torch.testing.assert_close(output, expected)
     grads = torch.autograd.grad(output.float().sum(), (bias, shares))
     assert [grad.dtype for grad in grads] == [of_bias, of_shares]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.bool, torch.complex64], ids=str)
+@pytest.mark.parametrize("wrong", [("bias",), ("kernel_attention",), ("bias", "kernel_attention")], ids="-".join)
+def test_dtypes_of_a_bias_for_each_kernel(wrong, dtype, autocast):
+    tensors = {"weight": torch.ones(3, 6, 4, 1, 1), "kernel_attention": torch.ones(2, 3), "bias": torch.ones(3, 6)}
+    tensors.update({name: tensors[name].to(dtype) for name in wrong})
+    expected = "bfloat16" if autocast else "float32"
+    sentence = rf"^conv2d: {wrong[-1]} must have the dtype of input \({expected}\), got {str(dtype)[6:]}$"
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), pytest.raises(TypeError, match=sentence):
+        conv2d(torch.ones(2, 4, 5, 5), **tensors)

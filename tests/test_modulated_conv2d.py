@@ -153,7 +153,7 @@ def test_demodulation_is_summed_in_float32(low, autocast):
     """It is off by its own rounding to the low precision, and by no more."""
     x, weight, styles = (tensor.detach() for tensor in tensors((4, 64, 1, 1), (32, 64, 3, 3), torch.float32))
     with torch.autocast("cpu", dtype=low, enabled=autocast):
-        weight_of_op, c, f, _ = _modulation.attentions(x if autocast else x.to(low), weight, styles, demodulate=True)
+        weight_of_op, c, f, _ = _modulation.attentions(x if autocast else x.to(low), weight, styles, True, autocast)
     assert weight_of_op.dtype == c.dtype == f.dtype == low
     scale = (weight.double().square().sum((1, 2, 3)) / weight_of_op.double().square().sum((1, 2, 3))).sqrt()
     scale = scale * (styles.double().square().sum(1, keepdim=True) / c.double().square().sum(1, keepdim=True)).sqrt()

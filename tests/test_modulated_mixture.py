@@ -139,7 +139,7 @@ def test_low_precision(low, autocast):
     assert output.dtype == low
     assert error(2 * output, truth) < 8 * torch.finfo(low).eps
     with torch.autocast("cpu", dtype=low, enabled=autocast):
-        _, c, f, a = _modulation.attentions(x if autocast else x.to(low), weight, styles, True, None, shares)
+        _, c, f, a = _modulation.attentions(x if autocast else x.to(low), weight, styles, True, autocast, None, shares)
     assert c.dtype == f.dtype == a.dtype == low
 
 

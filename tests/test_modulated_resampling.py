@@ -1,6 +1,7 @@
 """modulated_conv2d with up=2 and down=2 against StyleGAN2-ADA's definition: zeros between the pixels, then the filter,
 then a convolution with weights for each sample, then every second pixel; in float64."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -235,9 +236,19 @@ X, WEIGHT, STYLES = torch.ones(2, 4, 5, 3), torch.ones(3, 4, 3, 3), torch.ones(2
 FILTER = "resample_filter must be"
 BAD = {
     "up": ({"up": 3}, ValueError, "up must be 1 or 2, got 3"),
-    "up_none": ({"up": None}, ValueError, "up must be 1 or 2, got None"),
+    "up_none": ({"up": None}, TypeError, "up must be 1 or 2, got None"),
     "down": ({"down": 4}, ValueError, "down must be 1 or 2, got 4"),
-    "down_bool": ({"down": True}, ValueError, "down must be 1 or 2, got True"),
+    "up_float": ({"up": torch.tensor(2.0)}, TypeError, "up must be 1 or 2, got tensor(2.)"),
+    "up_array": ({"up": np.array([2, 1])}, TypeError, "up must be 1 or 2, got array([2, 1])"),
+    "demodulate": ({"demodulate": "2"}, TypeError, "demodulate must be True or False, got '2'"),
+    "demodulate_none": ({"demodulate": None}, TypeError, "demodulate must be True or False, got None"),
+    "flip_weight": ({"flip_weight": 1}, TypeError, "flip_weight must be True or False, got 1"),
+    "padding_huge": (
+        {"padding": 2**62, "up": 2},
+        ValueError,
+        f"padding must be at most 16777216, got [{2**62}, {2**62}]",
+    ),
+    "down_bool": ({"down": True}, TypeError, "down must be 1 or 2, got True"),
     "both": ({"up": 2, "down": 2}, ValueError, "one of up and down must be 1, got 2 for both"),
     "filter_list": ({"resample_filter": [1, 2]}, TypeError, f"{FILTER} a tensor, got list"),
     "filter_3d": ({"resample_filter": OUTER[None]}, ValueError, f"{FILTER} [taps] or [rows, columns], got [1, 4, 4]"),

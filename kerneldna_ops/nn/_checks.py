@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_input
+from ..checks import check_input, check_tensor
 
 Norm: TypeAlias = Callable[[int], nn.Module]  # from a number of channels or features
 
@@ -25,12 +25,6 @@ def whole(layer: str, name: str, value: Any, minimum: int = 1) -> int:
     if number < minimum:
         raise ValueError(f"{layer}: {name} must be at least {minimum}, got {value}")
     return number
-
-
-def flag(layer: str, name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{layer}: {name} must be True or False, got {value!r}")
-    return value
 
 
 def positive(layer: str, name: str, value: Any) -> float:
@@ -75,23 +69,23 @@ def check_layer_input(
     if input.shape[2] == 0 or input.shape[3] == 0:
         raise ValueError(f"{layer}: only the batch of {input_name} may be empty, got {shape}")
     if parameter is not None:
-        _check_like(layer, name, parameter, input, input_name)
+        check_like(layer, name, parameter, input, input_name)
 
 
-def check_per_sample(layer: str, name: str, tensor: Any, input: Tensor, size: int, input_name: str) -> None:
-    """A forward's other argument must be [N, size] for an input of N samples, with its dtype (except under autocast)
-    and on its device."""
+def check_per_sample(layer: str, name: str, tensor: Any, input: Tensor, size: int) -> None:
+    """A forward's other argument must be [N, size] for an input of N samples."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{layer}: {name} must be a tensor [N, {size}], got {type(tensor).__name__}")
+    check_tensor(layer, name, tensor)
     if torch._C._get_tracing_state() is not None:
         return
     expected = [input.shape[0], size]
     if list(tensor.shape) != expected:
         raise ValueError(f"{layer}: {name} must have shape {expected}, got {list(tensor.shape)}")
-    _check_like(layer, name, tensor, input, input_name)
 
 
-def _check_like(layer: str, name: str, tensor: Tensor, input: Tensor, input_name: str) -> None:
+def check_like(layer: str, name: str, tensor: Tensor, input: Tensor, input_name: str) -> None:
+    """It must have the dtype of the input (except under autocast) and be on its device."""
     if input.device != tensor.device:
         raise ValueError(f"{layer}: {name} must be on the device of {input_name} ({input.device}), got {tensor.device}")
     if input.dtype != tensor.dtype and not torch.is_autocast_enabled(input.device.type):

@@ -1,12 +1,12 @@
 """Kernel size, stride, padding, dilation and groups of a layer: what the constructors take and say of them."""
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from .. import functional
+from .._arguments import pair
 from ..checks import check_pair
 from ._checks import whole
 
@@ -33,8 +33,9 @@ class ConvLayer(nn.Module):
         self._channels = tuple(channels)
         for name, value in channels.items():
             setattr(self, name, whole(layer, name, value))
-        self.kernel_size, self.stride, self.dilation = pair(kernel_size), pair(stride), pair(dilation)
-        self.padding = padding if isinstance(padding, str) else pair(padding)
+        self.kernel_size, self.stride = pair("kernel_size", kernel_size, layer), pair("stride", stride, layer)
+        self.dilation = pair("dilation", dilation, layer)
+        self.padding = padding if isinstance(padding, str) else pair("padding", padding, layer)
         self.groups = whole(layer, "groups", groups)
         check_pair(layer, "kernel_size", self.kernel_size, 1)
         check_geometry(layer, self.stride, self.padding, self.dilation)
@@ -52,11 +53,11 @@ class ConvLayer(nn.Module):
         geometry: dict[str, Any] = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         return functional.conv2d(input, weight, bias, **attentions, **geometry, groups=self.groups)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ConvLayer":
+    def _apply(self, fn: Callable[[Tensor], Any], recurse: bool = True) -> "ConvLayer":
         """`to` gives all tensors of five dimensions the memory format of the network, and K kernels in one have none
         of their own: they are converted as K * C_out filters."""
 
-        def convert(tensor: Tensor) -> Tensor:
+        def convert(tensor: Tensor) -> Any:
             try:
                 return fn(tensor)
             except RuntimeError:
@@ -64,7 +65,8 @@ class ConvLayer(nn.Module):
                     raise
                 return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2])
 
-        return super()._apply(convert, recurse)
+        super()._apply(convert, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def extra_repr(self) -> str:
         sizes = ", ".join(str(getattr(self, name)) for name in self._channels)
@@ -72,13 +74,6 @@ class ConvLayer(nn.Module):
             f"{sizes}, kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding!r},"
             f" dilation={self.dilation}, groups={self.groups}"
         )
-
-
-def pair(value: Any) -> tuple[int, int]:
-    """Height and width; integers of NumPy become Python's, and what is no integer stays, for the check."""
-    values = value if isinstance(value, Sequence) else (value, value)
-    integers = [hasattr(value, "__index__") and not isinstance(value, bool) for value in values]
-    return tuple(operator.index(v) if is_one else v for v, is_one in zip(values, integers, strict=True))  # type: ignore[return-value]
 
 
 def check_geometry(layer: str, stride: Sequence[int], padding: Sequence[int] | str, dilation: Sequence[int]) -> None:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from ._checks import Norm, flag
+from ..checks import flag
+from ._checks import Norm
 from ._fx import leaf
 from .squeeze_excite import SqueezeExcite
 

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from .._modulation import energies
-from ._checks import check_layer_input, check_per_sample, flag, positive, whole
+from .._modulation import attentions, in_autocast
+from ..checks import check_modulation, check_tensor, flag
+from ._checks import check_layer_input, check_per_sample, positive, whole
 from ._fx import leaf
 from ._geometry import ConvLayer
 
@@ -30,8 +31,9 @@ class AdaptiveConv2DMod(ConvLayer):
         num_conv_kernels: K.
 
     Shape: fmap [N, C_in, H, W]; mod [N, C_in]; kernel_mod [N, K], or of one kernel None or empty; output [N, C_out,
-    H_out, W_out]. float64, float32, float16 or bfloat16, one for all. mod and kernel_mod may be those of N / s samples,
-    for a fmap that has s scales of them in a row.
+    H_out, W_out] in the dtype of fmap, float64, float32, float16 or bfloat16. The weights, mod and kernel_mod may be
+    float32 where that is float16 or bfloat16; norms are computed as in `modulated_conv2d`. mod and kernel_mod may be
+    those of N / s samples, for a fmap that has s scales of them in a row.
 
     Raises:
         TypeError, ValueError: an argument does not fit.
@@ -63,15 +65,24 @@ class AdaptiveConv2DMod(ConvLayer):
     def forward(self, fmap: Tensor, mod: Tensor, kernel_mod: Tensor | None = None) -> Tensor:
         if isinstance(fmap, Proxy):
             return leaf(self, fmap, mod, kernel_mod)
-        check_layer_input("AdaptiveConv2DMod", fmap, self.dim, "weights", self.weights, "fmap")
-        c = self._for_all_scales("mod", mod, fmap, self.dim) + 1
-        a = self._shares(kernel_mod, fmap)
+        check_layer_input("AdaptiveConv2DMod", fmap, self.dim, "weights", None, "fmap")
+        modulation = {"weights": self.weights, "mod": self._for_all_scales("mod", mod, fmap, self.dim)}
+        logits = self._logits(kernel_mod, fmap)
+        if logits is not None:
+            modulation["kernel_mod"] = logits
+        autocast = in_autocast(fmap)
+        check_modulation("AdaptiveConv2DMod", "fmap", fmap, modulation, autocast)
+        styles, a = modulation["mod"] + 1, None if logits is None else logits.softmax(1)
         weight = self.weights[0] if a is None else self.weights
-        f = demodulation(weight, c, a, self.eps).to(fmap.dtype) if self.demod else None
+        weight, c, f, a = attentions(
+            fmap, weight, styles, self.demod, autocast, kernel_attention=a, eps=self.eps, clamped=True
+        )
         return self._convolve(fmap, weight, channel_attention=c, filter_attention=f, kernel_attention=a)
 
-    def _shares(self, kernel_mod: Tensor | None, fmap: Tensor) -> Tensor | None:
-        """Of the kernels, [N, K], where there are several."""
+    def _logits(self, kernel_mod: Tensor | None, fmap: Tensor) -> Tensor | None:
+        """Of the kernels' shares, [N, K], where there are several."""
+        if isinstance(kernel_mod, Tensor):
+            check_tensor("AdaptiveConv2DMod", "kernel_mod", kernel_mod)
         absent = kernel_mod is None or (isinstance(kernel_mod, Tensor) and kernel_mod.shape[-1:] == (0,))
         if self.num_conv_kernels == 1:
             if not absent:
@@ -79,30 +90,18 @@ class AdaptiveConv2DMod(ConvLayer):
             return None
         if absent:
             raise ValueError(f"AdaptiveConv2DMod: kernel_mod must be [N, {self.num_conv_kernels}], got none")
-        return self._for_all_scales("kernel_mod", kernel_mod, fmap, self.num_conv_kernels).softmax(1)
+        return self._for_all_scales("kernel_mod", kernel_mod, fmap, self.num_conv_kernels)
 
     def _for_all_scales(self, name: str, values: Tensor | None, fmap: Tensor, size: int) -> Tensor:
         """[N, size], repeated where fmap has several scales of the samples."""
-        samples, total = values.shape[0] if isinstance(values, Tensor) and values.dim() else 0, fmap.shape[0]
-        if values is not None and samples and samples != total and total % samples == 0:
-            values = values.repeat(total // samples, 1)
-        check_per_sample("AdaptiveConv2DMod", name, values, fmap, size, "fmap")
+        if isinstance(values, Tensor):
+            check_tensor("AdaptiveConv2DMod", name, values)
+            samples, total = values.shape[0] if values.dim() == 2 else 0, fmap.shape[0]
+            if samples and samples != total and total % samples == 0:
+                values = values.repeat(total // samples, 1)
+        check_per_sample("AdaptiveConv2DMod", name, values, fmap, size)
         assert values is not None
         return values
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, demod={self.demod}, num_conv_kernels={self.num_conv_kernels}"
-
-
-def demodulation(weight: Tensor, c: Tensor, a: Tensor | None, eps: float) -> Tensor:
-    """The reciprocal norms [N, C_out] of the filters of sum_k a[n,k] weight[k] * c[n], without kernels per sample:
-
-        rsqrt(max(sum_kl a[n,k] a[n,l] sum_i c[n,i]^2 G[k,l,o,i], eps)),  G[k,l,o,i] = sum_t W[k,o,i,t] W[l,o,i,t]
-
-    In float32 at least, under autocast too. Where kernels cancel out, the sum may come out below zero. That of
-    `modulated_conv2d` is the same with an eps of its own.
-    """
-    with torch.autocast(weight.device.type, enabled=False):
-        high = torch.promote_types(weight.dtype, torch.float32)
-        by_sample, by_filter = energies(weight.to(high), c.to(high), None if a is None else a.to(high))
-        return (by_sample @ by_filter.T).clamp_min(eps).rsqrt()

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from .. import functional
-from ._checks import Norm, check_layer_input, flag
+from .._arguments import pair
+from ..checks import flag
+from ._checks import Norm, check_layer_input
 from ._fx import leaf
-from ._geometry import check_geometry, pair
+from ._geometry import check_geometry
 from ._parent import PartsWithParent, weight_made_by_hooks
 from .adapter import Adapter, Attention
 
@@ -78,12 +80,12 @@ class ChildConv2d(nn.Module):
         self.parent = parent
         self.in_channels = parent.in_channels
         self.out_channels = parent.out_channels
-        self.kernel_size = pair(parent.kernel_size)
+        self.kernel_size = pair("kernel_size", parent.kernel_size, "ChildConv2d")
         self.groups = parent.groups
-        self.stride = pair(parent.stride if stride is None else stride)
+        self.stride = pair("stride", parent.stride if stride is None else stride, "ChildConv2d")
         padding = parent.padding if padding is None else padding  # type: ignore[assignment]
-        self.padding = padding if isinstance(padding, str) else pair(padding)
-        self.dilation = pair(parent.dilation if dilation is None else dilation)
+        self.padding = padding if isinstance(padding, str) else pair("padding", padding, "ChildConv2d")
+        self.dilation = pair("dilation", parent.dilation if dilation is None else dilation, "ChildConv2d")
         self.padding_mode = parent.padding_mode if padding_mode is None else padding_mode
         self._check_arguments()
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from ._checks import check_layer_input, check_per_sample, flag, whole
+from ..checks import flag
+from ._checks import check_layer_input, check_like, check_per_sample, whole
 from ._fx import leaf
 from ._geometry import ConvLayer
 
@@ -80,7 +81,8 @@ class CondConv2d(ConvLayer):
         if isinstance(x, Proxy):
             return leaf(self, x, routing_weights)
         check_layer_input("CondConv2d", x, self.in_channels, "weight", self.weight, "x")
-        check_per_sample("CondConv2d", "routing_weights", routing_weights, x, self.num_experts, "x")
+        check_per_sample("CondConv2d", "routing_weights", routing_weights, x, self.num_experts)
+        check_like("CondConv2d", "routing_weights", routing_weights, x, "x")
         if self.dynamic_padding:
             x = F.pad(x, self._border(x))
         weight = self.weight.view(self.num_experts, *self.weight_shape)
@@ -98,11 +100,13 @@ class CondConv2d(ConvLayer):
         height, width = ((d * (k - 1) + step - 1) // 2 for k, step, d in axes)
         return (height, width), False
 
-    def _border(self, x: Tensor) -> list[int]:
+    def _border(self, x: Tensor) -> list[Any]:
         """As F.pad reads it: left, right, top, bottom; for ceil(size / stride) pixels, the odd one last."""
-        border: list[int] = []
+        border: list[Any] = []
+        traced = torch._C._get_tracing_state() is not None  # then sizes are tensors, so that a graph serves every one
         for size, k, step, d in zip(x.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True):
-            total = torch.sym_max(((size + step - 1) // step - 1) * step + d * (k - 1) + 1 - size, 0)
+            missing: Any = ((size + step - 1) // step - 1) * step + d * (k - 1) + 1 - size
+            total = torch.clamp(missing, min=0) if traced else torch.sym_max(missing, 0)
             border = [total // 2, total - total // 2, *border]
         return border
 

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from ..checks import flag
 from ._annealed import Annealed, pooled, reset_conv_layers
-from ._checks import check_layer_input, flag, positive, whole
+from ._checks import check_layer_input, positive, whole
 from ._fx import leaf
 from ._geometry import ConvLayer
 

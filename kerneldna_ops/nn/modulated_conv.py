@@ -1,5 +1,6 @@
 """The modulated convolution of StyleGAN2 and StyleGAN3 as a layer."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from .. import functional
-from ._checks import flag
+from .._arguments import integer
+from ..checks import check_factors, flag
 from ._fx import leaf
 from ._geometry import ConvLayer
 
@@ -55,12 +57,9 @@ class ModulatedConv2d(ConvLayer):
         if padding is None:
             self.padding = (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
         self.demodulate = flag("ModulatedConv2d", "demodulate", demodulate)
-        for name, factor in (("up", up), ("down", down)):
-            if factor not in (1, 2):
-                raise ValueError(f"ModulatedConv2d: {name} must be 1 or 2, got {factor!r}")
-        if up == down == 2:
-            raise ValueError("ModulatedConv2d: up and down must not both be 2")
-        self.up, self.down = up, down
+        self.up: Any = integer("up must be 1 or 2", up, op="ModulatedConv2d")
+        self.down: Any = integer("down must be 1 or 2", down, op="ModulatedConv2d")
+        check_factors("ModulatedConv2d", self.up, self.down, self.padding)
         self.weight = nn.Parameter(torch.randn(self._kernel_shape))
         self.register_buffer("resample_filter", None if resample_filter is None else _filter(resample_filter))
 
@@ -85,10 +84,13 @@ class ModulatedConv2d(ConvLayer):
 
 def _filter(taps: Sequence[Any]) -> Tensor:
     """[rows, columns] with the sum 1."""
-    values = torch.as_tensor(taps, dtype=torch.float32)
+    try:
+        values = torch.as_tensor(taps, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"ModulatedConv2d: resample_filter must be taps or rows of taps, got {taps!r}") from None
     values = torch.outer(values, values) if values.dim() == 1 else values
-    if values.dim() != 2 or values.numel() == 0 or not values.sum() > 0:
+    if values.dim() != 2 or values.numel() == 0 or not 0 < values.sum() < math.inf:
         raise ValueError(
-            f"ModulatedConv2d: resample_filter must be taps or rows of taps with a sum above 0, got {taps!r}"
+            f"ModulatedConv2d: resample_filter must be taps or rows of taps with a finite sum above 0, got {taps!r}"
         )
     return values / values.sum()

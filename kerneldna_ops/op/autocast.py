@@ -10,20 +10,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checks import is_freed
+
 
 def cast(device_type: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments as the op gets them under autocast on this type of device."""
     dtype = torch.get_autocast_dtype(device_type)
+    return tuple(_cast_once(value, dtype) if _is_cast(value, device_type) else value for value in args)
 
-    def eligible(value: Any) -> bool:
-        return (
-            isinstance(value, Tensor)
-            and value.is_floating_point()
-            and value.dtype != torch.float64
-            and value.device.type == device_type
-        )
 
-    return tuple(_cast_once(value, dtype) if eligible(value) else value for value in args)
+def dtype_of(tensor: Tensor) -> torch.dtype:
+    """In which the op gets it, inside of autocast or outside."""
+    device_type = tensor.device.type
+    enabled = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return torch.get_autocast_dtype(device_type) if enabled and _is_cast(tensor, device_type) else tensor.dtype
+
+
+def _is_cast(value: Any, device_type: str) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.dtype != torch.float64
+        and value.device.type == device_type
+        and not is_freed(value)  # the op refuses it, and a cast would read it
+    )
 
 
 def _cast_once(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -250,6 +250,36 @@ def test_demodulation_where_kernels_cancel_out():
     assert layer(torch.randn(3, 6, 5, 5), mod, kernel_mod).abs().max() < 0.1
 
 
+@pytest.mark.parametrize("kernels", [1, 4])
+def test_demodulation_of_any_size(kernels):
+    """As in modulated_conv2d: squares of these weights do not fit into float32, nor of these styles into float16."""
+    layer = CASES[f"adaptive 3x3 K={kernels}"].layer().float()
+    x, mod, *shares = (tensor.float() for tensor in CASES[f"adaptive 3x3 K={kernels}"].inputs())
+
+    def error(output, *inputs):
+        truth = copy.deepcopy(layer).double()(*(tensor.double() for tensor in inputs))
+        return (output.double() - truth).abs().max() / truth.abs().max()
+
+    for low in (torch.bfloat16, torch.float16):
+        inputs = x, 2e5 * mod, *shares
+        with torch.autocast("cpu", low):
+            assert error(layer(*inputs), *inputs) < 8 * torch.finfo(low).eps
+        assert error(layer(x.to(low), *inputs[1:]), *inputs) < 8 * torch.finfo(low).eps  # beside weights in float32
+    for size in (1e-10, 1e20):
+        with torch.no_grad():
+            layer.weights.mul_(size)
+        assert error(layer(x, mod, *shares), x, mod, *shares) < 1e-5
+
+
+@one_of_each
+def test_meta_tensors_give_the_shape(name):
+    case = CASES[name]
+    inputs = case.inputs()
+    expected = case.layer().eval()(*inputs)
+    output = case.layer().to("meta").eval()(*(tensor.to("meta") for tensor in inputs))
+    assert (output.shape, output.dtype, output.device.type) == (expected.shape, expected.dtype, "meta")
+
+
 @pytest.mark.parametrize("demodulate", [True, False])
 def test_sizes_change_as_in_stylegan(demodulate):
     """The definition: zeros between the pixels, the filter, a convolution (up=2); the filter, every second pixel of a

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kerneldna_ops.nn import AdaptiveConv2DMod, CondConv2d, DynamicConv2d, ModulatedConv2d, ODConv2d
+from support import exporters
 
 pytestmark = pytest.mark.usefixtures("threads")
 
@@ -201,6 +202,25 @@ def test_same_padding_of_any_size_in_one_program():
         torch.testing.assert_close(program.module()(*inputs), layer(*inputs))
 
 
+class SamePadding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = CondConv2d(6, 6, 3, stride=2, padding="same", groups=6)
+
+    def forward(self, x):
+        return self.layer(x, x.mean((2, 3))[:, :4].sigmoid())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("export", [exporters.traced, exporters.onnx_of_a_trace])
+def test_same_padding_of_any_size_in_a_trace(export):
+    net = SamePadding().eval()
+    exported = export(net, torch.randn(2, 6, 9, 10))
+    for size in ((9, 10), (10, 9), (16, 31), (1, 2)):
+        x = torch.randn(3, 6, *size)
+        torch.testing.assert_close(exported(x), net(x), rtol=1e-4, atol=1e-5)
+
+
 def test_annealing_of_dynamic_conv():
     layer = DynamicConv2d(6, 8, 3)
     temperatures = []
@@ -260,14 +280,33 @@ BAD_ARGUMENTS = {
     "ModulatedConv2d: demodulate must be True or False, got 1": lambda: ModulatedConv2d(6, 8, 3, demodulate=1),
     "ModulatedConv2d: up must be 1 or 2, got 4": lambda: ModulatedConv2d(6, 8, 3, up=4),
     "ModulatedConv2d: down must be 1 or 2, got 0": lambda: ModulatedConv2d(6, 8, 3, down=0),
-    "ModulatedConv2d: up and down must not both be 2": lambda: ModulatedConv2d(6, 8, 3, up=2, down=2),
-    "ModulatedConv2d: resample_filter must be taps or rows of taps with a sum above 0, got []": lambda: ModulatedConv2d(
-        6, 8, 3, up=2, resample_filter=[]
+    "ModulatedConv2d: one of up and down must be 1, got 2 for both": lambda: ModulatedConv2d(6, 8, 3, up=2, down=2),
+    "ModulatedConv2d: resample_filter must be taps or rows of taps with a finite sum above 0, got []": lambda: (
+        ModulatedConv2d(6, 8, 3, up=2, resample_filter=[])
     ),
-    "ModulatedConv2d: resample_filter must be taps or rows of taps with a sum above 0, got [1, -1]": lambda: (
+    "ModulatedConv2d: resample_filter must be taps or rows of taps with a finite sum above 0, got [1, -1]": lambda: (
         ModulatedConv2d(6, 8, 3, up=2, resample_filter=[1, -1])
     ),
     "ModulatedConv2d: padding must be at least 0, got [-1, -1]": lambda: ModulatedConv2d(6, 8, 3, padding=-1),
+    "ModulatedConv2d: up must be 1 or 2, got True": lambda: ModulatedConv2d(6, 8, 3, up=True),
+    "ModulatedConv2d: down must be 1 or 2, got 2.0": lambda: ModulatedConv2d(6, 8, 3, down=2.0),
+    "ModulatedConv2d: up must be 1 or 2, got array([2, 1])": lambda: ModulatedConv2d(6, 8, 3, up=np.array([2, 1])),
+    "ModulatedConv2d: padding must be an int or a pair of ints where up or down is 2, got 'same'": lambda: (
+        ModulatedConv2d(6, 8, 3, up=2, padding="same")
+    ),
+    "ModulatedConv2d: resample_filter must be taps or rows of taps, got 'abc'": lambda: ModulatedConv2d(
+        6, 8, 3, resample_filter="abc"
+    ),
+    "ModulatedConv2d: resample_filter must be taps or rows of taps with a finite sum above 0, got [inf]": lambda: (
+        ModulatedConv2d(6, 8, 3, resample_filter=[math.inf])
+    ),
+    "DynamicConv2d: kernel_size must be an int or a pair of ints, got array([3, 3])": lambda: DynamicConv2d(
+        6, 8, np.array([3, 3])
+    ),
+    "CondConv2d: stride must be an int or a pair of ints, got True": lambda: CondConv2d(6, 8, stride=True),
+    "ODConv2d: norm_layer must be called with a number of features, or None, got 'batch'": lambda: ODConv2d(
+        6, 8, 3, norm_layer="batch"
+    ),
 }
 X = torch.randn(3, 6, 5, 5)
 BAD_CALLS = {
@@ -282,8 +321,10 @@ BAD_CALLS = {
     "DynamicConv2d: x must be 4-D [N, 6, H, W], got 3-D [6, 5, 5]": lambda: DynamicConv2d(6, 8, 3)(X[0]),
     "DynamicConv2d: weight must have the dtype of x (float64), got float32": lambda: DynamicConv2d(6, 8, 3)(X.double()),
     "ODConv2d: only the batch of x may be empty, got [3, 6, 0, 5]": lambda: ODConv2d(6, 8, 3)(X[:, :, :0]),
-    "ODConv2d: training needs at least 2 samples, because BatchNorm compares the samples of a batch, got x of"
-    " [1, 6, 5, 5]": lambda: ODConv2d(6, 8, 3)(X[:1]),
+    "ODConv2d: training needs at least 2 samples, because BatchNorm compares the samples of a batch"
+    " (norm_layer=None or lambda features: nn.GroupNorm(1, features) takes one), got x of [1, 6, 5, 5]": lambda: (
+        ODConv2d(6, 8, 3)(X[:1])
+    ),
     "AdaptiveConv2DMod: mod must have shape [3, 6], got [3, 8]": lambda: AdaptiveConv2DMod(6, 8, 3)(
         X, torch.rand(3, 8)
     ),
@@ -291,6 +332,15 @@ BAD_CALLS = {
         X, torch.rand(2, 6)
     ),
     "AdaptiveConv2DMod: mod must be a tensor [N, 6], got NoneType": lambda: AdaptiveConv2DMod(6, 8, 3)(X, None),
+    "AdaptiveConv2DMod: mod must have shape [3, 6], got [1, 6, 1]": lambda: AdaptiveConv2DMod(6, 8, 3)(
+        X, torch.rand(1, 6, 1)
+    ),
+    "AdaptiveConv2DMod: weights must be float64 where fmap is float64, got float32": lambda: AdaptiveConv2DMod(6, 8, 3)(
+        X.double(), X[:, :, 0, 0].double()
+    ),
+    "AdaptiveConv2DMod: mod must be float32 where fmap is float32, got float16": lambda: AdaptiveConv2DMod(6, 8, 3)(
+        X, X[:, :, 0, 0].half()
+    ),
     "AdaptiveConv2DMod: kernel_mod must be None where num_conv_kernels is 1": lambda: AdaptiveConv2DMod(6, 8, 3)(
         X, X[:, :, 0, 0], torch.rand(3, 4)
     ),
@@ -316,7 +366,39 @@ def test_one_kernel_takes_an_empty_choice():
     assert torch.equal(layer(X, mod, torch.empty(3, 0)), layer(X, mod))
 
 
-def test_one_sample_in_training_with_another_norm():
+def test_integers_as_conv2d_takes_them():
+    layer = ODConv2d(6, 8, [np.int64(3), 3], padding=(1,), stride=torch.tensor(2))
+    assert (layer.kernel_size, layer.padding, layer.stride) == ((3, 3), (1, 1), (2, 2))
+    assert ModulatedConv2d(6, 8, 3, up=np.int64(2)).up == 2
+
+
+NORMS = {
+    "GroupNorm": (lambda features: nn.GroupNorm(1, features), ["weight", "bias"]),
+    "none": (None, []),
+    "LayerNorm": (
+        lambda features: nn.Sequential(nn.Flatten(), nn.LayerNorm(features), nn.Unflatten(1, (-1, 1, 1))),
+        ["1.weight", "1.bias"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("norm_layer", "names"), NORMS.values(), ids=NORMS)
+def test_one_sample_in_training_with_another_norm(norm_layer, names):
+    layer = ODConv2d(6, 8, 3, norm_layer=norm_layer).double()
+    assert [name for name in layer.state_dict() if "bn" in name] == [f"attention.bn.{name}" for name in names]
+    x = torch.randn(1, 6, 5, 5, dtype=torch.float64)
+    output = layer(x)
+    together = layer.eval()(torch.cat([x, torch.randn_like(x)]))
+    torch.testing.assert_close(output, together[:1])
+    output.square().sum().backward()
+    assert all(parameter.grad.any() for parameter in layer.parameters())
+
+
+def test_norms_of_all_processes():
+    """convert_sync_batchnorm finds the norm of the attention, which then says itself what it needs."""
     layer = ODConv2d(6, 8, 3)
-    layer.attention.bn = nn.GroupNorm(1, 16)
-    assert layer(X[:1]).shape == (1, 8, 3, 3)
+    state = {name: value.clone() for name, value in layer.state_dict().items()}
+    layer = nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+    assert type(layer.attention.bn) is nn.SyncBatchNorm
+    torch.testing.assert_close(dict(layer.state_dict()), state, rtol=0, atol=0)
+    torch.testing.assert_close(layer.eval()(X[:1]), layer(X)[:1])

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from kerneldna_ops import use_backend
 from kerneldna_ops.call import TENSORS
-from kerneldna_ops.functional import conv2d, modulated_conv2d
+from kerneldna_ops.functional import conv1d, conv2d, conv_transpose2d, modulated_conv2d
+from kerneldna_ops.nn import AdaptiveConv2DMod, CondConv2d, DynamicConv2d, ODConv2d
 from support.devices import skip_unless_it_runs
 
 train = torch.ops.kerneldna._squeeze_excite_training
@@ -25,7 +26,7 @@ GATE = {
     "fc2_weight": ones(6, 3),
     "fc2_bias": ones(6),
 }
-MODULATED = {"x": ones(2, 6, 5, 4), "weight": ones(4, 6, 3, 2), "styles": ones(2, 6)}
+MODULATED = {"x": ones(2, 6, 5, 4), "weight": ones(4, 6, 3, 2), "styles": ones(2, 6), "input_gain": ones(2, 6)}
 
 
 def each_in_each_layout(tensors):
@@ -71,6 +72,46 @@ def test_layouts_of_memory_are_refused_by_modulated_conv2d(layout, name):
         modulated_conv2d(**replaced(MODULATED, layout, name))
 
 
+X, C, A, KERNELS, BIASES = ones(2, 6, 5, 4), ones(2, 6), ones(2, 3), ones(3, 6, 6, 3, 2), ones(3, 6)
+# (what it is about, the tensor, a call with it) of what the functions prepare before the op sees it
+PREPARED = [
+    ("conv2d: bias", BIASES, lambda t: conv2d(X, KERNELS, t, kernel_attention=A)),
+    ("conv2d: kernel_attention", A, lambda t: conv2d(X, KERNELS, BIASES, kernel_attention=t)),
+    ("conv2d: channel_attention", C[..., None, None], lambda t: conv2d(X, KERNELS[0], channel_attention=t)),
+    ("conv2d: input", X, lambda t: conv2d(t, KERNELS[0], padding="same")),
+    ("conv2d: input", X[0], lambda t: conv2d(t, KERNELS[0])),
+    ("conv1d: input", X[..., 0], lambda t: conv1d(t, KERNELS[0, ..., 0])),
+    ("conv1d: input", X[0, ..., 0], lambda t: conv1d(t, KERNELS[0, ..., 0])),
+    ("conv1d: input", X[..., 0], lambda t: conv1d(t, KERNELS[0, ..., 0], padding="causal")),
+    ("conv1d: weight", KERNELS[0, ..., 0], lambda t: conv1d(X[..., 0], t)),
+    ("conv1d: bias", BIASES, lambda t: conv1d(X[..., 0], KERNELS[..., 0], t, kernel_attention=A)),
+    ("conv_transpose2d: bias", BIASES, lambda t: conv_transpose2d(X, KERNELS, t, kernel_attention=A)),
+    ("conv_transpose2d: input", X, lambda t: conv_transpose2d(t, KERNELS[0], dilation=3, output_padding=2)),
+    ("conv_transpose2d: weight", KERNELS[0], lambda t: conv_transpose2d(X, t, stride=2, output_padding=1)),
+    ("conv_transpose2d: filter_attention", C, lambda t: conv_transpose2d(X, KERNELS[0], filter_attention=t)),
+    ("modulated_conv2d: x", X, lambda t: modulated_conv2d(t, KERNELS[0], C)),
+    ("modulated_conv2d: weight", KERNELS[0], lambda t: modulated_conv2d(X, t, C)),
+    ("modulated_conv2d: styles", C, lambda t: modulated_conv2d(X, KERNELS[0], t)),
+    ("modulated_conv2d: input_gain", C, lambda t: modulated_conv2d(X, KERNELS[0], C, input_gain=t)),
+    ("modulated_conv2d: kernel_attention", A, lambda t: modulated_conv2d(X, KERNELS, C, kernel_attention=t)),
+    ("modulated_conv2d: resample_filter", A, lambda t: modulated_conv2d(X, KERNELS[0], C, up=2, resample_filter=t)),
+    ("DynamicConv2d: x", X, lambda t: DynamicConv2d(6, 8, 3)(t)),
+    ("ODConv2d: x", X, lambda t: ODConv2d(6, 8, 3)(t)),
+    ("CondConv2d: routing_weights", A, lambda t: CondConv2d(6, 8, num_experts=3)(X, t)),
+    ("AdaptiveConv2DMod: mod", C, lambda t: AdaptiveConv2DMod(6, 8, 3)(X, t)),
+]
+EACH_PREPARED = pytest.mark.parametrize(("name", "tensor", "call"), PREPARED, ids=[name for name, _, _ in PREPARED])
+
+
+@EACH_PREPARED
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_layouts_of_memory_are_refused_by_what_goes_before_the_op(name, tensor, call, layout):
+    change, got = LAYOUTS[layout]
+    with pytest.raises(TypeError, match=f"^{name} must be a strided tensor, got {got}$"):
+        call(change(tensor))
+
+
 # A parameter whose storage was freed keeps its shape, as one that FSDP has taken away.
 FREED = "has a non-zero number of elements, but its data is not allocated"
 
@@ -87,8 +128,21 @@ def test_freed_tensors_are_refused(backend, name):
     call = good(name)
     skip_unless_it_runs(backend, call)
     conv2d(**call._asdict(), backend=backend)  # from now on the backend has a plan for such calls
-    with pytest.raises(RuntimeError, match=f"kerneldna::conv: {name} {FREED}"):
+    with pytest.raises(RuntimeError, match=f"^conv2d: {name} {FREED}"):
         conv2d(**call._replace(**{name: freed(getattr(call, name))})._asdict(), backend=backend)
+
+
+@EACH_PREPARED
+def test_freed_tensors_are_refused_by_what_goes_before_the_op(name, tensor, call):
+    with pytest.raises(RuntimeError, match=f"^{name} {FREED}"):
+        call(freed(tensor))
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_freed_tensors_are_refused_under_autocast(name):
+    call = good(name)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match=f"^conv2d: {name} {FREED}"):
+        conv2d(**call._replace(**{name: freed(getattr(call, name))})._asdict())
 
 
 @pytest.mark.parametrize("name", ["grad_output", *TENSORS])

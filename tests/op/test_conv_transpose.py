@@ -247,6 +247,11 @@ MIXTURE = {"weight": torch.ones(6, 4, 3, 3, 3), "kernel_attention": torch.ones(2
             ValueError,
             "bias must have shape [C_out] or, one for each kernel, [6, C_out], got [2, 3]",
         ),
+        (
+            MIXTURE | {"bias": torch.ones(6, 3), "dilation": 2**62},
+            ValueError,
+            f"the output must have less than 2**63 elements, got [2, 3, {2**63 + 5}, {2**63 + 5}]",
+        ),
     ],
 )
 def test_bad_arguments(arguments, error, sentence):
