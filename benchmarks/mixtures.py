@@ -23,6 +23,7 @@ from kerneldna_ops.measure.tables import markdown
 from kerneldna_ops.measure.time import Rounds, Spread, alternate
 
 from .options import listed
+from .peers.grouped import grouped_conv2d
 from .process import KEEP_MEMORY, made_by, restart_with, write_results
 
 SHAPES = {"64@56": (64, 56), "128@28": (128, 28), "256@14": (256, 14), "512@7": (512, 7)}
@@ -69,13 +70,8 @@ def op(x: Tensor, weight: Tensor, *attentions: Tensor) -> Tensor:
 
 def grouped(x: Tensor, weight: Tensor, *attentions: Tensor) -> Tensor:
     """As everybody does it."""
-    if attentions:
-        a, c, f = attentions
-        weight = (a @ weight.flatten(1)).view(len(x), *weight.shape[1:])
-        x = x * c[:, :, None, None]
-    y = F.conv2d(x.reshape(1, -1, *x.shape[2:]), weight.flatten(0, 1), padding=1, groups=len(x))
-    y = y.view(len(x), -1, *y.shape[2:])
-    return y * f[:, :, None, None] if attentions else y
+    named = dict(zip(("kernel_attention", "channel_attention", "filter_attention"), attentions, strict=False))
+    return grouped_conv2d(x, weight, **named, padding=1)
 
 
 def static(x: Tensor, weight: Tensor) -> Tensor:

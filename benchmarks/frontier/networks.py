@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.peers import set_temperature, share_warehouses
-from benchmarks.peers.annealing import Annealed
+from benchmarks.peers import has_temperatures, set_temperature, share_warehouses
 
 from .variants import VARIANTS, Layers, Variant, conv
 
@@ -85,20 +84,25 @@ class Network(nn.Module):
         self.stem, self.stages, self.classifier = nn.Sequential(*stem), nn.Sequential(*stages), scores
         share_warehouses(*stages)
         self.annealing_steps = max(1, round(ANNEALED * training_steps))
-        self.has_temperatures = any(isinstance(module, Annealed) for module in self.modules())
+        self.has_temperatures = has_temperatures(self)
         self.steps = 0
 
     def forward(self, images: Tensor) -> Tensor:
         if self.training and self.has_temperatures and self.steps <= self.annealing_steps:
-            set_temperature(self, self.steps / self.annealing_steps)
+            self._anneal(self.steps)
             self.steps += 1
         return self.classifier(self.stages(self.stem(images)).mean((2, 3)))
+
+    def _anneal(self, step: int) -> None:
+        set_temperature(self, step / self.annealing_steps)
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.steps)
 
     def set_extra_state(self, state: Tensor) -> None:
         self.steps = int(state)
+        if self.steps:  # of a training that has begun: the temperatures are no buffers
+            self._anneal(self.steps - 1)
 
 
 def resnet(variant: Variant, classes: int, training_steps: int) -> Network:

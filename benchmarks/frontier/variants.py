@@ -36,7 +36,7 @@ def peer(name: str) -> Layers:
 
     def layers(count: int, in_channels: int, out_channels: int, kernel_size: int, reduction: int) -> list[nn.Module]:
         shape = in_channels, out_channels, kernel_size
-        return [PEERS[name](*shape, padding=kernel_size // 2, bias=False) for _ in range(count)]
+        return [PEERS[name](*shape, padding=kernel_size // 2) for _ in range(count)]
 
     return layers
 

@@ -12,18 +12,18 @@ from torch.optim.swa_utils import update_bn
 import kerneldna_ops
 from benchmarks.cases import DTYPES, LAYOUTS, tf32_as_in
 from benchmarks.devices import CPU, torch_device
-from benchmarks.peers.layer import per_sample_conv2d
-from benchmarks.peers.od_conv import ODConv2d
+from benchmarks.peers.cond_conv import CondConv2d
+from benchmarks.peers.grouped import GroupedCondConv2d, GroupedODConv2d
 from kerneldna_ops.measure import networks as measure
 from kerneldna_ops.models import create_model
-from kerneldna_ops.nn import Adapter
+from kerneldna_ops.nn import Adapter, ODConv2d
 
 CLASSES = 1000
 STATIC, FOLDED, KERNELDNA = "static", "static folded", "kerneldna"
-ODCONV, GROUPED = "odconv", "odconv grouped"
-MODES = {"forward": (STATIC, FOLDED, KERNELDNA, ODCONV, GROUPED), "training": (STATIC, KERNELDNA, ODCONV, GROUPED)}
+DYNAMIC, GROUPED = "dynamic", "dynamic grouped"
+MODES = {"forward": (STATIC, FOLDED, KERNELDNA, DYNAMIC, GROUPED), "training": (STATIC, KERNELDNA, DYNAMIC, GROUPED)}
 # Whose answer a candidate must give, with the slow reference backend and without fusion.
-TRUTHS = {FOLDED: STATIC, KERNELDNA: KERNELDNA, ODCONV: ODCONV, GROUPED: ODCONV}
+TRUTHS = {FOLDED: STATIC, KERNELDNA: KERNELDNA, DYNAMIC: DYNAMIC, GROUPED: DYNAMIC}
 # Of the largest score and of the length of the gradient, beyond twice what plain PyTorch's rounding makes of them: a
 # gate against timing a wrong answer.
 TOLERANCE = {"forward": 1e-3, "training": 1e-2}
@@ -35,22 +35,24 @@ if torch.version.cuda is None and not hasattr(torch.ops.torchvision, "nms"):
         _OPERATORS.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
-class GroupedODConv2d(ODConv2d):
-    """As the authors' code does it: c on the input, f on the output, W * s per sample in one grouped convolution."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        c, f, s, _ = self.attention(x)
-        y = per_sample_conv2d(x * c[:, :, None, None], self.weight * s[:, None, None], **self.geometry)
-        return y * f[:, :, None, None]
-
-
-def odconv_resnet18(layer: type[ODConv2d]) -> nn.Module:
-    """ResNet-18 whose 3x3 convolutions have ODConv's attention (Li et al., ICLR 2022), of one kernel each."""
+def odconv_resnet18(layer: type[ODConv2d], kernels: int) -> nn.Module:
+    """ResNet-18 whose 3x3 convolutions are ODConv's (Li et al., ICLR 2022)."""
     network = create_model("torchvision/resnet18")
     for name, conv in list(network.named_modules()):
         if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
             shape = conv.in_channels, conv.out_channels, conv.kernel_size
-            network.set_submodule(name, layer(*shape, conv.stride, conv.padding, bias=False))
+            network.set_submodule(name, layer(*shape, conv.stride, conv.padding, kernel_num=kernels))
+    return network
+
+
+def condconv_mobilenet_v2(layer: type[CondConv2d], kernels: int) -> nn.Module:
+    """MobileNetV2 whose inverted residual blocks are of CondConv's convolutions (Yang et al., NeurIPS 2019)."""
+    network = create_model("torchvision/mobilenet_v2", dropout=0.0)
+    for name, conv in list(network.named_modules()):
+        if isinstance(conv, nn.Conv2d) and ".conv." in name:
+            shape = conv.in_channels, conv.out_channels, conv.kernel_size
+            geometry = {"stride": conv.stride, "padding": conv.padding, "groups": conv.groups}
+            network.set_submodule(name, layer(*shape, **geometry, num_experts=kernels))
     return network
 
 
@@ -70,8 +72,18 @@ NETWORKS = {
     "convnext_tiny": twins("convnext_tiny", stochastic_depth_prob=0.0),
     "odconv_resnet18": {
         STATIC: partial(create_model, "torchvision/resnet18"),
-        ODCONV: partial(odconv_resnet18, ODConv2d),
-        GROUPED: partial(odconv_resnet18, GroupedODConv2d),
+        DYNAMIC: partial(odconv_resnet18, ODConv2d, 1),
+        GROUPED: partial(odconv_resnet18, GroupedODConv2d, 1),
+    },
+    "odconv4_resnet18": {
+        STATIC: partial(create_model, "torchvision/resnet18"),
+        DYNAMIC: partial(odconv_resnet18, ODConv2d, 4),
+        GROUPED: partial(odconv_resnet18, GroupedODConv2d, 4),
+    },
+    "condconv4_mobilenet_v2": {
+        STATIC: partial(create_model, "torchvision/mobilenet_v2", dropout=0.0),
+        DYNAMIC: partial(condconv_mobilenet_v2, CondConv2d, 4),
+        GROUPED: partial(condconv_mobilenet_v2, GroupedCondConv2d, 4),
     },
 }
 

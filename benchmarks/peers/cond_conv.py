@@ -1,21 +1,17 @@
 """CondConv: Yang et al., Conditionally Parameterized Convolutions for Efficient Inference (arXiv 1904.04971)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .mixture import MixedConv2d
+from kerneldna_ops import nn
 
 
-class CondConv2d(MixedConv2d):
-    """conv(x, sum_k a_k W_k) with routing weights a = sigmoid(mean(x) R) (section 3): each of the experts, 8 as in the
-    paper's experiments, has a gate of its own."""
+class CondConv2d(nn.CondConv2d):
+    """With routing of its own, sigmoid(mean(x) R) (section 3), and 8 experts as in the paper's experiments."""
 
-    def __init__(self, *args, kernels: int = 8, **kwargs) -> None:
-        super().__init__(kernels, *args, **kwargs)
-        self.routing = nn.Linear(self.in_channels, kernels, bias=False)
+    def __init__(self, *args, padding: int | tuple[int, int] = 0, num_experts: int = 8, **kwargs) -> None:
+        super().__init__(*args, padding=padding, num_experts=num_experts, **kwargs)
+        self.routing = torch.nn.Linear(self.in_channels, num_experts, bias=False)
 
-    def attention(self, input: Tensor) -> Tensor:
-        return torch.sigmoid(self.routing(input.mean((2, 3))))
-
-    def forward(self, input: Tensor) -> Tensor:
-        return self.mix(input, self.attention(input))
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x, torch.sigmoid(self.routing(x.mean((2, 3)))))

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .annealing import Annealed
-from .layer import PeerConv2d, add_bias, per_sample_conv2d
-from .squeeze import Squeeze
+from .grouped import per_sample_conv2d
+from .layer import PeerConv2d
 
 
 class KernelWarehouseConv2d(PeerConv2d):
@@ -54,10 +53,22 @@ class KernelWarehouseConv2d(PeerConv2d):
         return cells.permute(0, 3, 5, 4, 6, 1, 2).reshape(-1, *self.kernel_shape)
 
     def forward(self, input: Tensor) -> Tensor:
-        return add_bias(per_sample_conv2d(input, self.kernels(input), **self.geometry), self.bias)
+        return per_sample_conv2d(input, self.kernels(input), **self.geometry)
 
 
-class ContrastingAttention(Annealed):
+class Squeeze(nn.Sequential):
+    """[N, C, H, W] -> [N, features]: mean, dense layer, BatchNorm, ReLU. As in ODConv a sixteenth as wide as its input,
+    16 features at least."""
+
+    def __init__(self, channels: int) -> None:
+        self.features = max(channels // 16, 16)
+        super().__init__(nn.Linear(channels, self.features, bias=False), nn.BatchNorm1d(self.features), nn.ReLU())
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.mean((2, 3)))
+
+
+class ContrastingAttention(nn.Module):
     """[N, C, H, W] -> [N, mixtures, cells]: t * assigned + (1 - t) * z / sum |z|, t from 1 to 0.
 
     z may be negative, unlike the shares of a softmax. It has one entry more than there are cells, for a cell of zeros,
@@ -70,7 +81,8 @@ class ContrastingAttention(Annealed):
     assigned: Tensor
 
     def __init__(self, channels: int, assigned: Tensor) -> None:
-        super().__init__(start=1.0, end=0.0)
+        super().__init__()
+        self.temperature = 0.0  # until somebody anneals it
         mixtures, cells = assigned.shape
         self.squeeze = Squeeze(channels)
         self.head = nn.Linear(self.squeeze.features, mixtures * (cells + 1))

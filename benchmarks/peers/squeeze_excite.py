@@ -13,7 +13,7 @@ class SEConv2d(PeerConv2d):
     have no biases), W1 a sixteenth as wide as y, 4 features at least.
 
     The gate is a filter attention that depends on the output, so the op cannot have it as its f: the output comes
-    first. Only of a 1x1 convolution with neither stride, padding nor bias is the mean of the output known before the
+    first. Only of a 1x1 convolution with neither stride nor padding is the mean of the output known before the
     output, W mean(x), and there the layer is one call of the op.
 
     Hu et al. gate the output of a residual branch, after its normalisation. As a layer, the gate follows the
@@ -35,9 +35,8 @@ class SEConv2d(PeerConv2d):
         if self._mean_is_known_first():
             mean = F.conv2d(input.mean((2, 3), keepdim=True), self.weight, groups=self.groups)
             return conv2d(input, self.weight, filter_attention=self.excite(mean.flatten(1)), groups=self.groups)
-        output = F.conv2d(input, self.weight, self.bias, **self.geometry)
+        output = F.conv2d(input, self.weight, **self.geometry)
         return output * self.excite(output.mean((2, 3)))[..., None, None]
 
     def _mean_is_known_first(self) -> bool:
-        plain = self.kernel_size == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
-        return plain and self.bias is None
+        return self.kernel_size == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)

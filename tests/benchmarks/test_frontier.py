@@ -14,7 +14,6 @@ from benchmarks.frontier.networks import NETWORKS, build
 from benchmarks.frontier.settings import FULL, SHORT, Run, Setting, runs
 from benchmarks.frontier.train import Trained
 from benchmarks.frontier.variants import STATIC, VARIANTS
-from benchmarks.peers.annealing import Annealed
 from kerneldna_ops.measure.networks import Cost, count_macs, count_parameters
 from kerneldna_ops.measure.time import Spread
 from kerneldna_ops.nn import ChildConv2d
@@ -65,16 +64,20 @@ def test_every_parameter_learns(network, variant):
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+def first_attention(model):
+    return next(module.attention for module in model.modules() if hasattr(module, "attention"))
+
+
 @pytest.mark.parametrize("variant", ["odconv", "kernelwarehouse"])
 def test_temperatures_come_down_in_the_first_steps(variant):
     x = torch.randn(2, 1, 28, 28)
     model = make("resnet", variant, steps=10)
-    attention = next(module for module in model.modules() if isinstance(module, Annealed))
-    seen = []
+    attention, seen = first_attention(model), []
     for _ in range(4):
         model(x)
-        seen.append(attention.temperature.item())
-    assert seen[0] == attention.start > seen[1] > seen[2] == seen[3] == attention.end
+        seen.append(attention.temperature)
+    start, end = (30, 1) if variant == "odconv" else (1, 0)
+    assert seen[0] == start > seen[1] > seen[2] == seen[3] == end
 
 
 def test_temperatures_go_on_where_they_were_and_stay_in_eval_mode():
@@ -82,11 +85,11 @@ def test_temperatures_go_on_where_they_were_and_stay_in_eval_mode():
     model, later = (make("resnet", "odconv", steps=20) for _ in range(2))
     model(x)
     later.load_state_dict(model.state_dict())
-    attention, other = (next(m for m in net.modules() if isinstance(m, Annealed)) for net in (model, later))
+    attention, other = first_attention(model), first_attention(later)
     later.eval()(x)
-    assert other.temperature == attention.temperature == attention.start
+    assert other.temperature == attention.temperature == 30
     later.train()(x)
-    assert attention.start > other.temperature > attention.end
+    assert 30 > other.temperature > 1
 
 
 def test_the_same_seed_gives_the_same_network():

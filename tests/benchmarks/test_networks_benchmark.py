@@ -10,9 +10,9 @@ from torch import nn
 from benchmarks.devices import graphed
 from benchmarks.networks import candidates, memory, table
 from benchmarks.networks.candidates import NETWORKS
-from benchmarks.peers.od_conv import ODConv2d
 from kerneldna_ops.measure.networks import count_macs, count_parameters, forward
 from kerneldna_ops.measure.time import Spread
+from kerneldna_ops.nn import CondConv2d, ODConv2d
 
 # Small tensors.
 pytestmark = pytest.mark.usefixtures("threads")
@@ -51,14 +51,27 @@ def test_a_pair_is_checked_in_every_part_that_is_timed(named):
     assert not any(network.training for network in networks.values())
 
 
-def test_odconv_s_attention_is_in_every_3x3_convolution_and_its_forms_agree():
-    networks = candidates.candidates("odconv_resnet18", "nchw")
-    assert count_parameters(networks[candidates.ODCONV]) == count_parameters(networks[candidates.GROUPED]) == 11_943_944
-    assert sum(isinstance(module, ODConv2d) for module in networks[candidates.ODCONV].modules()) == 16
+# The layer, how many there are, and the parameters of the network.
+DYNAMIC = {
+    "odconv_resnet18": (ODConv2d, 16, 11_943_944),
+    "odconv4_resnet18": (ODConv2d, 16, 44_901_640),
+    "condconv4_mobilenet_v2": (CondConv2d, 50, 8_904_584),
+}
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_layers_of_others_are_in_every_place_and_their_forms_agree(name):
+    layer, places, parameters = DYNAMIC[name]
+    networks = candidates.candidates(name, "nchw")
+    dynamic, grouped = networks[candidates.DYNAMIC], networks[candidates.GROUPED]
+    assert count_parameters(dynamic) == count_parameters(grouped) == parameters
+    layers = [module for module in grouped.modules() if isinstance(module, layer)]
+    assert len(layers) == places
     x = candidates.images(4, 64, "nchw")
     candidates.check(networks, x)
-    networks[candidates.GROUPED].layer1[0].conv1.attention.temperature.fill_(1.0)
-    with pytest.raises(AssertionError, match="odconv grouped, forward: off by"):
+    with torch.no_grad():
+        layers[0].weight.mul_(2)
+    with pytest.raises(AssertionError, match="dynamic grouped, forward: off by"):
         candidates.check(networks, x)
 
 
