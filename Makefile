@@ -30,7 +30,7 @@ TEST_PROCESSES ?= 2
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build host-kernels demo test test-builds compat another-compiler mutants host-sanitize sanitize-gpu bench networks frontier gpu-compile gpu-check cuda-library cuda-check cuda-figures lint format wheel clean
+.PHONY: help venv build host-kernels demo test test-long compat another-compiler mutants host-sanitize sanitize-gpu bench networks frontier gpu-compile gpu-check cuda-library cuda-check cuda-figures lint format wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -64,14 +64,14 @@ demo: build ## train on real images three ways and write runs/demo/ (5 minutes)
 	$(BIN)/python -m examples.demo
 
 # Where there is an NVIDIA card, what runs on it has a run of its own: see tests/test_cpu.py.
-test: build host-kernels ## all tests but test-builds, in TEST_PROCESSES processes, on the CPU and on an NVIDIA card if there is one
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --durations 15 --device cpu --without-builds
+test: build host-kernels ## all tests but test-long, in TEST_PROCESSES processes, on the CPU and on an NVIDIA card if there is one
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --durations 15 --device cpu --without-long
 	! $(BIN)/python -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || \
 		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --device cuda
 
 # In one process: a build takes all processors, and its tests share it.
-test-builds: build ## the tests that have the whole library compiled once more: as a wheel, and under sanitizers (8 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --device cpu -m builds
+test-long: build ## the tests that take minutes each: builds of the library, as a wheel and under sanitizers, and its numbers once more (12 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --device cpu -m long
 
 compat: build ## tests of the same library beside the oldest torch and the newest on the index, in build/compat/ (downloads both)
 	@set -ef; for torch in $(COMPAT_TORCH); do folder="build/compat/$${torch%.*}"; \
@@ -108,8 +108,10 @@ bench: build ## all measurements on the CPU and their report in benchmarks/resul
 	$(BIN)/python -m benchmarks.import_time
 	$(BIN)/python -m benchmarks.report $(RESULTS)
 
-networks: build ## time for each multiplication, and memory, of the published networks on the CPU in benchmarks/results/networks.* (10 minutes)
+networks: build ## the published networks on the CPU, time and memory, and those of others' layers, in benchmarks/results/ (15 minutes)
 	$(BIN)/python -m benchmarks.networks --json $(RESULTS)/networks.json
+	$(BIN)/python -m benchmarks.networks --json $(RESULTS)/dynamic_networks.json --layouts nchw \
+		--networks odconv_resnet18,odconv4_resnet18,condconv4_mobilenet_v2
 
 frontier: build ## accuracy against size and time on Fashion-MNIST in benchmarks/results/frontier/ (2 hours; SHORT=1: 10 minutes; DEVICE=cuda; DATA=folder)
 	$(BIN)/python -m benchmarks.frontier $(if $(SHORT),--short) $(if $(DEVICE),--device $(DEVICE)) $(if $(DATA),--data $(DATA))

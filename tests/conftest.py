@@ -54,9 +54,9 @@ def pytest_addoption(parser):
     )
     group.addoption("--backend", action="append", choices=backends.NAMES, help="test only this backend (repeatable)")
     group.addoption(
-        "--without-builds",
+        "--without-long",
         action="store_true",
-        help="leave out what compiles for minutes, such as the whole library once more; `-m builds` runs only that",
+        help="leave out what takes minutes, such as compiling the whole library once more; `-m long` runs only that",
     )
 
 
@@ -65,7 +65,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "on(*devices): the test makes sense on these devices only")
     config.addinivalue_line("markers", "tf32: convolutions in float32 may take TF32")
     config.addinivalue_line("markers", "sanitizer_sample: what `make sanitize-gpu` runs")
-    config.addinivalue_line("markers", "builds: compiles the whole library once more, or programs for as long")
+    config.addinivalue_line("markers", "long: compiles the library, or runs many of its tests, once more")
     config.stash[NOT_RUN] = Counter()
     names = asked_devices(config)
     if "stand-in" in names and len(names) > 1:
@@ -249,14 +249,14 @@ def pytest_collection_modifyitems(config, items):
     on_the_cpu = "on the CPU, " + ("by test_cpu.py in a process of its own" if elsewhere else "by --device cpu")
     for item in items:
         if BUILDS & set(item.fixturenames):
-            item.add_marker("builds")
+            item.add_marker("long")
 
     def reason(item):
         takes_a_device = isinstance(parameters_of(item).get("device", "cpu"), torch.device | None)
         if "cpu" not in names and not takes_a_device:
             return on_the_cpu
-        if config.getoption("without_builds") and item.get_closest_marker("builds"):
-            return "compiles for minutes, most of it the whole library: by `make test-builds`, which .ci/run does too"
+        if config.getoption("without_long") and item.get_closest_marker("long"):
+            return "takes minutes by itself: by `make test-long`, which .ci/run does too"
         return None
 
     reasons = [(item, reason(item)) for item in items]

@@ -22,6 +22,7 @@ SAMPLE = " or ".join(
 SETS = [name for name in ("avx2", "portable") if name != build_info()["cpu_vector"]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("instruction_set", SETS)
 def test_numbers(instruction_set, tests_pass_with):
     tests_pass_with(

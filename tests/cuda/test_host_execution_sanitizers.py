@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.builds
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[2]
 CUDA = ROOT / "csrc" / "cuda"
 HOST_EXECUTION = ROOT / "tests" / "cuda" / "host_execution"

@@ -18,6 +18,7 @@ def test_new_tensors_are_poisoned(poisoned_memory, dtype):
     assert torch.empty_like(torch.ones(2, 3, dtype=dtype)).isnan().all()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator can fill memory")
 def test_numbers_with_poisoned_scratch_memory(tests_pass_with):
     """glibc fills new memory with bytes of 0x7f, 3.4e38 in float32: what malloc gave and nobody wrote shows as well."""

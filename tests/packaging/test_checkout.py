@@ -112,7 +112,7 @@ def test_make_clean_removes_what_git_ignores(stand_ins):
 
 def test_continuous_integration_runs_what_make_test_leaves_out():
     """As the summary of `make test` says (tests/conftest.py)."""
-    assert "make test\nmake test-builds\n" in (ROOT / ".ci/run").read_text()
+    assert "make test\nmake test-long\n" in (ROOT / ".ci/run").read_text()
 
 
 @needs_make

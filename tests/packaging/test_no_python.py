@@ -10,7 +10,7 @@ import torch
 
 from support.commands import run
 
-pytestmark = pytest.mark.builds
+pytestmark = pytest.mark.long
 SOURCE = Path(__file__).with_name("no_python.cpp")
 TORCH = Path(torch.__file__).parent
 COMPILER = os.environ.get("CXX", "c++")

@@ -39,7 +39,7 @@ SHAPES = (
             f"test_gradients[ and ({' or '.join(SHAPES[:-1])}) or zeros and (-depthwise- or -kernel_1x1-)"
             " or test_only and -kernel_1x1",
         ),
-        (["op/test_properties.py"], "valid_call"),
+        pytest.param(["op/test_properties.py"], "valid_call", marks=pytest.mark.long),
     ],
     ids=["output", "gradients", "random calls"],
 )
