@@ -1,5 +1,6 @@
 """Dynamic convolution as a function: torch.nn.functional.conv2d with three attentions over its weight."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from . import _arguments, _modulation, _resampling, _transposed, backends
 from ._arguments import Padding, Pair, Single
 from ._tracing import not_traced
-from .call import TENSORS, Call
+from .call import ATTENTIONS, TENSORS, Call
 from .checks import check_modulated_conv, check_resampling, flag
 
 _conv = torch.ops.kerneldna.conv.default
@@ -65,17 +66,15 @@ def conv2d(
         ValueError: a shape, a device or a number does not fit, or no backend has that name.
         RuntimeError: the backend cannot run this call.
     """
+    tensors = (input, weight, bias, channel_attention, filter_attention, spatial_attention, kernel_attention)
+    if has_torch_function(tensors):
+        return _handed_over(
+            conv2d, tensors, stride=stride, padding=padding, dilation=dilation, groups=groups, backend=backend
+        )
     image = isinstance(input, Tensor) and input.dim() == 3
-    attentions = (channel_attention, filter_attention, spatial_attention)
-    geometry = (stride, padding, dilation, groups)
-    args = _arguments.op_arguments(
-        _arguments.one_sample("conv2d", input) if image else input,
-        weight,
-        bias,
-        *attentions,
-        *geometry,
-        kernel_attention,
-    )
+    if image:
+        tensors = (_arguments.one_sample("conv2d", input), *tensors[1:])
+    args = _arguments.op_arguments(*tensors[:6], stride, padding, dilation, groups, kernel_attention)
     if torch.compiler.is_compiling():
         if backend is not None:
             raise RuntimeError("conv2d: backend= does not compile, put use_backend around the compiled call")
@@ -123,24 +122,17 @@ def conv2d_per_sample(
     Raises:
         TypeError, ValueError, RuntimeError: as `conv2d`.
     """
+    tensors = (input, weight, bias, channel_attention, filter_attention, spatial_attention)
+    numbers: Any = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "backend": backend}
+    if has_torch_function(tensors):
+        return _handed_over(conv2d_per_sample, tensors, **numbers)
     if isinstance(weight, Tensor) and weight.dim() != 5:
         raise ValueError(
             "conv2d_per_sample: weight must be 5-D [N, C_out, C_in/groups, kh, kw], got"
             f" {weight.dim()}-D {list(weight.shape)}"
         )
-    return conv2d(
-        input,
-        weight,
-        bias,
-        channel_attention=channel_attention,
-        filter_attention=filter_attention,
-        spatial_attention=spatial_attention,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        backend=backend,
-    )
+    attentions: Any = dict(zip(ATTENTIONS, tensors[3:], strict=True))
+    return conv2d(input, weight, bias, **attentions, **numbers)
 
 
 def conv1d(
@@ -180,10 +172,10 @@ def conv1d(
         TypeError, ValueError, RuntimeError: as `conv2d`.
     """
     tensors = (input, weight, bias, channel_attention, filter_attention, spatial_attention, kernel_attention)
-    if has_torch_function(tensors):  # torch.fx, which has no sizes to check
-        numbers = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "backend": backend}
-        more: Any = {**dict(zip(TENSORS[3:], tensors[3:], strict=True)), **numbers}
-        return handle_torch_function(conv1d, tensors, *tensors[:3], **more)
+    if has_torch_function(tensors):
+        return _handed_over(
+            conv1d, tensors, stride=stride, padding=padding, dilation=dilation, groups=groups, backend=backend
+        )
     sequence = isinstance(input, Tensor) and input.dim() == 2
     if sequence:
         input = _arguments.one_sample("conv1d", input)
@@ -251,11 +243,9 @@ def conv_transpose2d(
         TypeError, ValueError, RuntimeError: as `conv2d`.
     """
     tensors = (input, weight, bias, channel_attention, filter_attention, spatial_attention, kernel_attention)
-    if has_torch_function(tensors):  # torch.fx, which has no sizes to check
+    if has_torch_function(tensors):
         numbers = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
-        attentions = dict(zip(TENSORS[3:], tensors[3:], strict=True))
-        more: Any = {**attentions, **numbers, "groups": groups, "backend": backend}
-        return handle_torch_function(conv_transpose2d, tensors, *tensors[:3], **more)
+        return _handed_over(conv_transpose2d, tensors, **numbers, groups=groups, backend=backend)
     op, image = "conv_transpose2d", isinstance(input, Tensor) and input.dim() == 3
     if backend is not None and torch.compiler.is_compiling():
         raise RuntimeError(f"{op}: backend= does not compile, put use_backend around the compiled call")
@@ -332,7 +322,7 @@ def modulated_conv2d(
         TypeError, ValueError: an argument does not fit; one sentence says which and why.
     """
     tensors = (x, weight, styles, resample_filter, input_gain, kernel_attention)
-    if has_torch_function(tensors):  # torch.fx, which has no sizes to check
+    if has_torch_function(tensors):  # as in _handed_over
         arguments = (*tensors[:3], demodulate, padding, up, down, resample_filter, flip_weight, *tensors[4:])
         return handle_torch_function(modulated_conv2d, tensors, *arguments)
     op = "modulated_conv2d"
@@ -361,6 +351,14 @@ def modulated_conv2d(
     too_many, around = _resampling.around_up(weight, sides, resample_filter)
     y = conv_transpose2d(x, weight.transpose(-4, -3), **attentions, stride=2, padding=too_many)
     return _resampling.low_pass(y, resample_filter, around, gain=4)
+
+
+def _handed_over(function: Callable[..., Tensor], tensors: tuple[Tensor | None, ...], **numbers: Any) -> Tensor:
+    """The call as one of a subclass's own or of torch.fx, whose graph gets the function: a value that is not there yet
+    has no size by which to tell one form of an argument from another."""
+    attentions = dict(zip(TENSORS[3:], tensors[3:], strict=False))
+    output: Tensor = handle_torch_function(function, tensors, *tensors[:3], **attentions, **numbers)
+    return output
 
 
 def explain_backends(

@@ -10,16 +10,20 @@ from torch import nn
 from torch.fx import Proxy
 
 
-def leaf(layer: nn.Module, input: Proxy, *more: Any) -> Any:
-    """The call of a layer in the graph that a tracer makes; for a layer's forward to return where its input is a Proxy.
+def is_traced(*args: Any) -> bool:
+    """Whether one of a forward's arguments is a Proxy; the others may be parameters and buffers."""
+    return any(isinstance(arg, Proxy) for arg in args)
 
-    more: the forward's other arguments.
+
+def leaf(layer: nn.Module, *args: Any) -> Any:
+    """The call of a layer in the graph that a tracer makes; for a layer's forward to return where one of its
+    arguments is a Proxy.
 
     Raises:
         TypeError: the layer is what is traced, by itself.
     """
-    tracer: Any = input.tracer
+    tracer: Any = next(arg.tracer for arg in args if isinstance(arg, Proxy))
     if layer is tracer.root:
         kind = type(layer).__name__
         raise TypeError(f"{kind}: torch.fx takes it as part of a network, not by itself: wrap it in nn.Sequential")
-    return tracer.create_proxy("call_module", tracer.path_of_module(layer), (input, *more), {})
+    return tracer.create_proxy("call_module", tracer.path_of_module(layer), args, {})

@@ -3,12 +3,11 @@
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 
 from .._modulation import attentions, in_autocast
 from ..checks import check_modulation, check_tensor, flag
 from ._checks import check_layer_input, check_per_sample, positive, whole
-from ._fx import leaf
+from ._fx import is_traced, leaf
 from ._geometry import ConvLayer
 
 
@@ -63,8 +62,8 @@ class AdaptiveConv2DMod(ConvLayer):
         nn.init.kaiming_normal_(self.weights)
 
     def forward(self, fmap: Tensor, mod: Tensor, kernel_mod: Tensor | None = None) -> Tensor:
-        if isinstance(fmap, Proxy):
-            return leaf(self, fmap, mod, kernel_mod)
+        if is_traced(fmap, mod, kernel_mod):
+            return leaf(self, fmap, mod, kernel_mod)  # type: ignore[no-any-return]
         check_layer_input("AdaptiveConv2DMod", fmap, self.dim, "weights", None, "fmap")
         modulation = {"weights": self.weights, "mod": self._for_all_scales("mod", mod, fmap, self.dim)}
         logits = self._logits(kernel_mod, fmap)

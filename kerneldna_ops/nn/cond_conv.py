@@ -6,11 +6,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx import Proxy
 
 from ..checks import flag
 from ._checks import check_layer_input, check_like, check_per_sample, whole
-from ._fx import leaf
+from ._fx import is_traced, leaf
 from ._geometry import ConvLayer
 
 
@@ -78,8 +77,8 @@ class CondConv2d(ConvLayer):
                 nn.init.uniform_(bias, -bound, bound)
 
     def forward(self, x: Tensor, routing_weights: Tensor) -> Tensor:
-        if isinstance(x, Proxy):
-            return leaf(self, x, routing_weights)
+        if is_traced(x, routing_weights):
+            return leaf(self, x, routing_weights)  # type: ignore[no-any-return]
         check_layer_input("CondConv2d", x, self.in_channels, "weight", self.weight, "x")
         check_per_sample("CondConv2d", "routing_weights", routing_weights, x, self.num_experts)
         check_like("CondConv2d", "routing_weights", routing_weights, x, "x")

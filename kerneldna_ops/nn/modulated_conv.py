@@ -6,12 +6,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 
 from .. import functional
 from .._arguments import integer
 from ..checks import check_factors, flag
-from ._fx import leaf
+from ._fx import is_traced, leaf
 from ._geometry import ConvLayer
 
 
@@ -64,8 +63,8 @@ class ModulatedConv2d(ConvLayer):
         self.register_buffer("resample_filter", None if resample_filter is None else _filter(resample_filter))
 
     def forward(self, x: Tensor, styles: Tensor) -> Tensor:
-        if isinstance(x, Proxy):
-            return leaf(self, x, styles)
+        if is_traced(x, styles):
+            return leaf(self, x, styles)  # type: ignore[no-any-return]
         return functional.modulated_conv2d(
             x,
             self.weight,

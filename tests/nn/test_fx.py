@@ -9,7 +9,14 @@ from torch import fx, nn
 from kerneldna_ops import functional
 from kerneldna_ops.models import create_model, list_models
 from kerneldna_ops.models.mobilenet_v2 import kerneldna_mobilenet_v2
-from kerneldna_ops.nn import ChildConv2d, SqueezeExcite, conv_norm
+from kerneldna_ops.nn import (
+    AdaptiveConv2DMod,
+    ChildConv2d,
+    CondConv2d,
+    ModulatedConv2d,
+    SqueezeExcite,
+    conv_norm,
+)
 
 pytestmark = pytest.mark.usefixtures("threads")
 
@@ -49,7 +56,7 @@ def test_the_graph_has_layers_and_functions(training, gradients):
     called = [node.target for node in graph.graph.nodes if node.op == "call_module"]
     assert called == ["parent", "child", "norm", "gate"]
     functions = {node.target for node in graph.graph.nodes if node.op == "call_function"}
-    assert {torch.ops.kerneldna.conv.default, functional.modulated_conv2d} <= functions
+    assert {functional.conv2d, functional.modulated_conv2d} <= functions
 
 
 def test_a_traced_child_borrows_from_the_parent_in_the_graph():
@@ -85,3 +92,63 @@ def test_features_of_torchvision():
 def test_a_layer_by_itself_is_refused(layer):
     with pytest.raises(TypeError, match=f"^{type(layer).__name__}: torch.fx takes it as part of a network"):
         fx.symbolic_trace(layer)
+
+
+class Function(nn.Module):
+    """A function of what depends on the input, of parameters and of a constant, which a tracer sees as it is."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.weight = nn.Parameter(torch.randn(3, 5, 4, 2, 3))
+        self.bias = nn.Parameter(torch.randn(3, 5))
+        self.register_buffer("constant", torch.randn(3, 4, 5, 6))
+
+    def forward(self, x):
+        return self.function(self, x, x.mean((2, 3)))
+
+
+FUNCTIONS = {  # three samples and three kernels: [3, 5] may be a bias of either
+    "a bias of each kernel": lambda m, x, c: functional.conv2d(x, m.weight, m.bias, kernel_attention=c[:, :3]),
+    "shares of one pixel": lambda m, x, c: functional.conv2d(x, m.weight, kernel_attention=c[:, :3, None, None]),
+    "channels of one pixel": lambda m, x, c: functional.conv2d(
+        x, m.weight[0], channel_attention=c[..., None, None], filter_attention=m.bias[..., None, None]
+    ),
+    "padding by name": lambda m, x, c: functional.conv2d(x, m.weight[0], padding="same"),
+    "an image": lambda m, x, c: functional.conv2d(x[0], m.weight[0]),
+    "a backend": lambda m, x, c: functional.conv2d(x, m.weight[0], backend="reference"),
+    "a constant": lambda m, x, c: functional.conv2d(m.constant, m.weight[0], channel_attention=c),
+    "a weight of each sample": lambda m, x, c: functional.conv2d_per_sample(
+        m.constant, m.weight * c[:, :1, None, None, None], m.bias
+    ),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+def test_functions(function):
+    network = Function(function)
+    assert_same(network, fx.symbolic_trace(network), torch.randn(3, 4, 5, 6))
+
+
+def test_a_weight_of_each_sample_is_checked_in_the_graph():
+    graph = fx.symbolic_trace(Function(lambda m, x, c: functional.conv2d_per_sample(x, m.weight[0])))
+    with pytest.raises(ValueError, match=r"^conv2d_per_sample: weight must be 5-D"):
+        graph(torch.randn(3, 4, 5, 6))
+
+
+def test_features_of_a_function():
+    extraction = pytest.importorskip("torchvision.models.feature_extraction")
+    network = Function(lambda m, x, c: FUNCTIONS["a bias of each kernel"](m, x, c).relu())
+    images = torch.randn(3, 4, 5, 6)
+    found = extraction.create_feature_extractor(network, {"relu": "map"})(images)
+    torch.testing.assert_close(found["map"], network(images))
+
+
+@pytest.mark.parametrize("kind", [CondConv2d, ModulatedConv2d, AdaptiveConv2DMod])
+def test_a_layer_of_a_constant(kind):
+    """As StyleGAN's first is: only what modulates depends on the input."""
+    network = Function(lambda m, x, c: m.layer(m.constant, c))
+    network.layer = kind(4, 5, 3)
+    graph = fx.symbolic_trace(network)
+    assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["layer"]
+    assert_same(network, graph, torch.randn(3, 4, 5, 6))
