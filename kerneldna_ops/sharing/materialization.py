@@ -15,14 +15,16 @@ from .survey import wrapper_of
 
 
 def materialize(model: nn.Module) -> nn.Module:
-    """A copy of `model`, in eval mode, that computes the same with modules and operators of torch.nn alone.
+    """A copy of `model`, in eval mode, that computes the same with its children, and the norms behind its
+    convolutions, in modules of torch.nn.
 
     A child becomes an nn.Conv2d where its attention is the same for all samples. Where it is not, as after training, it
     becomes a `ModulatedConv2d`: squeeze-and-excitation, multiplication and nn.Conv2d, with all that is static in the
     weight. BatchNorm or SyncBatchNorm behind a convolution is folded into it where torch.fx can follow the network;
-    elsewhere it stays. So do other modules, also those that call kerneldna_ops.functional themselves: exporters make
-    plain operators of such calls. Each child gets a weight of its own, so nothing is shared any more, and the copy has
-    other names and parameters in its state_dict.
+    elsewhere it stays. So do other modules: CondConv2d, DynamicConv2d, ODConv2d, AdaptiveConv2DMod and ModulatedConv2d
+    of kerneldna_ops.nn, SqueezeExcite outside of a child, and what calls kerneldna_ops.functional itself; exporters
+    make plain operators of such calls. Each child gets a weight of its own, so nothing is shared any more, and the copy
+    has other names and parameters in its state_dict.
 
     torch.fx runs the network's code with something that is no tensor: where a forward asks isinstance(x, Tensor) it may
     follow another way than tensors go. Compare the outputs of such a network once.

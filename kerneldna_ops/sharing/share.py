@@ -139,7 +139,23 @@ def _kernel(module: nn.Module) -> Tensor | None:
 
 def _notes(survey: Survey, sharing: Sharing) -> tuple[str, ...]:
     shared = (*sharing.parents, *sharing.children)
-    return tuple(
+    notes = [
         f"{method} would read the weights of children, which have none: kerneldna_ops.materialize folds norms instead"
         for method in dict.fromkeys(method for name in shared for method in survey.folded_by(name))
-    )
+    ]
+    # Another gets a bias by that, which its children notice.
+    with_bias = [name for name, parent in sharing.parents.items() if parent.bias is not None]
+    if names := [name for name in with_bias if _is_before_a_norm(survey.model, name)]:
+        notes.append(
+            f"children would not notice a norm that is folded into the weight of {', '.join(names)}, by a tool that"
+            " finds layers by their class: kerneldna_ops.materialize folds norms instead"
+        )
+    return tuple(notes)
+
+
+def _is_before_a_norm(model: nn.Module, name: str) -> bool:
+    """Whether what is registered right behind this layer is a BatchNorm, as such tools look for it."""
+    around, _, own = name.rpartition(".")
+    parts = dict(model.get_submodule(around).named_children())
+    following = list(parts)[list(parts).index(own) + 1 :] if own in parts else []
+    return bool(following) and isinstance(parts[following[0]], nn.BatchNorm2d | nn.SyncBatchNorm)

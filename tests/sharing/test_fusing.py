@@ -99,8 +99,9 @@ def test_fuse_is_refused_before_a_shared_layer_changes(images, kind, method):
     torch.testing.assert_close(output(plain, images), expected)
 
 
-def test_networks_without_such_a_method_have_no_notes(net):
-    assert share_kernels(net).report.notes == ()
+def test_networks_without_such_a_method_have_no_notes():
+    net = build(lambda: nn.Sequential(Conv(3, 8), *(Conv(8, 8) for _ in range(4))))
+    assert share_kernels(net, {"2.conv": ["1.conv"]}).report.notes == ()
 
 
 def fuse_every_conv2d(model):
@@ -115,6 +116,19 @@ def fuse_every_conv2d(model):
             last = name
         else:
             fuse_every_conv2d(module)
+
+
+def test_norms_that_are_folded_into_a_parent_with_a_bias(net, images):
+    """Nothing tells that from another weight and bias, as of a checkpoint: the report says it before."""
+    sharing = share_kernels(net)
+    parents = ", ".join(f"blocks.{n}.conv2" for n in range(3))
+    assert sharing.report.notes == (
+        f"children would not notice a norm that is folded into the weight of {parents}, by a tool that finds layers by"
+        " their class: kerneldna_ops.materialize folds norms instead",
+    )
+    expected = output(net, images)
+    fuse_every_conv2d(net)
+    assert not output(net, images).allclose(expected)
 
 
 def test_a_tool_that_passes_children_over(images):
