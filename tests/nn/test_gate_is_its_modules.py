@@ -10,7 +10,7 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, jacfwd, jvp, stack_module_state, vmap
 
-from kerneldna_ops.nn import ChildConv2d, SqueezeExcite, conv_norm
+from kerneldna_ops.nn import ChildConv2d, DynamicConv2d, SqueezeExcite, conv_norm
 from kerneldna_ops.nn._trainable_gate import TrainableGate
 from support import dressed
 from support.plain_layers import randomise
@@ -266,25 +266,32 @@ class Net(nn.Module):
         super().__init__()
         self.parent = nn.Conv2d(12, 12, 3, padding=1)
         self.child = ChildConv2d(self.parent)
+        self.dynamic = DynamicConv2d(12, 12, 3, padding=1, temperature=1)
         self.norm = nn.BatchNorm2d(12)
         self.by_hand = by_hand
 
     def forward(self, x):
         x = x + torch.tanh(self.parent(x))
+        x = x + torch.tanh(dressed.dynamic_conv(self.dynamic, x) if self.by_hand else self.dynamic(x))
         return self.norm(dressed.child(self.child, x)) if self.by_hand else conv_norm(self.child, self.norm, x)
+
+
+# What a layer of any kind can be dressed with.
+OF_A_CONV = [name for name in dressed.OF_A_LINEAR if name not in ("subclass", "tensor subclass")]
 
 
 @settings(max_examples=30)
 @given(
     st.lists(st.sampled_from(list(dressed.DRESSED)), max_size=2, unique_by=lambda name: name[:3]),
+    st.sampled_from(OF_A_CONV),
     st.sampled_from([None, *dressed.GLOBAL_HOOKS]),
     st.sampled_from(list(TRANSFORMS)),
     st.booleans(),
     st.integers(2, 4),
 )
-def test_any_mix(names, hook, transform, training, samples):
-    """A network whose gate is dressed in two places, under a hook on all modules and a transform: the same result and
-    statistics as by hand, or the same refusal."""
+def test_any_mix(names, of_attention, hook, transform, training, samples):
+    """A network whose gate is dressed in two places, and the attention of another layer in one, under a hook on all
+    modules and a transform: the same result and statistics as by hand, or the same refusal."""
     if hook is not None and "backward" in hook and transform in ("vmap", "grad"):
         hook = None  # torch refuses these in torch.func
     results = []
@@ -293,6 +300,7 @@ def test_any_mix(names, hook, transform, training, samples):
         net = randomise(Net(by_hand).double()).train(training)
         for name in names:
             dressed.DRESSED[name](net.child.adapter.se)
+        dressed.OF_A_LINEAR[of_attention](net.dynamic.attention.fc1)
         input = images(samples, 12, 4, 5)
         with dressed.global_hook(hook):
             try:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from kerneldna_ops import use_backend
 from kerneldna_ops.call import TENSORS
-from kerneldna_ops.functional import conv2d
+from kerneldna_ops.functional import conv2d, conv2d_per_sample, conv_transpose2d
 from support.cases import ABSENT, CPU, SAMPLE, STATIC, Case, build, grad_output
 from support.devices import skip_unless_it_runs
 from support.tolerance import largest
@@ -93,6 +93,53 @@ def test_gradients(device, backend, case, layout, values, kind):
         gradients(lambda call: conv2d(**call._asdict(), backend=backend), torch.float32, device),
         gradients(plain, torch.float32, device),
         gradients(plain, torch.float64),
+    )
+
+
+def each_alone(x, kernels, biases):
+    """Sample n by kernels[n] and biases[n]."""
+    return torch.cat([F.conv2d(x[n : n + 1], kernels[n], biases[n], padding=1) for n in range(len(x))])
+
+
+def transposed(x, w, b, c, f):
+    y = F.conv_transpose2d(x * c[..., None, None], w, padding=1)
+    return y * f[..., None, None] + b[:, None, None]
+
+
+# name -> (ours, in plain PyTorch, shapes of the input and the others)
+OTHER_KERNELS = {
+    "mixture": (
+        lambda x, w, b, a: conv2d(x, w, b, kernel_attention=a, padding=1),
+        lambda x, w, b, a: each_alone(x, torch.einsum("nk,k...->n...", a, w), a @ b),
+        [(16, 8, 56, 56), (3, 8, 8, 3, 3), (3, 8), (16, 3)],
+    ),
+    "per_sample": (
+        lambda x, w, b: conv2d_per_sample(x, w, b, padding=1),
+        each_alone,
+        [(4, 8, 112, 112), (4, 8, 8, 3, 3), (4, 8)],
+    ),
+    "transposed": (
+        lambda x, w, b, c, f: conv_transpose2d(x, w, b, channel_attention=c, filter_attention=f, padding=1),
+        transposed,
+        [(16, 8, 56, 56), (8, 8, 3, 3), (8,), (16, 8), (16, 8)],
+    ),
+}
+
+
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", OTHER_KERNELS)
+def test_gradients_of_other_kernels(name, layout, values):
+    ours, plain, (shape, *others) = OTHER_KERNELS[name]
+    tensors = [VALUES[values](torch.empty(shape)).to(memory_format=layout), *map(torch.rand, others)]
+    grad = VALUES[values](torch.empty(ours(*tensors).shape)).to(memory_format=layout)
+
+    def gradients(conv, dtype):
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in tensors]
+        return torch.autograd.grad(conv(*leaves), leaves[1:], grad.to(dtype))  # of sums over pixels
+
+    assert_as_precise(
+        gradients(ours, torch.float32), *(gradients(plain, dtype) for dtype in (torch.float32, torch.float64))
     )
 
 

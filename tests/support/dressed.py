@@ -27,6 +27,16 @@ def child(layer, input):
     return F.conv2d(input, weight, layer.bias, parent.stride, parent.padding)
 
 
+def dynamic_conv(layer, input):
+    """Of nn.DynamicConv2d, with a kernel for each sample."""
+    attention = layer.attention
+    logits = attention.fc2(torch.relu(attention.fc1(input.mean((2, 3), True)))).flatten(1)
+    shares = torch.softmax(logits / attention.temperature, 1)
+    kernels, biases = torch.einsum("nk,k...->n...", shares, layer.weight), shares @ layer.bias
+    samples = zip(input.split(1), kernels.unbind(), biases.unbind(), strict=True)
+    return torch.cat([F.conv2d(x, *own, layer.stride, layer.padding) for x, *own in samples])
+
+
 class Doubled(nn.Linear):
     def forward(self, input):
         return 2 * super().forward(input)
