@@ -94,7 +94,9 @@ def without_pixel(name: str, attention: Tensor | None, op: str = "conv2d") -> Te
     """Of the map of one pixel that the blocks of squeeze-and-excitation give, the channels."""
     if isinstance(attention, Tensor) and attention.dim() > 2:
         check_tensor(op, name, attention)
-        if attention.shape[-2:] == (1, 1):
+        with not_traced():
+            is_pixel = attention.shape[-2:] == (1, 1)
+        if is_pixel:
             return attention[..., 0, 0]
     return attention
 

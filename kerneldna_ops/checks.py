@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from ._tracing import not_traced
 from .call import TENSORS, BackwardCall, Call, out_size
 
 # By the number of axes, along which a kernel moves.
@@ -354,7 +355,8 @@ def is_freed(tensor: Tensor) -> bool:
             return False
     except RuntimeError:
         return False
-    return type(tensor) in (Tensor, nn.Parameter) and (tensor.is_cpu or tensor.is_cuda) and tensor.numel() > 0
+    with not_traced():
+        return type(tensor) in (Tensor, nn.Parameter) and (tensor.is_cpu or tensor.is_cuda) and tensor.numel() > 0
 
 
 def _check_like_input(op: str, name: str, tensor: Tensor, input: Tensor) -> None:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from .._modulation import attentions, in_autocast
+from .._tracing import not_traced
 from ..checks import check_modulation, check_tensor, flag
 from ._checks import check_layer_input, check_per_sample, positive, whole
 from ._fx import is_traced, leaf
@@ -82,7 +83,8 @@ class AdaptiveConv2DMod(ConvLayer):
         """Of the kernels' shares, [N, K], where there are several."""
         if isinstance(kernel_mod, Tensor):
             check_tensor("AdaptiveConv2DMod", "kernel_mod", kernel_mod)
-        absent = kernel_mod is None or (isinstance(kernel_mod, Tensor) and kernel_mod.shape[-1:] == (0,))
+        with not_traced():
+            absent = kernel_mod is None or (isinstance(kernel_mod, Tensor) and kernel_mod.shape[-1:] == (0,))
         if self.num_conv_kernels == 1:
             if not absent:
                 raise ValueError("AdaptiveConv2DMod: kernel_mod must be None where num_conv_kernels is 1")
@@ -95,9 +97,11 @@ class AdaptiveConv2DMod(ConvLayer):
         """[N, size], repeated where fmap has several scales of the samples."""
         if isinstance(values, Tensor):
             check_tensor("AdaptiveConv2DMod", name, values)
-            samples, total = values.shape[0] if values.dim() == 2 else 0, fmap.shape[0]
-            if samples and samples != total and total % samples == 0:
-                values = values.repeat(total // samples, 1)
+            with not_traced():
+                samples, total = values.shape[0] if values.dim() == 2 else 0, fmap.shape[0]
+                has_scales = samples and samples != total and total % samples == 0
+            if has_scales:  # by sizes that a trace follows
+                values = values.repeat(fmap.shape[0] // values.shape[0], 1)
         check_per_sample("AdaptiveConv2DMod", name, values, fmap, size)
         assert values is not None
         return values

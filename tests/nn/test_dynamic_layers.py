@@ -3,6 +3,7 @@ of conv2d."""
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -237,6 +238,21 @@ def test_scales_of_the_samples_share_their_styles():
         case.options, dict(layer.named_parameters()), fmap, mod.repeat(3, 1), kernel_mod.repeat(3, 1)
     )
     torch.testing.assert_close(layer(fmap, mod, kernel_mod), expected, **CLOSE)
+
+
+def test_a_trace_serves_any_number_of_scales():
+    layer = CASES["adaptive 3x3 K=4"].layer()
+
+    def inputs(samples, scales):
+        fmap = torch.randn(samples * scales, 6, 5, 4, dtype=torch.float64)
+        return fmap, *(torch.randn(samples, size, dtype=torch.float64) for size in (6, 4))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", torch.jit.TracerWarning)
+        trace = torch.jit.trace(layer, inputs(2, 3))
+    for numbers in ((2, 3), (3, 2), (4, 1)):
+        others = inputs(*numbers)
+        torch.testing.assert_close(trace(*others), layer(*others), **CLOSE)
 
 
 def test_demodulation_where_kernels_cancel_out():

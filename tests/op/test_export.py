@@ -8,7 +8,15 @@ from torch import nn
 
 from kerneldna_ops import functional, use_backend
 from kerneldna_ops.models.mobilenet_v2 import kerneldna_mobilenet_v2
-from kerneldna_ops.nn import ChildConv2d, conv_norm
+from kerneldna_ops.nn import (
+    AdaptiveConv2DMod,
+    ChildConv2d,
+    CondConv2d,
+    DynamicConv2d,
+    ModulatedConv2d,
+    ODConv2d,
+    conv_norm,
+)
 from support.exporters import EXPORTERS, decomposed
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("threads")]
@@ -46,6 +54,7 @@ class Calls(nn.Module):
             conv(self.grouped, None, self.f[:4], f, s, groups=2, **uneven),
             conv(self.depthwise, c=c, s=s, groups=4),
             conv(self.kernels, self.bias, c, f, s, a=c[:, :3], **uneven),
+            conv(self.kernels, self.bias, c[..., None, None], f[..., None, None], a=c[:, :3, None, None]),
             conv(self.kernels[:1] * c[:, 0, None, None, None, None], self.bias, c, f, s, **uneven),
             functional.modulated_conv2d(x, self.weight, c + 1, padding=1),
         )
@@ -68,6 +77,22 @@ class Layers(nn.Module):
         return conv_norm(self.dynamic, self.norm, torch.relu(conv_norm(self.static, self.norm, x)))
 
 
+class Published(nn.Module):
+    """The layers that have the interfaces of published ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.cond = CondConv2d(4, 5, (3, 2), stride=2, bias=True, num_experts=4)
+        self.dynamic = DynamicConv2d(4, 6, 3, groups=2)
+        self.od = ODConv2d(4, 5, 3, stride=(1, 2), padding=1)
+        self.adaptive = AdaptiveConv2DMod(4, 5, 3, num_conv_kernels=4)
+        self.modulated = ModulatedConv2d(4, 5, 3, up=2, resample_filter=[1, 3, 3, 1])
+
+    def forward(self, x):
+        c = x.mean((2, 3))
+        return self.cond(x, c), self.dynamic(x), self.od(x), self.adaptive(x, c, c), self.modulated(x, c)
+
+
 def network():
     settings = ((1, 8, 1, 1), (2, 8, 3, 2))
     return kerneldna_mobilenet_v2(
@@ -85,7 +110,7 @@ def trained(module, example):
     return module.eval()
 
 
-@pytest.fixture(scope="module", params=[Calls, Layers, network], ids=lambda kind: kind.__name__.lower())
+@pytest.fixture(scope="module", params=[Calls, Layers, Published, network], ids=lambda kind: kind.__name__.lower())
 def module(request):
     torch.manual_seed(0)
     return trained(request.param(), torch.randn(8, 4, 9, 8))
@@ -112,9 +137,10 @@ def test_one_export_serves_every_size(module, exporter):
     assert_same(exporter(module, torch.randn(2, 4, 9, 8)), module)
 
 
-def test_a_decomposed_program_serves_every_size():
+@pytest.mark.parametrize("kind", [Calls, Published])
+def test_a_decomposed_program_serves_every_size(kind):
     """What ONNX starts from, too."""
-    module = trained(Calls(), torch.randn(8, 4, 9, 8))
+    module = trained(kind(), torch.randn(8, 4, 9, 8))
     assert_same(decomposed(module, torch.randn(2, 4, 9, 8)), module)
 
 
