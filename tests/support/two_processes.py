@@ -13,7 +13,7 @@ from torch.distributed.nn.functional import all_reduce
 from torch.distributed.tensor import DTensor
 
 from kerneldna_ops._eval_mode import eval_mode
-from kerneldna_ops.nn import ChildConv2d
+from kerneldna_ops.nn import ChildConv2d, ODConv2d
 from kerneldna_ops.training.accuracy import score
 from kerneldna_ops.training.distributed import (
     full_optimizer_state,
@@ -174,21 +174,31 @@ def evaluated(processes):
 
 
 class NormOfAll(nn.SyncBatchNorm):
-    """SyncBatchNorm for the CPU, which torch's own refuses, on [N, C] with as many samples in each process."""
+    """SyncBatchNorm for the CPU, which torch's own refuses, on [N, C] or [N, C, 1, 1] with as many samples in each
+    process."""
 
-    def forward(self, x):
+    def forward(self, input):
+        x = input.flatten(1)
         mean = all_reduce(x.mean(0)) / 2
         var = all_reduce((x - mean).square().mean(0)) / 2
-        return (x - mean) / (var + self.eps).sqrt() * self.weight + self.bias
+        return ((x - mean) / (var + self.eps).sqrt() * self.weight + self.bias).view_as(input)
 
 
-def one_sample_each(processes):
-    """The output of a child and its weight's gradient, the sum over all, for one sample in each process."""
+# name -> (the layer, a parameter of what stands around its norm)
+WITH_A_NORM_INSIDE = {
+    "child": (lambda **norm: ChildConv2d(nn.Conv2d(CHANNELS, 4, 3), **norm), "adapter.se.fc1.weight"),
+    "odconv": (lambda **norm: ODConv2d(CHANNELS, 4, 3, **norm), "attention.channel_fc.weight"),
+}
+
+
+def one_sample_each(processes, name):
+    """The output of a layer and a parameter's gradient, the sum over all, for one sample in each process."""
+    make, parameter = WITH_A_NORM_INSIDE[name]
     torch.manual_seed(3)
-    child = ChildConv2d(nn.Conv2d(CHANNELS, 4, 3), norm_layer=NormOfAll)
-    output = child(processes.share(torch.randn(2, CHANNELS, 5, 4)))
+    layer = make(norm_layer=NormOfAll)
+    output = layer(processes.share(torch.randn(2, CHANNELS, 5, 4)))
     output.square().sum().backward()
-    return output.detach(), processes.sum(child.adapter.se.fc1.weight.grad)
+    return output.detach(), processes.sum(layer.get_parameter(parameter).grad)
 
 
 def trained(processes, folder):
@@ -218,7 +228,7 @@ def main(folder):
             "ddp": data_parallel(processes),
             "fsdp": fully_sharded(processes),
             "buffers": buffers(processes),
-            "one sample each": one_sample_each(processes),
+            "one sample each": {name: one_sample_each(processes, name) for name in WITH_A_NORM_INSIDE},
             "scores": evaluated(processes),
             "epochs": trained(processes, folder / "training"),
             "learnt": {kind: learnt(processes, kind) for kind in ("ddp", "fsdp")},

@@ -107,15 +107,17 @@ def test_training_with_an_average_is_the_same_in_both_ways(ranks):
     torch.testing.assert_close(fsdp["average"]["model"], ddp["average"]["model"], rtol=0, atol=1e-6)
 
 
-def test_a_synchronised_norm_in_the_gate_takes_one_sample_of_each_process(ranks):
+@pytest.mark.parametrize("name", two_processes.WITH_A_NORM_INSIDE)
+def test_a_synchronised_norm_in_a_layer_takes_one_sample_of_each_process(ranks, name):
+    make, parameter = two_processes.WITH_A_NORM_INSIDE[name]
     torch.manual_seed(3)
-    child = ChildConv2d(nn.Conv2d(two_processes.CHANNELS, 4, 3))
-    output = child(torch.randn(2, two_processes.CHANNELS, 5, 4))
+    layer = make()
+    output = layer(torch.randn(2, two_processes.CHANNELS, 5, 4))
     output.square().sum().backward()
     for rank in ranks:
-        own, gradient = rank["one sample each"]
+        own, gradient = rank["one sample each"][name]
         torch.testing.assert_close(own, output[rank["rank"] :: 2].detach(), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(gradient, child.adapter.se.fc1.weight.grad, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(gradient, layer.get_parameter(parameter).grad, rtol=1e-4, atol=1e-4)
 
 
 def test_what_processes_say_to_each_other(ranks):
