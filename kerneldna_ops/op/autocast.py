@@ -47,6 +47,7 @@ def _cast_once(tensor: Tensor, dtype: torch.dtype) -> Tensor:
         and not tensor.is_inference()
         and torch.is_autocast_cache_enabled()
         and not torch._C._are_functorch_transforms_active()
+        and torch._C._get_tracing_state() is None  # what was cast before the trace would be a constant of it
     ):
         return tensor.to(dtype)
     casts = _casts()

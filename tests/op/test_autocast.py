@@ -227,3 +227,21 @@ def test_compiled_training_with_a_shared_parent():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         children(expected).backward()
     torch.testing.assert_close(weight.grad, expected.grad, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_trace_with_a_shared_parent():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = parent()
+
+        def forward(self, input):
+            return conv2d(conv2d(input, self.weight)[:, :3], self.weight)
+
+    module = Shared()
+    input, other = torch.randn(2, 3, 6, 6), torch.randn(3, 3, 7, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        module(input)  # the cast is at hand
+        trace = torch.jit.trace(module, input)
+        torch.testing.assert_close(trace(other), module(other), rtol=1e-2, atol=1e-2)
