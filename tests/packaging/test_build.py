@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -91,3 +92,13 @@ def test_what_else_nvcc_says_is_shown(compiled, monkeypatch, capfd):
     monkeypatch.setenv("MAX_JOBS", "1")
     compiled("checkout")
     assert "ptxas warning : (C7600) 100% $HOME \\n 'spills'\n" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("x86_64", "kernels"), [(True, ["avx2", "avx512", "portable"]), (False, ["portable"])])
+def test_vector_code_is_compiled_for_the_processors_that_have_it(setup_py, monkeypatch, x86_64, kernels):
+    monkeypatch.setenv("KERNELDNA_NO_CUDA", "1")
+    monkeypatch.setattr(setup_py, "IS_X86_64", x86_64)
+    library = setup_py.extension()
+    stems = [Path(source).stem for source in library.sources]
+    assert [stem.removeprefix("kernels_") for stem in stems if stem.startswith("kernels_")] == kernels
+    assert not any(flag.startswith("-m") for flag in library.extra_compile_args["cxx"])

@@ -19,10 +19,10 @@ bool converts_float16() {
 #endif
 
 const KernelTable *best() {
+#if defined(__x86_64__)
   const char *limit = std::getenv("KERNELDNA_CPU_VECTOR"); // for tests: no better than this
   const bool avx2_only = limit && std::strcmp(limit, "avx2") == 0;
   const bool portable_only = limit && std::strcmp(limit, "portable") == 0;
-#if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && converts_float16();
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
