@@ -72,9 +72,19 @@ def conv2d(
             conv2d, tensors, stride=stride, padding=padding, dilation=dilation, groups=groups, backend=backend
         )
     image = isinstance(input, Tensor) and input.dim() == 3
-    if image:
-        tensors = (_arguments.one_sample("conv2d", input), *tensors[1:])
-    args = _arguments.op_arguments(*tensors[:6], stride, padding, dilation, groups, kernel_attention)
+    args = _arguments.op_arguments(
+        _arguments.one_sample("conv2d", input) if image else input,
+        weight,
+        bias,
+        channel_attention,
+        filter_attention,
+        spatial_attention,
+        stride,
+        padding,
+        dilation,
+        groups,
+        kernel_attention,
+    )
     if torch.compiler.is_compiling():
         if backend is not None:
             raise RuntimeError("conv2d: backend= does not compile, put use_backend around the compiled call")
