@@ -76,7 +76,7 @@ test-long: build ## the tests that take minutes each: builds of the library, as 
 compat: build ## tests of the same library beside the oldest torch and the newest on the index, in build/compat/ (downloads both)
 	@set -ef; for torch in $(COMPAT_TORCH); do folder="build/compat/$${torch%.*}"; \
 	  $(PYTHON) -m venv "$$folder"; \
-	  "$$folder/bin/python" -m pip install --disable-pip-version-check -q -U $(PIP_ARGS) "$$torch" numpy pytest hypothesis; \
+	  "$$folder/bin/python" -m pip install --disable-pip-version-check -q -U $(PIP_ARGS) "$$torch" triton numpy pytest hypothesis; \
 	  "$$folder/bin/python" -m kerneldna_ops.env | grep '^torch:'; \
 	  OMP_NUM_THREADS=1 "$$folder/bin/python" -m pytest -q -p no:cacheprovider $(COMPAT_TESTS); \
 	done

@@ -93,6 +93,8 @@ def define_triton_kernels(interpreted, always):
     if not interpreted:
         os.environ.pop("TRITON_INTERPRET", None)
         return
+    if importlib.util.find_spec("triton") is None:
+        raise pytest.UsageError("the tests run Triton's kernels in its interpreter: `pip install triton`")
     if always:
         os.environ["TRITON_INTERPRET"] = "1"
     with pytest.MonkeyPatch.context() as environment:
