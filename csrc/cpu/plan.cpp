@@ -44,18 +44,29 @@ template <class T> bool has_finite_taps(const ConvParams &conv) {
   return true;
 }
 
-// Tiles are cut at whole vectors of pixels, so that only maps of whole vectors can be cut at their ends. An infinite s
-// in the weight would turn padding into NaN; that of one sample decides for all of them, whose last bits may change.
-bool can_share_rows(const ConvParams &conv, Algorithm algorithm, ScalarType dtype) {
+// Whether a map is large enough, with as many taps or filters as it takes. Where each sample has its own kernel, that
+// is mixed into a copy of the weight, for one tap too, and for any number of filters.
+bool is_large_map(const ConvParams &conv, Algorithm algorithm, ScalarType dtype) {
   const int64_t pixels = conv.lattice_height * conv.lattice_width;
-  if (conv.tap_count < 2 || pixels < kLeastSharedPixels || pixels % lanes_of(dtype))
+  if (algorithm == Algorithm::gemm_nchw && has_sample_kernels(conv)) {
+    const int64_t parents = std::max<int64_t>(conv.kernels, 1) * conv.out_channels * conv.in_channels * conv.tap_count;
+    return pixels >= (parents <= kCachedParents ? kLeastMixedPixels : kLeastSharedPixels);
+  }
+  // In gemm_nhwc a tile that is cut within a vector would take in pixels of the next sample; in gemm_nchw nobody tried.
+  return conv.tap_count > 1 && pixels >= kLeastSharedPixels && pixels % lanes_of(dtype) == 0 &&
+         (algorithm == Algorithm::gemm_nhwc || conv.out_channels <= kMostSharedFilters);
+}
+
+// An infinite s in the weight would turn padding into NaN; that of one sample decides for all of them, whose last bits
+// may change.
+bool can_share_rows(const ConvParams &conv, Algorithm algorithm, ScalarType dtype) {
+  if (!is_large_map(conv, algorithm, dtype))
     return false;
   if (algorithm == Algorithm::gemm_nchw) {
     // As shared_rows.h needs it: a dense source as wide as the lattice, and taps adjacent in the weight.
     const Image &source = conv.source;
-    if (conv.out_channels > kMostSharedFilters || source.width != conv.lattice_width ||
-        source.height != conv.lattice_height || source.column_stride != 1 || source.row_stride != source.width ||
-        conv.source_step[0] != 1 || conv.source_step[1] != 1 ||
+    if (source.width != conv.lattice_width || source.height != conv.lattice_height || source.column_stride != 1 ||
+        source.row_stride != source.width || conv.source_step[0] != 1 || conv.source_step[1] != 1 ||
         std::min(conv.weight_row, conv.weight_channel) != conv.tap_count)
       return false;
     for (int64_t t = 0; t < conv.tap_count; ++t)

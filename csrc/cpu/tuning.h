@@ -33,6 +33,10 @@ constexpr int64_t kLeastSharedPixels = 384;
 constexpr int64_t kSharedTilePixels = 400, kSharedTilePixelsOfOneSample = 320;
 // In NCHW, up to so many filters: with more the columns cost little.
 constexpr int64_t kMostSharedFilters = 256;
+// Where samples have kernels of their own, in NCHW, elements of all parents up to which each sample may read them once
+// more, because they stay in the second-level cache; then maps take this way from so many pixels on, and else from
+// kLeastSharedPixels on.
+constexpr int64_t kCachedParents = 256 << 10, kLeastMixedPixels = 128;
 
 // gemm_nhwc.h is taken from so many channels and so many pixels for each filter on, and from so many pixels on whatever
 // the filters: 512@7 batch 8 1.18 -> 1.00. Packing its panels costs as much as a few pixels for each filter.

@@ -82,10 +82,15 @@ struct TileRange {
 
 __attribute__((always_inline)) inline TileRange tile_range(const ConvParams &conv, int64_t tile, int64_t lanes) {
   const int64_t pixels = conv.lattice_height * conv.lattice_width, all = conv.batch * pixels;
-  const int64_t vectors = (all + lanes - 1) / lanes, samples = conv.tile_samples * pixels;
-  const int64_t first = samples ? tile * samples : tile * vectors / conv.tiles * lanes;
-  const int64_t after = samples ? first + samples : (tile + 1) * vectors / conv.tiles * lanes;
-  return {first, after < all ? after : all};
+  if (conv.tile_samples) {
+    const int64_t samples = conv.tile_samples * pixels, after = (tile + 1) * samples;
+    return {tile * samples, after < all ? after : all};
+  }
+  // Cut at whole vectors: of a sample, where a tile lies in one, or of all.
+  const int64_t count = conv.share_rows ? pixels : all, tiles = conv.share_rows ? conv.tiles / conv.batch : conv.tiles;
+  const int64_t vectors = (count + lanes - 1) / lanes, within = tile % tiles, begin = tile / tiles * count;
+  const int64_t after = (within + 1) * vectors / tiles * lanes;
+  return {begin + within * vectors / tiles * lanes, begin + (after < count ? after : count)};
 }
 
 // The weight of a ConvParams, repacked in panels of filters (gemm_nhwc.h): element (o, i, t) of a group is read at

@@ -21,9 +21,9 @@ template <class S, class T> class GemmNchw {
 public:
   explicit GemmNchw(const ConvParams &conv)
       : conv_(conv), channels_per_chunk_(chunk_channels(conv)), shared_(conv, channels_per_chunk_ * conv.tap_count) {
-    pixels_ = conv.batch * conv.lattice_height * conv.lattice_width;
-    vectors_ = (pixels_ + kLanes<T> - 1) / kLanes<T>;
-    const int64_t tile_vectors = (vectors_ + conv.tiles - 1) / conv.tiles;
+    const int64_t pixels = conv.lattice_height * conv.lattice_width * (conv.share_rows ? 1 : conv.batch);
+    const int64_t tiles = conv.share_rows ? conv.tiles / conv.batch : conv.tiles;
+    const int64_t tile_vectors = ((pixels + kLanes<T> - 1) / kLanes<T> + tiles - 1) / tiles;
     const int64_t built_vectors = tile_vectors + (shared_.halo() + kLanes<T> - 1) / kLanes<T>;
     columns_row_ = (built_vectors + 1) * kLanes<T>; // one vector of slack: builders store whole vectors
     result_row_ = tile_vectors * kLanes<T>;
@@ -82,11 +82,12 @@ private:
     if (row_begin >= row_end)
       return;
     tile_index_ = tile;
-    const int64_t vector_begin = tile * vectors_ / conv_.tiles, vector_end = (tile + 1) * vectors_ / conv_.tiles;
-    tile_.first = vector_begin * kLanes<T>;
-    tile_.count = (vector_end * kLanes<T> < pixels_ ? vector_end * kLanes<T> : pixels_) - tile_.first;
+    const auto [first, last] = tile_range(conv_, tile, kLanes<T>);
+    tile_.first = first;
+    tile_.count = last - first;
     if (tile_.count <= 0)
       return;
+    const int64_t vectors = (tile_.count + kLanes<T> - 1) / kLanes<T>;
     cut_into_segments(tile_, conv_);
     join_segments();
     if (conv_.share_rows) {
@@ -108,7 +109,7 @@ private:
         T *result = result_ + (one_chunk_ ? 0 : (strip - row_begin) * result_row_);
         if (conv_.share_rows)
           shared_.scale_weight(weight, strip, strip_end, chunk_end - channel);
-        multiply_strip(result, weight, strip, strip_end, count, vector_end - vector_begin, channel == 0);
+        multiply_strip(result, weight, strip, strip_end, count, vectors, channel == 0);
         if (chunk_end == conv_.in_channels)
           finish(result, group, strip, strip_end);
       }
@@ -306,7 +307,7 @@ private:
   const ConvParams &conv_;
   int64_t channels_per_chunk_;
   SharedRows<T> shared_;
-  int64_t pixels_, vectors_, columns_row_, result_row_, rows_per_part_;
+  int64_t columns_row_, result_row_, rows_per_part_;
   bool one_chunk_, from_channels_, join_rows_;
   T *columns_ = nullptr, *result_ = nullptr;
   int64_t *a_offset_ = nullptr, *b_offset_ = nullptr;
