@@ -18,6 +18,7 @@ from .candidates import STATIC
 from .cases import PLAIN_SHAPES, Case
 from .entries import spread
 from .frontier.variants import VARIANTS
+from .networks.candidates import DYNAMIC, GROUPED
 from .report import MEBI, by_case, ratios
 from .summary import Ratio, summarise
 
@@ -121,7 +122,7 @@ def memory_section(saved: Saved) -> Iterator[str]:
     yield from made_by("python -m benchmarks.memory", saved["machine_info"])
 
 
-def networks_section(saved: Saved, odconv: Saved) -> Iterator[str]:
+def networks_section(saved: Saved) -> Iterator[str]:
     yield "## The published networks beside their static twins"
     yield ""
     size = saved["size"]
@@ -148,20 +149,31 @@ def networks_section(saved: Saved, odconv: Saved) -> Iterator[str]:
         "plain one. With quartiles, memory and the folded networks: "
         "[networks.md](../benchmarks/results/networks.md)."
     )
+
+
+MODES, FORMS = ("forward", "training"), (DYNAMIC, GROUPED)
+DYNAMIC_NETWORKS = {
+    "odconv_resnet18": "ResNet-18, ODConv of one kernel in every 3x3",
+    "odconv4_resnet18": "ResNet-18, ODConv of four kernels in every 3x3",
+    "condconv4_mobilenet_v2": "MobileNetV2, CondConv of four kernels in every block",
+}
+
+
+def dynamic_networks_section(saved: Saved) -> Iterator[str]:
+    yield "## Networks of ODConv's and CondConv's layers"
+    yield ""
     yield from paragraph(
-        "ResNet-18 with ODConv's attention (c, f and s per sample) in every 3x3 layer, to the static network:"
+        f"Batch {saved['batch']}, {saved['size']}x{saved['size']}, float32, {saved['times'][0]['layout'].upper()}: time"
+        " to the static network, attention and routing included, by the layers of `kerneldna_ops.nn` and by the usual"
+        " convolution of N groups."
     )
+    found = {(time["network"], time["mode"], time["candidate"]): time for time in saved["times"]}
     rows = [
-        [f"{model['candidate']}, {model['mode']}", f"{model['parameters']:,}", f"{spread(model['ratio']):.2f}"]
-        for model in odconv["models"]
-        if model["candidate"] != "static"
+        [label, *(f"{spread(found[network, mode, form]['ratio']):.2f}" for mode in MODES for form in FORMS)]
+        for network, label in DYNAMIC_NETWORKS.items()
     ]
-    yield markdown(["", "parameters", "time to static"], rows)
-    machine = odconv["machine_info"]
-    yield from paragraph(
-        f"With quartiles; measured at commit {machine['commit']}, batch 8, torch {machine['torch']}, before these were"
-        " among what `make networks` measures."
-    )
+    yield markdown(["", *(f"{mode}, {form}" for mode in MODES for form in FORMS)], rows)
+    yield from made_by("make networks", saved["machine_info"])
 
 
 def modulated_section(saved: Saved, up: Saved) -> Iterator[str]:
@@ -268,7 +280,8 @@ def lines() -> Iterator[str]:
     )
     yield from latency_section(latency["benchmarks"], latency["machine_info"])
     yield from memory_section(load("memory"))
-    yield from networks_section(load("networks"), load("odconv_resnet18"))
+    yield from networks_section(load("networks"))
+    yield from dynamic_networks_section(load("dynamic_networks"))
     yield from modulated_section(load("modulated"), load("modulated_up"))
     yield from mixtures_section(load("mixtures"))
     yield from frontier_section(load("frontier/results"))

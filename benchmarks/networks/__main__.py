@@ -3,6 +3,7 @@ ones, and the time of a ResNet-18 of ODConv's layers, with one kernel and with f
 by the library's layers and by grouped convolutions.
 
     python -m benchmarks.networks --json benchmarks/results/networks.json
+    python -m benchmarks.networks --networks odconv4_resnet18,condconv4_mobilenet_v2 --layouts nchw
     python -m benchmarks.networks --device cuda --dtype bfloat16 --layouts channels_last --json networks.json
 
 On a GPU a pass is a CUDA graph, and its time the device's; weights and all have the dtype, without autocast.
@@ -29,7 +30,7 @@ from kerneldna_ops.measure.memory import in_a_process, peak_on_gpu
 from kerneldna_ops.measure.networks import count_macs, count_parameters
 from kerneldna_ops.measure.time import Timed, alternate
 
-from .candidates import KERNELDNA, MODES, NETWORKS, RUN, STATIC, build, candidates, check, images
+from .candidates import KERNELDNA, MODES, NETWORKS, PUBLISHED, RUN, STATIC, build, candidates, check, images
 from .memory import activations_of_extra_layers, peak, weights
 from .table import TARGETS, Memory, Time, markdown
 
@@ -115,7 +116,7 @@ def write(file: Path, figures: dict[str, Any], timed: list[Time], peaks: list[Me
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--networks", type=listed(one_of(NETWORKS)), default=list(NETWORKS), help="of " + ", ".join(NETWORKS)
+        "--networks", type=listed(one_of(NETWORKS)), default=list(PUBLISHED), help="of " + ", ".join(NETWORKS)
     )
     parser.add_argument("--layouts", type=listed(one_of(LAYOUTS)), default=list(LAYOUTS))
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32")

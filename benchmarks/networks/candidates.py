@@ -64,12 +64,14 @@ def twins(name: str, of_torchvision: str | None = None, **arguments: object) -> 
 
 
 # Name -> candidate -> what makes it; [N, 3, H, W] -> [N, 1000].
-NETWORKS = {
+PUBLISHED = {
     "resnet18": twins("resnet18"),
     "resnet50": twins("resnet50"),
     "mobilenet_v2": twins("mobilenet_v2", dropout=0.0),
     "mobilenet_v2_050": twins("mobilenet_v2_050", "mobilenet_v2", width_mult=0.5, dropout=0.0),
     "convnext_tiny": twins("convnext_tiny", stochastic_depth_prob=0.0),
+}
+OF_OTHERS = {
     "odconv_resnet18": {
         STATIC: partial(create_model, "torchvision/resnet18"),
         DYNAMIC: partial(odconv_resnet18, ODConv2d, 1),
@@ -86,6 +88,7 @@ NETWORKS = {
         GROUPED: partial(condconv_mobilenet_v2, GroupedCondConv2d, 4),
     },
 }
+NETWORKS = PUBLISHED | OF_OTHERS
 
 
 def images(batch: int, size: int, layout: str, dtype: str = "float32", device: str = CPU) -> Tensor:
