@@ -4,7 +4,8 @@ kernels made for it, and a static F.conv2d of the same shape. Paired ratios.
     python -m benchmarks.mixtures --results benchmarks/results
 
 Mixtures have channel and filter attention per sample besides. Training is the forward and all gradients; that of a
-static convolution has those of input and weight."""
+static convolution has those of input and weight. At batch 1 the K parents have to be read for one sample: the time of
+a sum over them stands beside it. Peak memory is that of K=4 in NCHW at batch 32, each call in a process of its own."""
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kerneldna_ops.functional import conv2d, conv2d_per_sample
+from kerneldna_ops.measure.memory import highest_during, in_a_process
 from kerneldna_ops.measure.tables import markdown
 from kerneldna_ops.measure.time import Rounds, Spread, alternate
 
@@ -29,6 +31,8 @@ from .process import KEEP_MEMORY, made_by, restart_with, write_results
 SHAPES = {"64@56": (64, 56), "128@28": (128, 28), "256@14": (256, 14), "512@7": (512, 7)}
 KERNELS = {"K=4": 4, "K=8": 8, "given": 0}
 TOLERANCE = 1e-4
+READ = "read"
+MEBI = 2**20
 
 
 @dataclass(frozen=True)
@@ -89,18 +93,33 @@ def run(form: str, mode: str, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return torch.autograd.grad(y, inputs, torch.ones_like(y))
 
 
-def measure(cell: Cell, rounds: int) -> Rounds:
+def calls_of(cell: Cell) -> dict[str, Callable[[], Sequence[Tensor]]]:
     inputs = make_inputs(cell)
     one_weight = [inputs[0], inputs[1][0].detach().clone().requires_grad_()]
-    calls = {form: partial(run, form, cell.mode, one_weight if form == "static" else inputs) for form in FORMS}
+    return {form: partial(run, form, cell.mode, one_weight if form == "static" else inputs) for form in FORMS}
+
+
+def peak(cell: Cell, form: str) -> int:
+    """Bytes beyond the inputs."""
+    return highest_during(calls_of(cell)[form])
+
+
+def peaks(cell: Cell) -> dict[str, int | None]:
+    return {form: in_a_process(peak, cell, form) for form in FORMS}
+
+
+def measure(cell: Cell, rounds: int) -> Rounds:
+    calls = calls_of(cell)
     for result, expected in zip(calls["op"](), calls["grouped"](), strict=True):
         error = ((result - expected).abs().max() / expected.abs().max()).item()
         assert error <= TOLERANCE, f"{cell}: off by {error:.1e} of the range"
-    return alternate(calls, rounds)
+    parents = make_inputs(cell)[1].detach()
+    reading = {READ: parents.sum} if cell.batch == 1 and KERNELS[cell.kernels] and cell.mode == "forward" else {}
+    return alternate({**calls, **reading}, rounds)
 
 
 def row(cell: Cell, rounds: Rounds) -> dict[str, object]:
-    ratios = {form: vars(rounds.ratio(form, "static")) for form in ("op", "grouped")}
+    ratios = {form: vars(rounds.ratio(form, "static")) for form in rounds.seconds if form != "static"}
     seconds = {form: rounds.time(form).median for form in rounds.seconds}
     return {**vars(cell), "undisturbed": rounds.undisturbed, "seconds": seconds, "to static": ratios}
 
@@ -123,7 +142,8 @@ def table(rows: Sequence[dict], machine: dict[str, str | int]) -> str:
     for found in rows:
         name = f"{found['kernels']}, {found['mode']}, {found['shape']}, batch {found['batch']}, {found['layout']}"
         name += "" if found["undisturbed"] else ", disturbed"
-        cells = [f"{Spread(**found['to static'][form]):.2f}" for form in ("op", "grouped")]
+        ratios = found["to static"]
+        cells = [f"{Spread(**ratios[form]):.2f}" if form in ratios else "" for form in ("op", "grouped", READ)]
         lines.append([name, f"{found['seconds']['op'] * 1e3:.2f}", *cells])
     return (
         "Time relative to a static `F.conv2d` of the same shape, 3x3, float32: a mixture of K kernels with channel\n"
@@ -131,9 +151,20 @@ def table(rows: Sequence[dict], machine: dict[str, str | int]) -> str:
         "quartiles.\n\n"
         + markdown(["geometric mean / worst over the shapes", "op", "N groups"], list(summary(rows)))
         + "\n"
-        + markdown(["", "op, ms", "op", "N groups"], lines)
+        + markdown(["", "op, ms", "op", "N groups", "reading K kernels"], lines)
+        + memory(rows)
         + made_by("python -m benchmarks.mixtures", machine)
     )
+
+
+def memory(rows: Sequence[dict]) -> str:
+    """Of the rows that have it."""
+    lines = [
+        [f"{found['mode']}, {found['shape']}", *(f"{found['peaks'][form] / MEBI:.1f}" for form in FORMS)]
+        for found in rows
+        if "peaks" in found
+    ]
+    return "\nPeak memory of K=4, batch 32, NCHW, MiB.\n\n" + markdown(["", *FORMS], lines) if lines else ""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -160,6 +191,8 @@ def main() -> None:
         cell = Cell(kernels, mode, shape, batch, layout)
         rounds = measure(cell, options.rounds)
         rows.append(row(cell, rounds))
+        if (kernels, layout, batch) == ("K=4", "nchw", 32):
+            rows[-1]["peaks"] = peaks(cell)
         ratios = ", ".join(f"{form} {rounds.ratio(form, 'static'):.2f}" for form in ("op", "grouped"))
         print(f"{cell}: {ratios}{'' if rounds.undisturbed else ', DISTURBED'}", flush=True)
     write_results(options.results, "mixtures", rows, table)

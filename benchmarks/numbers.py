@@ -222,7 +222,12 @@ def mixtures_section(saved: Saved) -> Iterator[str]:
         "convolution of kernels made for each sample."
     )
     yield markdown(["", "op", "N groups"], list(mixtures.summary(saved["rows"])))
-    yield from paragraph("Line by line: [mixtures.md](../benchmarks/results/mixtures.md).")
+    yield from paragraph(
+        "Line by line, and at batch 1 beside the time that reading the K kernels takes: "
+        "[mixtures.md](../benchmarks/results/mixtures.md)."
+    )
+    yield from mixtures.memory(saved["rows"]).splitlines()
+    yield ""
     yield from made_by("python -m benchmarks.mixtures", saved["machine_info"])
 
 

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import update_bn
 import kerneldna_ops
 from benchmarks.cases import DTYPES, LAYOUTS, tf32_as_in
 from benchmarks.devices import CPU, torch_device
+from benchmarks.peers import set_temperature
 from benchmarks.peers.cond_conv import CondConv2d
 from benchmarks.peers.grouped import GroupedCondConv2d, GroupedODConv2d
 from kerneldna_ops.measure import networks as measure
@@ -36,12 +37,14 @@ if torch.version.cuda is None and not hasattr(torch.ops.torchvision, "nms"):
 
 
 def odconv_resnet18(layer: type[ODConv2d], kernels: int) -> nn.Module:
-    """ResNet-18 whose 3x3 convolutions are ODConv's (Li et al., ICLR 2022)."""
+    """ResNet-18 whose 3x3 convolutions are ODConv's (Li et al., ICLR 2022), at the temperature at which they start: at
+    the last one attentions of random weights make so much of rounding that no answer could be checked."""
     network = create_model("torchvision/resnet18")
     for name, conv in list(network.named_modules()):
         if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
             shape = conv.in_channels, conv.out_channels, conv.kernel_size
             network.set_submodule(name, layer(*shape, conv.stride, conv.padding, kernel_num=kernels))
+    set_temperature(network, 0)
     return network
 
 

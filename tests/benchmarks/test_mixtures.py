@@ -30,6 +30,19 @@ def test_a_wrong_form_is_found_out(monkeypatch, mode):
         mixtures.measure(Cell("K=4", mode, "512@7", 2, "nchw"), rounds=1)
 
 
+def test_beside_a_single_sample_stands_the_time_of_reading_the_parents():
+    row = mixtures.row(cell := Cell("K=8", "forward", "512@7", 1, "nchw"), mixtures.measure(cell, rounds=2))
+    assert set(row["to static"]) == {"op", "grouped", "read"}
+
+
+def test_peaks_of_memory_show_the_kernels_that_are_made_for_each_sample(monkeypatch):
+    monkeypatch.undo()  # each figure is of a process of its own, which knows nothing of the small shape
+    peaks = mixtures.peaks(Cell("K=4", "forward", "512@7", 32, "nchw"))
+    kernels = 32 * 512 * 512 * 9 * 4
+    assert peaks["grouped"] > kernels > 10 * peaks["op"]
+    assert "| forward, 512@7 |" in mixtures.memory([{"mode": "forward", "shape": "512@7", "peaks": peaks}])
+
+
 def test_the_summary_is_over_the_shapes():
     def row(shape, op):
         ratios = {form: {"median": median} for form, median in (("op", op), ("grouped", 2 * op))}
