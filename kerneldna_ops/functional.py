@@ -90,6 +90,7 @@ def conv2d(
             raise RuntimeError("conv2d: backend= does not compile, put use_backend around the compiled call")
         output: Tensor = _conv(*args)
     else:
+        args = _arguments.without_defaults(args)
         try:
             if backend is None:
                 output = backends.call(_conv, *args)

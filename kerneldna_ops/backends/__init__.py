@@ -199,6 +199,9 @@ class reacting(_DecoratorContextManager):
         _thread.reaction = self._around
 
 
+_AS_IT_IS = nullcontext()
+
+
 class Asked(NamedTuple):
     """What a thread asked for. Autograd's threads know nothing of the thread that called backward()."""
 
@@ -212,7 +215,7 @@ class Asked(NamedTuple):
     def again(self) -> AbstractContextManager[object]:
         """As in the thread that asked; what it did not ask for stays as it is around."""
         if self.reaction is None:
-            return nullcontext() if self.backend is None else use_backend(self.backend)
+            return _AS_IT_IS if self.backend is None else use_backend(self.backend)
         stack = ExitStack()
         stack.enter_context(reacting(self.reaction))
         if self.backend is not None:

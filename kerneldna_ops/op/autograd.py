@@ -26,6 +26,8 @@ _conv_backward = torch.ops.kerneldna.conv_backward.default
 _any_requires_grad = torch._C._any_requires_grad
 _transforms_active = torch._C._are_functorch_transforms_active  # of torch.func
 
+_NOTHING = nullcontext()
+_OF_GEOMETRY = (None,) * 4  # which has no gradients
 _ALL, _BIAS = len(TENSORS), TENSORS.index("bias")
 _FACTORS = [i for i in range(_ALL) if i != _BIAS]  # input, weight and the attentions; the bias is added
 
@@ -52,13 +54,14 @@ class Conv(Recorded):
     @staticmethod
     def forward(ctx: Any, below: Callable[[], Tensor], *args: Any) -> Tensor:
         call = Call(*args)
+        tensors = call.tensors
         # Not the bias: no derivative depends on its values, so it may change before backward, as in F.conv2d.
-        ctx.save_for_backward(*(call.tensors[i] for i in _FACTORS))
+        ctx.save_for_backward(*(tensors[i] for i in _FACTORS))
         ctx.geometry, ctx.bias_shape = call.geometry, None if call.bias is None else call.bias.shape
         ctx.asked = Asked.here()
         output = below()
         if _in_forward_mode():
-            ctx.duals, ctx.shape = call.tensors, output.shape
+            ctx.duals, ctx.shape = tensors, output.shape
             ctx.set_materialize_grads(False)
         return output
 
@@ -69,15 +72,15 @@ class Conv(Recorded):
         wanted = tensors_of(ctx.needs_input_grad[1:])
         tensors = list(ctx.saved_tensors)
         tensors.insert(_BIAS, grad_output.new_empty(ctx.bias_shape) if wanted[_BIAS] else None)
-        call = Call.of(tensors, ctx.geometry)
+        args = arguments_of(tensors, ctx.geometry)
         # Where nothing can record it, the op need not ask whether to.
         unrecorded = not torch.is_grad_enabled() and not _transforms_active()
-        below = torch._C._AutoDispatchBelowAutograd() if unrecorded else nullcontext()
+        below = torch._C._AutoDispatchBelowAutograd() if unrecorded else _NOTHING
         # The saved tensors have gone through autocast, if any: what follows has their dtype.
         with ctx.asked.again(), torch._C._DisableAutocast(), below:
-            grads = backends.call(_conv_backward, grad_output, *call, wanted)
+            grads = backends.call(_conv_backward, grad_output, *args, wanted)
         grads = [grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)]
-        return None, *arguments_of(grads, [None] * len(ctx.geometry))
+        return None, *arguments_of(grads, _OF_GEOMETRY)
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Any) -> Tensor | None:
@@ -90,13 +93,14 @@ class ConvBackward(Recorded):
     @staticmethod
     def forward(ctx: Any, below: Callable[[], tuple[Tensor, ...]], *args: Any) -> tuple[Tensor, ...]:
         grad_output, call, ctx.output_mask = BackwardCall.of(*args)
-        ctx.save_for_backward(grad_output, *(call.tensors[i] for i in _FACTORS))
+        tensors = call.tensors
+        ctx.save_for_backward(grad_output, *(tensors[i] for i in _FACTORS))
         ctx.geometry = call.geometry
         ctx.asked = Asked.here()
         ctx.set_materialize_grads(False)
         grads = below()
         if _in_forward_mode():
-            ctx.duals, ctx.shapes = (grad_output, *call.tensors), [grad.shape for grad in grads]
+            ctx.duals, ctx.shapes = (grad_output, *tensors), [grad.shape for grad in grads]
         return grads
 
     @staticmethod
@@ -110,7 +114,7 @@ class ConvBackward(Recorded):
             if for_grad_output:
                 grad_grad_output = _change_of_conv(tensors, grad_grads, ctx.geometry, grad_output.shape)
             grads = _change_of_gradients(grad_output, tensors, grad_grads, ctx.geometry, tensors_of(wanted))
-        return None, grad_grad_output, *arguments_of(grads, [None] * len(ctx.geometry)), None
+        return None, grad_grad_output, *arguments_of(grads, _OF_GEOMETRY), None
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Any) -> tuple[Tensor | None, ...]:
