@@ -140,10 +140,9 @@ def check(networks: dict[str, nn.Module], x: Tensor, dtype: str = "float32") -> 
             network.train(mode == "training")
         for name in (name for name in wanted if name in networks and name in TRUTHS):
             source = networks[TRUTHS[name]]
-            truth = plain = _by_reference(mode, source, x)
-            if dtype != "float32":
-                with tf32_as_in("float32"):
-                    truth = _by_reference(mode, deepcopy(source).float(), x.float())
+            plain, exact = _by_reference(mode, source, x), torch.float64 if dtype == "float32" else torch.float32
+            with tf32_as_in("float32"):
+                truth = _by_reference(mode, deepcopy(source).to(exact), x.to(exact))
             _near(mode, name, _answer(mode, networks[name], x), truth, plain)
     for network in networks.values():
         network.eval()
