@@ -226,7 +226,7 @@ def mixtures_section(saved: Saved) -> Iterator[str]:
         "Line by line, and at batch 1 beside the time that reading the K kernels takes: "
         "[mixtures.md](../benchmarks/results/mixtures.md)."
     )
-    yield from mixtures.memory(saved["rows"]).splitlines()
+    yield from mixtures.memory(saved["rows"]).strip().splitlines()
     yield ""
     yield from made_by("python -m benchmarks.mixtures", saved["machine_info"])
 
