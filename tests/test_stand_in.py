@@ -51,6 +51,7 @@ def run(*arguments):
     return subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_a_sample_passes():
     done = run("--device", "stand-in", *FILES, "-k", SAMPLE)
     assert done.returncode == 0, done.stdout[-3000:]

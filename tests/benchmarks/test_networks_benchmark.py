@@ -53,7 +53,6 @@ def test_a_pair_is_checked_in_every_part_that_is_timed(named):
 
 # The layer, how many there are, and the parameters of the network.
 DYNAMIC = {
-    "odconv_resnet18": (ODConv2d, 16, 11_943_944),
     "odconv4_resnet18": (ODConv2d, 16, 44_901_640),
     "condconv4_mobilenet_v2": (CondConv2d, 50, 8_904_584),
 }
@@ -61,16 +60,22 @@ DYNAMIC = {
 
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_layers_of_others_are_in_every_place_and_their_forms_agree(name):
+    """In the forward; the measurement checks the gradients too before it times them."""
     layer, places, parameters = DYNAMIC[name]
     networks = candidates.candidates(name, "nchw")
     dynamic, grouped = networks[candidates.DYNAMIC], networks[candidates.GROUPED]
     assert count_parameters(dynamic) == count_parameters(grouped) == parameters
-    layers = [module for module in grouped.modules() if isinstance(module, layer)]
-    assert len(layers) == places
+    assert sum(isinstance(module, layer) for module in grouped.modules()) == places
+    x = candidates.images(2, 32, "nchw")
+    torch.testing.assert_close(forward(grouped, x), forward(dynamic, x), rtol=1e-3, atol=1e-3)
+
+
+def test_a_wrong_form_is_not_timed():
+    networks = candidates.candidates("condconv4_mobilenet_v2", "nchw")
     x = candidates.images(4, 64, "nchw")
     candidates.check(networks, x)
     with torch.no_grad():
-        layers[0].weight.mul_(2)
+        networks[candidates.GROUPED].features[1].conv[0][0].weight.mul_(2)
     with pytest.raises(AssertionError, match="dynamic grouped, forward: off by"):
         candidates.check(networks, x)
 

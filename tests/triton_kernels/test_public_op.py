@@ -34,10 +34,11 @@ SHAPES = (
     ("files", "selection"),
     [
         (["op/test_conv_forward.py"], f"test_output[ and ({' or '.join(SHAPES)})"),
-        (
+        pytest.param(
             ["op/test_conv_gradients.py"],
             f"test_gradients[ and ({' or '.join(SHAPES[:-1])}) or zeros and (-depthwise- or -kernel_1x1-)"
             " or test_only and -kernel_1x1",
+            marks=pytest.mark.long,
         ),
         pytest.param(["op/test_properties.py"], "valid_call", marks=pytest.mark.long),
     ],
