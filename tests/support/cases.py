@@ -263,8 +263,9 @@ MIXED_LARGE = [
     Case("mixed_tap_by_tap_in_the_gradient", (3, 24, 7, 9), 200, (3, 2), padding=(1, 1), kernels=3),
     Case("mixed_stride_2x2", (5, 36, 14, 13), 40, stride=(2, 2), padding=(1, 1), kernels=8),
     Case("mixed_pointwise", (4, 70, 5, 7), 130, (1, 1), kernels=4, spatial=ABSENT),
-    Case("mixed_map_of_no_whole_vectors", (3, 12, 14, 14), 20, padding=(1, 1), kernels=4),
-    Case("mixed_pointwise_map_of_no_whole_vectors", (3, 20, 13, 11), 30, (1, 1), kernels=4, spatial=ABSENT),
+    # So many filters that the gradient of c comes with that of the input, tile by tile.
+    Case("mixed_map_of_no_whole_vectors", (3, 12, 14, 14), 40, padding=(1, 1), kernels=4),
+    Case("mixed_pointwise_map_of_no_whole_vectors", (3, 20, 13, 11), 200, (1, 1), kernels=4, spatial=ABSENT),
     Case("mixed_pointwise_many_filters", (2, 6, 20, 23), 300, (1, 1), kernels=2),
     Case("mixed_wide_map", (3, 5, 4, 300), 5, padding=(1, 1), kernels=2),
     Case("mixed_depthwise_wide", (2, 48, 28, 27), 48, padding=(1, 1), groups=48, kernels=4),
