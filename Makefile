@@ -70,7 +70,7 @@ test: build host-kernels ## all tests but test-long, in TEST_PROCESSES processes
 		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --device cuda
 
 # In one process: a build takes all processors, and its tests share it.
-test-long: build ## the tests that take minutes each: builds of the library, as a wheel and under sanitizers, and its numbers once more (12 minutes)
+test-long: build ## the tests that take minutes each: builds of the library, as a wheel and under sanitizers, and its numbers once more (15 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --device cpu -m long
 
 compat: build ## tests of the same library beside the oldest torch and the newest on the index, in build/compat/ (downloads both)
@@ -98,7 +98,7 @@ host-sanitize: build ## the tests of the CUDA kernels on the CPU under the addre
 sanitize-gpu: ## on a machine with an NVIDIA card: a sample of the tests there under NVIDIA's compute-sanitizer
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tests/sanitizers/gpu.py
 
-bench: build ## all measurements on the CPU and their report in benchmarks/results/ (a quarter of an hour on an idle machine)
+bench: build ## all measurements on the CPU and their report in benchmarks/results/ (half an hour on an idle machine)
 	mkdir -p $(RESULTS)
 	$(KEEP_MEMORY) $(BIN)/python -m pytest benchmarks/bench_latency.py -q --benchmark-json=$(RESULTS)/latency.json
 	$(BIN)/python -m benchmarks.memory --json $(RESULTS)/memory.json
@@ -108,10 +108,10 @@ bench: build ## all measurements on the CPU and their report in benchmarks/resul
 	$(BIN)/python -m benchmarks.import_time
 	$(BIN)/python -m benchmarks.report $(RESULTS)
 
-networks: build ## the published networks on the CPU, time and memory, and those of others' layers, in benchmarks/results/ (15 minutes)
+networks: build ## the published networks on the CPU, time and memory, and those of others' layers, in benchmarks/results/ (10 minutes)
 	$(BIN)/python -m benchmarks.networks --json $(RESULTS)/networks.json
 	$(BIN)/python -m benchmarks.networks --json $(RESULTS)/dynamic_networks.json --layouts nchw \
-		--networks odconv_resnet18,odconv4_resnet18,condconv4_mobilenet_v2
+		--networks odconv_resnet18,odconv4_resnet18,condconv4_mobilenet_v2 --rounds 7
 
 frontier: build ## accuracy against size and time on Fashion-MNIST in benchmarks/results/frontier/ (2 hours; SHORT=1: 10 minutes; DEVICE=cuda; DATA=folder)
 	$(BIN)/python -m benchmarks.frontier $(if $(SHORT),--short) $(if $(DEVICE),--device $(DEVICE)) $(if $(DATA),--data $(DATA))

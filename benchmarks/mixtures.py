@@ -174,7 +174,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--batches", type=listed(int), default=[1, 8, 32])
     parser.add_argument("--modes", type=listed(str), default=["forward", "training"])
     parser.add_argument("--layouts", type=listed(str), default=["nchw", "channels_last"])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, help="the folder in which to write mixtures.json and mixtures.md")
     return parser
